@@ -1,0 +1,1 @@
+"""PixelDiT: pixel-space diffusion transformers in JAX and Flax NNX."""

@@ -1,0 +1,1 @@
+"""Input: sources of images, transforms, the grain pipeline."""

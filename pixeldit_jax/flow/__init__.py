@@ -1,0 +1,1 @@
+"""Flow matching: path, time, loss (PixelDiT, section 3.4)."""

@@ -1,0 +1,1 @@
+"""The dual-level diffusion transformer (PixelDiT, section 3)."""

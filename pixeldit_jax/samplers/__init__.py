@@ -1,0 +1,1 @@
+"""From noise to images: time grid, guidance, ODE solvers."""
