@@ -1,0 +1,46 @@
+"""Trains a PixelDiT: --config=configs/mnist.py --workdir=runs/mnist.
+
+Run again with the same workdir, it goes on from the newest checkpoint.
+"""
+
+import logging as python_logging
+import sys
+
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+_CONFIG = config_flags.DEFINE_config_file(
+  'config', None, 'File of the run; --config.key=value changes one value.'
+)
+_WORKDIR = flags.DEFINE_string(
+  'workdir', None, 'Folder of checkpoints and logs; made if absent.'
+)
+flags.mark_flags_as_required(['config', 'workdir'])
+
+
+def main(argv):
+  if len(argv) > 1:
+    sys.exit(f'train.py: {argv[1:]} are not flags; write --name=value.')
+  # Imported here: --help has no need of them.
+  from pixeldit_jax import sharding
+  from pixeldit_jax.eval.sample_grid import make_grid_evaluator
+  from pixeldit_jax.train.config import validate
+  from pixeldit_jax.train.loop import train
+
+  logging.set_verbosity(logging.INFO)
+  python_logging.getLogger('orbax').setLevel(python_logging.WARNING)
+  config = _CONFIG.value
+  try:
+    validate(config)
+    mesh = sharding.make_mesh(config.mesh)
+    evaluators = []
+    if config.log.samples_every:
+      every = config.log.samples_every
+      evaluators.append((every, make_grid_evaluator(config, mesh)))
+    train(config, _WORKDIR.value, evaluators)
+  except (ValueError, FileNotFoundError, FloatingPointError) as error:
+    sys.exit(f'train.py: {error}')
+
+
+if __name__ == '__main__':
+  app.run(main)

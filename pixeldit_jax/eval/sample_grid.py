@@ -1,0 +1,59 @@
+"""Samples as a picture: a grid with a row or column for each class."""
+
+import os
+import pathlib
+
+import numpy as np
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+from PIL import Image
+
+from pixeldit_jax.eval.sampling import make_sample_fn, sample_images
+from pixeldit_jax.typing import UInt8
+
+SMALL = 96  # images below this side are enlarged to be looked at
+
+
+def image_grid(
+  images: UInt8[np.ndarray, 'B H W C'], columns: int
+) -> UInt8[np.ndarray, 'height width 3']:
+  """Images row by row, with thin white lines between them.
+
+  Small images are enlarged by a whole factor. The last row may be short.
+  """
+  B, H, W, C = images.shape
+  zoom = max(1, SMALL // max(H, W))
+  images = images.repeat(zoom, 1).repeat(zoom, 2)
+  rows, gap = -(-B // columns), 2
+  height, width = H * zoom + gap, W * zoom + gap
+  grid = np.full((rows * height + gap, columns * width + gap, 3), 255, np.uint8)
+  for i, image in enumerate(images):
+    top, left = gap + i // columns * height, gap + i % columns * width
+    grid[top : top + H * zoom, left : left + W * zoom] = image
+  return grid
+
+
+def write_png(path: str | pathlib.Path, image: UInt8[np.ndarray, 'H W C']):
+  """Writes beside and renames, so that a picture is whole or not there."""
+  path = pathlib.Path(path)
+  beside = path.with_name(path.name + '.tmp')
+  pixels = image[..., 0] if image.shape[-1] == 1 else image
+  Image.fromarray(pixels).save(beside, format='png')
+  os.replace(beside, path)
+
+
+def make_grid_evaluator(config: ConfigDict, mesh: Mesh):
+  """f(step, weights) -> {'samples': picture}: the same seeds every time."""
+  count = config.log.samples
+  labels = np.arange(count) % config.model.num_classes
+  columns = int(np.ceil(np.sqrt(count)))
+  sample = make_sample_fn(config, mesh)
+
+  def evaluate(step, weights):
+    del step
+    batches = sample_images(
+      sample, weights, labels, min(count, config.sampler.batch_size), mesh
+    )
+    return {'samples': image_grid(np.concatenate(list(batches)), columns)}
+
+  return evaluate

@@ -1,0 +1,20 @@
+"""The straight path from noise to data (PixelDiT, section 3.4)."""
+
+from pixeldit_jax.typing import Array, Float
+
+
+def interpolate(
+  data: Float[Array, 'B H W C'],
+  noise: Float[Array, 'B H W C'],
+  t: Float[Array, 'B'],
+) -> Float[Array, 'B H W C']:
+  """x_t = t * data + (1 - t) * noise: t=0 is noise, t=1 is data."""
+  t = t[:, None, None, None]
+  return t * data + (1 - t) * noise
+
+
+def velocity(
+  data: Float[Array, 'B H W C'], noise: Float[Array, 'B H W C']
+) -> Float[Array, 'B H W C']:
+  """dx_t / dt, the target of the network: data - noise."""
+  return data - noise

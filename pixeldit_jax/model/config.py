@@ -1,0 +1,137 @@
+"""What a PixelDiT is made of: sizes, ablations, precision, and their checks."""
+
+import dataclasses
+
+PIXEL_ATTENTION = ('patch', 'none')
+PIXEL_ADALN = ('pixel', 'patch', 'global')
+MODULATION = ('pre', 'post')
+NORMS = ('rms', 'layer')
+POSITIONS = ('rope', 'absolute')
+DTYPES = ('float32', 'bfloat16')
+REMAT = ('none', 'matmuls', 'full')
+
+# Table 1 of the paper; ImageNet at 256 is trained with patches of 16.
+SIZES = {
+  'B': dict(patch_depth=12, pixel_depth=2, width=768, heads=12),
+  'L': dict(patch_depth=22, pixel_depth=4, width=1024, heads=16),
+  'XL': dict(patch_depth=26, pixel_depth=4, width=1152, heads=16),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+  """A class-conditional PixelDiT. Every ablation of the paper is a value here.
+
+  Attributes:
+    num_classes: labels 0..num_classes-1; num_classes itself is "no class".
+    in_channels: channels of the image.
+    patch_size: side p of a patch; both image sides are multiples of it.
+    width: D, the width of the patch path.
+    heads: attention heads of both paths.
+    patch_depth: blocks of the patch path.
+    pixel_width: E, the width of one pixel token.
+    pixel_depth: PiT blocks; 0 leaves the patch path alone (single level).
+    pixel_attention: 'patch' compacts the p*p pixels of a patch to one token
+      before attention (section 3.3); 'none' has no attention in PiT blocks.
+    pixel_adaln: one modulation for each pixel ('pixel'), for each patch
+      ('patch'), or for the whole image from time and class ('global').
+    modulation: 'pre' scales and shifts what enters attention and MLP and gates
+      what leaves; 'post' scales and shifts what leaves (no loss spikes).
+    norm: 'rms' or 'layer', for all norms.
+    positions: 'rope', 2-D rotary in attention, or 'absolute', fixed 2-D
+      sine-cosine added to the patch tokens.
+    dtype: of activations and matrix products; parameters are float32.
+    scan: blocks as one scanned loop (quick to compile, TPU and GPU), or
+      unrolled (faster on CPU). The weights are stacked either way.
+    patch_remat: what the backward pass of the patch path keeps: everything
+      ('none'), results of matrix products ('matmuls'), only block inputs
+      ('full').
+    pixel_remat: the same for the pixel path.
+  """
+
+  num_classes: int = 1000
+  in_channels: int = 3
+  patch_size: int = 16
+  width: int = 1152
+  heads: int = 16
+  patch_depth: int = 26
+  pixel_width: int = 16
+  pixel_depth: int = 4
+  pixel_attention: str = 'patch'
+  pixel_adaln: str = 'pixel'
+  modulation: str = 'pre'
+  norm: str = 'rms'
+  positions: str = 'rope'
+  dtype: str = 'float32'
+  scan: bool = True
+  patch_remat: str = 'none'
+  pixel_remat: str = 'none'
+
+  def __post_init__(self):
+    for name in ('num_classes', 'in_channels', 'patch_size', 'patch_depth'):
+      if getattr(self, name) < 1:
+        raise ValueError(f'model.{name}={getattr(self, name)}: at least 1.')
+    if self.pixel_depth < 0:
+      raise ValueError(f'model.pixel_depth={self.pixel_depth}: at least 0.')
+    if self.heads < 1 or self.width % (4 * self.heads):
+      raise ValueError(
+        f'model.width={self.width} with model.heads={self.heads}: the width '
+        'must be a multiple of 4 x heads (2-D rotary turns 4 channels '
+        f'together); {4 * self.heads * max(1, self.width // 4 // self.heads)} '
+        'would do.'
+      )
+    if self.pixel_width < 4 or self.pixel_width % 4:
+      raise ValueError(
+        f'model.pixel_width={self.pixel_width}: a multiple of 4, for 2-D '
+        'sine-cosine positions.'
+      )
+    for name, known in (
+      ('pixel_attention', PIXEL_ATTENTION),
+      ('pixel_adaln', PIXEL_ADALN),
+      ('modulation', MODULATION),
+      ('norm', NORMS),
+      ('positions', POSITIONS),
+      ('dtype', DTYPES),
+      ('patch_remat', REMAT),
+      ('pixel_remat', REMAT),
+    ):
+      if getattr(self, name) not in known:
+        raise ValueError(
+          f'model.{name}={getattr(self, name)!r}: use one of {known}.'
+        )
+
+  @property
+  def head_size(self) -> int:
+    return self.width // self.heads
+
+  @property
+  def mlp_width(self) -> int:
+    """Hidden width of SwiGLU: two thirds of 4 D, as three matrices."""
+    return 2 * 4 * self.width // 3
+
+  @property
+  def pixels(self) -> int:
+    """P, the pixels of one patch."""
+    return self.patch_size**2
+
+  def grid(self, height: int, width: int) -> tuple[int, int]:
+    """Patches down and across an image.
+
+    Raises:
+      ValueError: a side that is not a multiple of the patch size.
+    """
+    p = self.patch_size
+    if height < p or width < p or height % p or width % p:
+      near = [max(p, round(side / p) * p) for side in (height, width)]
+      raise ValueError(
+        f'an image of {height} x {width} does not divide into patches of '
+        f'{p} x {p} (model.patch_size): use {near[0]} x {near[1]}.'
+      )
+    return height // p, width // p
+
+
+def sized(size: str, **overrides) -> ModelConfig:
+  """The configuration of a named size of the paper: B, L or XL."""
+  if size not in SIZES:
+    raise ValueError(f'size={size!r}: use one of {tuple(SIZES)}.')
+  return ModelConfig(**(SIZES[size] | overrides))

@@ -1,0 +1,154 @@
+"""Layers with named axes: linear, norms, SwiGLU and GELU perceptrons."""
+
+import math
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from pixeldit_jax.model.config import ModelConfig
+from pixeldit_jax.typing import Array, Float, Key
+
+Initializer = Callable[[Key, Sequence[int], jnp.dtype], jax.Array]
+
+zeros: Initializer = jax.nn.initializers.zeros
+normal: Initializer = jax.nn.initializers.normal(0.02)
+
+
+def uniform(bound: float) -> Initializer:
+  """Uniform in [-bound, bound]."""
+
+  def init(key, shape, dtype=jnp.float32):
+    return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+  return init
+
+
+class Linear(nnx.Module):
+  """x @ kernel + bias, over one or several axes at either end.
+
+  The kernel has shape [*inputs, *outputs]: the last axes of x, as many as
+  `inputs`, are contracted. Weights are float32, the product is in `dtype`.
+  Kernel and bias start uniform within 1/sqrt(fan in), the release's default.
+  """
+
+  def __init__(
+    self,
+    inputs: int | tuple[int, ...],
+    outputs: int | tuple[int, ...],
+    axes: tuple[str | None, ...],
+    *,
+    bias: bool = True,
+    kernel_init: Initializer | None = None,
+    bias_init: Initializer | None = None,
+    dtype: str,
+    rngs: nnx.Rngs,
+  ):
+    inputs = (inputs,) if isinstance(inputs, int) else inputs
+    outputs = (outputs,) if isinstance(outputs, int) else outputs
+    default = uniform(1 / math.sqrt(math.prod(inputs)))
+    shape = (*inputs, *outputs)
+    self.kernel = nnx.Param(
+      (kernel_init or default)(rngs.params(), shape, jnp.float32), axes=axes
+    )
+    self.has_bias = bias
+    if bias:
+      self.bias = nnx.Param(
+        (bias_init or default)(rngs.params(), outputs, jnp.float32),
+        axes=axes[len(inputs) :],
+      )
+    self.contracted = len(inputs)
+    self.dtype = dtype
+
+  def __call__(self, x: Float[Array, '...']) -> Float[Array, '...']:
+    kernel = self.kernel[...].astype(self.dtype)
+    y = jnp.tensordot(x.astype(self.dtype), kernel, axes=self.contracted)
+    if self.has_bias:
+      y += self.bias[...].astype(self.dtype)
+    return y
+
+
+class RMSNorm(nnx.Module):
+  """x / rms(x) * weight over the last axis."""
+
+  def __init__(self, width: int, eps: float = 1e-6):
+    self.weight = nnx.Param(jnp.ones(width, jnp.float32), axes=(None,))
+    self.eps = eps
+
+  def __call__(self, x: Float[Array, '... D']) -> Float[Array, '... D']:
+    x32 = x.astype(jnp.float32)  # a mean of squares loses too much in bf16
+    scale = jax.lax.rsqrt(jnp.mean(x32**2, -1, keepdims=True) + self.eps)
+    return (x32 * scale * self.weight[...]).astype(x.dtype)
+
+
+class LayerNorm(nnx.Module):
+  """(x - mean(x)) / std(x) * weight + bias over the last axis."""
+
+  def __init__(self, width: int, eps: float = 1e-6):
+    self.weight = nnx.Param(jnp.ones(width, jnp.float32), axes=(None,))
+    self.bias = nnx.Param(jnp.zeros(width, jnp.float32), axes=(None,))
+    self.eps = eps
+
+  def __call__(self, x: Float[Array, '... D']) -> Float[Array, '... D']:
+    x32 = x.astype(jnp.float32)  # as for RMSNorm
+    x32 -= jnp.mean(x32, -1, keepdims=True)
+    scale = jax.lax.rsqrt(jnp.mean(x32**2, -1, keepdims=True) + self.eps)
+    y = x32 * scale * self.weight[...] + self.bias[...]
+    return y.astype(x.dtype)
+
+
+def make_norm(config: ModelConfig, width: int) -> RMSNorm | LayerNorm:
+  """The norm that `config.norm` names."""
+  return LayerNorm(width) if config.norm == 'layer' else RMSNorm(width)
+
+
+def modulate(
+  x: Float[Array, '... D'],
+  shift: Float[Array, '... D'],
+  scale: Float[Array, '... D'],
+) -> Float[Array, '... D']:
+  """AdaLN: x * (1 + scale) + shift."""
+  return x * (1 + scale) + shift
+
+
+class SwiGLU(nnx.Module):
+  """w2(SiLU(w1 x) * w3 x), without biases; w1 and w3 are one product."""
+
+  def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
+    width, hidden = config.width, config.mlp_width
+    self.up = Linear(
+      width,
+      (2, hidden),
+      ('embed', None, 'mlp'),
+      bias=False,
+      dtype=config.dtype,
+      rngs=rngs,
+    )
+    self.down = Linear(
+      hidden,
+      width,
+      ('mlp', 'embed'),
+      bias=False,
+      dtype=config.dtype,
+      rngs=rngs,
+    )
+
+  def __call__(self, x: Float[Array, 'B L D']) -> Float[Array, 'B L D']:
+    h_BL2F = self.up(x)
+    gate_BLF, value_BLF = h_BL2F[:, :, 0], h_BL2F[:, :, 1]
+    return self.down(jax.nn.silu(gate_BLF) * value_BLF)
+
+
+class PixelMLP(nnx.Module):
+  """E -> 4E, exact GELU, -> E, on each pixel token by itself."""
+
+  def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
+    width = config.pixel_width
+    axes = (None, None)
+    dtype = config.dtype
+    self.up = Linear(width, 4 * width, axes, dtype=dtype, rngs=rngs)
+    self.down = Linear(4 * width, width, axes, dtype=dtype, rngs=rngs)
+
+  def __call__(self, z: Float[Array, 'B L P E']) -> Float[Array, 'B L P E']:
+    return self.down(jax.nn.gelu(self.up(z), approximate=False))

@@ -1,0 +1,51 @@
+"""A block of the patch path: DiT with RMSNorm, rotary and SwiGLU."""
+
+import jax.numpy as jnp
+from flax import nnx
+
+from pixeldit_jax.model.config import ModelConfig
+from pixeldit_jax.model.layers import (
+  Linear,
+  SwiGLU,
+  make_norm,
+  modulate,
+  zeros,
+)
+from pixeldit_jax.model.rope import Rotary
+from pixeldit_jax.model.self_attention import SelfAttention
+from pixeldit_jax.sharding import constrain
+from pixeldit_jax.typing import Array, Float
+
+
+class PatchBlock(nnx.Module):
+  """x += gate * Attn(modulate(norm x)); x += gate * SwiGLU(modulate(norm x)).
+
+  The six modulation vectors are one linear layer of the condition, zero at
+  the start, so that the block starts as the identity.
+  """
+
+  def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
+    self.norm1 = make_norm(config, config.width)
+    self.attn = SelfAttention(config, rngs=rngs)
+    self.norm2 = make_norm(config, config.width)
+    self.mlp = SwiGLU(config, rngs=rngs)
+    self.adaln = Linear(
+      config.width,
+      (6, config.width),
+      ('embed', None, None),
+      kernel_init=zeros,
+      bias_init=zeros,
+      dtype=config.dtype,
+      rngs=rngs,
+    )
+
+  def __call__(
+    self,
+    x: Float[Array, 'B L D'],
+    c: Float[Array, 'B D'],
+    rotary: Rotary | None,
+  ) -> Float[Array, 'B L D']:
+    m = jnp.unstack(self.adaln(c)[:, None], axis=2)  # six of [B, 1, D]
+    x += m[2] * self.attn(modulate(self.norm1(x), m[0], m[1]), rotary)
+    x += m[5] * self.mlp(modulate(self.norm2(x), m[3], m[4]))
+    return constrain(x, 'batch', 'patches', None)

@@ -1,0 +1,103 @@
+"""A PiT block: pixel tokens, pixel-wise AdaLN, pixel token compaction.
+
+PixelDiT, sections 3.2 (pixel-wise AdaLN) and 3.3 (compaction).
+"""
+
+import jax.numpy as jnp
+from flax import nnx
+
+from pixeldit_jax.model.config import ModelConfig
+from pixeldit_jax.model.layers import (
+  Linear,
+  PixelMLP,
+  make_norm,
+  modulate,
+  zeros,
+)
+from pixeldit_jax.model.rope import Rotary
+from pixeldit_jax.model.self_attention import SelfAttention
+from pixeldit_jax.sharding import constrain
+from pixeldit_jax.typing import Array, Float
+
+
+class CompactAttention(nnx.Module):
+  """Attention of pixels at the price of patches.
+
+  The P pixel tokens of a patch become one token of width D, those attend to
+  each other across the image, and each returns to its P pixels.
+  """
+
+  def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
+    patch = (config.pixels, config.pixel_width)
+    self.compact = Linear(
+      patch,
+      config.width,
+      ('pixels', None, 'embed'),
+      dtype=config.dtype,
+      rngs=rngs,
+    )
+    self.attn = SelfAttention(config, rngs=rngs)
+    self.expand = Linear(
+      config.width,
+      patch,
+      ('embed', 'pixels', None),
+      dtype=config.dtype,
+      rngs=rngs,
+    )
+
+  def __call__(
+    self, z: Float[Array, 'B L P E'], rotary: Rotary | None
+  ) -> Float[Array, 'B L P E']:
+    return self.expand(self.attn(self.compact(z), rotary))
+
+
+class PixelBlock(nnx.Module):
+  """Modulated attention and perceptron on pixel tokens.
+
+  The condition is one vector for each patch (or image: 'global'); one linear
+  layer makes of it the modulation of every pixel (or patch: 'patch').
+  """
+
+  def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
+    self.post = config.modulation == 'post'
+    pixelwise = config.pixel_adaln == 'pixel'
+    outputs = (
+      4 if self.post else 6,
+      config.pixels if pixelwise else 1,
+      config.pixel_width,
+    )
+    self.norm1 = make_norm(config, config.pixel_width)
+    self.attends = config.pixel_attention == 'patch'
+    if self.attends:
+      self.attn = CompactAttention(config, rngs=rngs)
+    self.norm2 = make_norm(config, config.pixel_width)
+    self.mlp = PixelMLP(config, rngs=rngs)
+    self.adaln = Linear(
+      config.width,
+      outputs,
+      ('embed', None, 'pixels' if pixelwise else None, None),
+      kernel_init=zeros,
+      bias_init=zeros,
+      dtype=config.dtype,
+      rngs=rngs,
+    )
+
+  def __call__(
+    self,
+    z: Float[Array, 'B L P E'],
+    s: Float[Array, 'B #L D'],
+    rotary: Rotary | None,
+  ) -> Float[Array, 'B L P E']:
+    m = jnp.unstack(self.adaln(s), axis=2)  # each [B, L or 1, P or 1, E]
+    if self.post:
+      scale1, shift1, scale2, shift2 = m
+      if self.attends:
+        z += modulate(self.attn(self.norm1(z), rotary), shift1, scale1)
+      z += modulate(self.mlp(self.norm2(z)), shift2, scale2)
+    else:
+      shift1, scale1, gate1, shift2, scale2, gate2 = m
+      if self.attends:
+        h = modulate(self.norm1(z), shift1, scale1)
+        z += gate1 * self.attn(h, rotary)
+      z += gate2 * self.mlp(modulate(self.norm2(z), shift2, scale2))
+    return constrain(z, 'batch', 'patches', None, None)

@@ -1,0 +1,140 @@
+"""PixelDiT: a patch-level DiT and a pixel-level path (arXiv 2511.20645)."""
+
+import contextlib
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from pixeldit_jax.model.config import ModelConfig
+from pixeldit_jax.model.embed import (
+  ClassEmbed,
+  PatchEmbed,
+  PatchOutput,
+  PixelEmbed,
+  PixelOutput,
+  TimeEmbed,
+  patchify,
+  unpatchify,
+)
+from pixeldit_jax.model.patch_block import PatchBlock
+from pixeldit_jax.model.pixel_block import PixelBlock
+from pixeldit_jax.model.rope import rotary_2d
+from pixeldit_jax.model.stack import run_blocks, stack_blocks
+from pixeldit_jax.sharding import constrain
+from pixeldit_jax.typing import Array, Float, Int, PyTree
+
+
+class PixelDiT(nnx.Module):
+  """The velocity of an image at a time, given its class (figure 2).
+
+  Patch tokens carry the meaning of the image; with the time they condition,
+  pixel by pixel, the path that makes the velocity of every pixel.
+  """
+
+  def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
+    self.config = config
+    self.time_embed = TimeEmbed(config, rngs=rngs)
+    self.class_embed = ClassEmbed(config, rngs=rngs)
+    self.patch_embed = PatchEmbed(config, rngs=rngs)
+    self.patch_blocks = stack_blocks(
+      lambda rngs: PatchBlock(config, rngs=rngs), config.patch_depth, rngs
+    )
+    if config.pixel_depth:
+      self.pixel_embed = PixelEmbed(config, rngs=rngs)
+      self.pixel_blocks = stack_blocks(
+        lambda rngs: PixelBlock(config, rngs=rngs), config.pixel_depth, rngs
+      )
+      self.output = PixelOutput(config, rngs=rngs)
+    else:
+      self.output = PatchOutput(config, rngs=rngs)
+
+  def __call__(
+    self,
+    x: Float[Array, 'B H W C'],
+    t: Float[Array, 'B'] | float,
+    y: Int[Array, 'B'],
+  ) -> Float[Array, 'B H W C']:
+    """Velocity, float32.
+
+    Args:
+      x: noisy images, data in [-1, 1]; sides are multiples of the patch.
+      t: times in [0, 1], 0 is noise and 1 is data; one for all, or each.
+      y: labels; `config.num_classes` for no class.
+    """
+    return self.with_features(x, t, y)[0]
+
+  def with_features(
+    self, x, t, y
+  ) -> tuple[Float[Array, 'B H W C'], dict[str, jax.Array]]:
+    """`__call__`, and the output of every block of both paths."""
+    config = self.config
+    exact = config.dtype == 'float32'
+    # TPUs and new GPUs would multiply float32 in fewer bits.
+    with (
+      jax.default_matmul_precision('float32')
+      if exact
+      else (contextlib.nullcontext())
+    ):
+      return self._forward(x, t, y)
+
+  def _forward(self, x, t, y):
+    config = self.config
+    grid = config.grid(*x.shape[1:3])
+    rotary = None
+    if config.positions == 'rope':
+      rotary = rotary_2d(*grid, config.head_size)
+    t = jnp.broadcast_to(jnp.asarray(t, jnp.float32), x.shape[:1])
+    x_BLPC = patchify(x.astype(config.dtype), config.patch_size)
+
+    time = self.time_embed(t)
+    c = jax.nn.silu(time + self.class_embed(y))
+    s = self.patch_embed(x_BLPC, grid)
+    s = constrain(s, 'batch', 'patches', None)
+    s, patch_features = run_blocks(
+      self.patch_blocks,
+      s,
+      c,
+      rotary,
+      scan=config.scan,
+      remat=config.patch_remat,
+    )
+    features = {'patch_blocks': patch_features}
+    if config.pixel_depth:
+      if config.pixel_adaln == 'global':
+        condition = c[:, None]
+      else:
+        condition = jax.nn.silu(s + time[:, None])
+      z = self.pixel_embed(x_BLPC, grid)
+      z = constrain(z, 'batch', 'patches', None, None)
+      s, features['pixel_blocks'] = run_blocks(
+        self.pixel_blocks,
+        z,
+        condition,
+        rotary,
+        scan=config.scan,
+        remat=config.pixel_remat,
+      )
+    v = unpatchify(self.output(s), grid)
+    return v.astype(jnp.float32), features
+
+
+def abstract_model(config: ModelConfig) -> PixelDiT:
+  """The network with shapes in place of weights: nothing is allocated."""
+  return nnx.eval_shape(lambda: PixelDiT(config, rngs=nnx.Rngs(0)))
+
+
+def weights_of(model: nnx.Module) -> PyTree:
+  """The weights as a nested dict of arrays."""
+  return nnx.to_pure_dict(nnx.state(model, nnx.Param))
+
+
+def axes_of(model: nnx.Module) -> PyTree:
+  """The logical axis names of each weight, as a dict like `weights_of`."""
+  state = nnx.state(model, nnx.Param)
+  names = jax.tree.map(
+    lambda p: p.get_metadata('axes'),
+    state,
+    is_leaf=lambda p: isinstance(p, nnx.Param),
+  )
+  return nnx.to_pure_dict(names)

@@ -1,0 +1,43 @@
+"""2-D rotary positions (PixelDiT, section 3.2).
+
+The grid always spans 0..16 in both directions, whatever the resolution. Of the
+K/2 channel pairs of a head, even ones turn with the column, odd ones with the
+row. A pair is (i, i + K/2) here: two contiguous halves, where the release
+pairs neighbours (2i, 2i+1). The order of channels inside a head changes no dot
+product; `convert` permutes the weights.
+"""
+
+import jax.numpy as jnp
+
+from pixeldit_jax.typing import Array, Float
+
+SPAN = 16.0
+THETA = 10000.0
+
+Rotary = tuple[Float[Array, 'L K//2'], Float[Array, 'L K//2']]
+
+
+def rotary_2d(rows: int, columns: int, head_size: int) -> Rotary:
+  """Cosines and sines of the angles of a grid of tokens, row by row.
+
+  Args:
+    rows, columns: the grid, L = rows * columns.
+    head_size: K, a multiple of 4.
+  """
+  k = jnp.arange(head_size // 4, dtype=jnp.float32)
+  frequencies = THETA ** (-4.0 * k / head_size)
+  x = jnp.tile(jnp.linspace(0.0, SPAN, columns), rows)
+  y = jnp.repeat(jnp.linspace(0.0, SPAN, rows), columns)
+  angles = jnp.stack([x, y], 1)[:, None, :] * frequencies[None, :, None]
+  angles = angles.reshape(rows * columns, head_size // 2)
+  return jnp.cos(angles), jnp.sin(angles)
+
+
+def rotate(
+  x: Float[Array, 'B L N K'], rotary: Rotary
+) -> Float[Array, 'B L N K']:
+  """Turns each channel pair of each token by its angle, in float32."""
+  cos, sin = (table[:, None, :] for table in rotary)
+  a, b = jnp.split(x.astype(jnp.float32), 2, axis=-1)
+  turned = jnp.concatenate([a * cos - b * sin, a * sin + b * cos], -1)
+  return turned.astype(x.dtype)

@@ -1,0 +1,86 @@
+"""Equal blocks in a row: weights stacked, run as a loop or unrolled."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from pixeldit_jax.typing import PyTree
+
+REMAT_POLICIES = {
+  'matmuls': jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+  'full': jax.checkpoint_policies.nothing_saveable,
+}
+
+
+def stack_blocks(
+  make: Callable[[nnx.Rngs], nnx.Module], depth: int, rngs: nnx.Rngs
+) -> nnx.Module:
+  """One module whose weights have a first axis of `depth` blocks."""
+
+  @nnx.split_rngs(splits=depth)
+  @nnx.vmap
+  def make_all(rngs):
+    return make(rngs)
+
+  blocks = make_all(rngs)
+  for _, weight in nnx.iter_graph(blocks):
+    if isinstance(weight, nnx.Param):
+      weight.set_metadata('axes', ('layers', *weight.get_metadata('axes')))
+  return blocks
+
+
+def run_blocks(
+  blocks: nnx.Module,
+  x: jax.Array,
+  *conditions: PyTree,
+  scan: bool,
+  remat: str,
+) -> tuple[jax.Array, jax.Array | list[jax.Array]]:
+  """x = block(x, *conditions) for each block in turn.
+
+  Args:
+    blocks: from `stack_blocks`.
+    x: what the first block takes.
+    conditions: the same for every block.
+    scan: one loop (True), or unrolled.
+    remat: 'none', 'matmuls' or 'full'.
+
+  Returns:
+    The last output, and the outputs of all blocks (first axis). XLA removes
+    those that nothing uses.
+  """
+  graphdef, weights = nnx.split(blocks)
+
+  def body(x, weights):
+    x = nnx.merge(graphdef, weights)(x, *conditions)
+    return x, x
+
+  if remat != 'none':
+    # A loop's body cannot be merged with its recomputation; unrolled, XLA
+    # would undo the rematerialisation without the barrier.
+    body = jax.checkpoint(
+      body, policy=REMAT_POLICIES[remat], prevent_cse=not scan
+    )
+  if scan:
+    return jax.lax.scan(body, x, weights)
+  outputs = []
+  for layer in unstack(weights):
+    x, _ = body(x, layer)
+    outputs.append(x)
+  return x, jnp.stack(outputs)
+
+
+def unstack(tree: PyTree) -> list[PyTree]:
+  """A tree for each index of the first axis of every leaf.
+
+  By `split`, whose gradient is one concatenation; that of indexing would be a
+  sum of arrays as large as the whole stack for every block.
+  """
+  leaves, treedef = jax.tree.flatten(tree)
+  parts = [jax.lax.split(a, (1,) * a.shape[0]) for a in leaves]
+  return [
+    treedef.unflatten([p.reshape(p.shape[1:]) for p in layer])
+    for layer in zip(*parts)
+  ]

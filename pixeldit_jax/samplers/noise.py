@@ -1,0 +1,23 @@
+"""Where sampling starts: noise of sample i from (seed, i) alone."""
+
+import jax
+
+from pixeldit_jax.typing import Array, Float, Int
+
+
+def sample_noise(
+  seed: int, indices: Int[Array, 'B'], shape: tuple[int, int, int]
+) -> Float[Array, 'B H W C']:
+  """Standard normal images that depend on neither batch nor device.
+
+  Args:
+    seed: of the whole sample set.
+    indices: the place of each image in the set.
+    shape: height, width, channels.
+  """
+  key = jax.random.key(seed)
+
+  def one(index):
+    return jax.random.normal(jax.random.fold_in(key, index), shape)
+
+  return jax.vmap(one)(indices)

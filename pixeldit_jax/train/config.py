@@ -1,0 +1,163 @@
+"""The whole configuration of a run: defaults, options, checks.
+
+`configs/*.py` start from `default_config()` and change values. Launchers take
+`--config=configs/mnist.py:debug` and `--config.optimizer.learning_rate=1e-3`.
+"""
+
+import dataclasses
+import math
+
+from ml_collections import ConfigDict
+
+from pixeldit_jax.model.config import ModelConfig
+from pixeldit_jax.samplers import grid, guidance, solvers
+
+SCHEDULES = ('constant', 'cosine', 'linear')
+
+
+def default_config() -> ConfigDict:
+  """Every key there is, with the paper's values for ImageNet at 256."""
+  return ConfigDict(
+    dict(
+      seed=0,  # of weights, data order and noise
+      steps=400_000,
+      model=dataclasses.asdict(ModelConfig()),
+      data=dict(
+        source='',  # digits, folder:/path, tfds:name:split
+        resolution=256,
+        batch_size=256,  # of all devices together
+        flip=False,  # mirror half of the images
+        num_threads=8,  # decode in this process
+        num_workers=0,  # or in so many processes
+        prefetch=4,  # batches
+      ),
+      flow=dict(
+        shift=1.0,  # of training times; above 1 is noisier
+        label_dropout=0.1,
+      ),
+      optimizer=dict(
+        learning_rate=1e-4,
+        schedule='constant',  # after warmup: constant, cosine, linear
+        warmup_steps=0,
+        final_learning_rate=0.0,  # where cosine and linear end, at `steps`
+        beta1=0.9,
+        beta2=0.999,
+        eps=1e-8,
+        weight_decay=0.0,  # of kernels only
+        clip_norm=1.0,
+        accumulate=1,  # parts that a batch is computed in
+        max_bad_steps=10,  # not finite in a row, before the run stops
+      ),
+      ema=dict(
+        decay=0.9999,
+        warmup=True,  # decay of at most (1 + step) / (10 + step)
+      ),
+      sampler=dict(
+        solver='flow_dpm',  # euler, heun, heun_reuse, flow_dpm
+        steps=100,
+        guidance=3.25,
+        interval=(0.1, 1.0),  # times that are guided
+        shift=1.0,
+        batch_size=64,  # of all devices together
+      ),
+      checkpoint=dict(
+        every=5_000,
+        keep=2,  # newest ones
+        keep_period=100_000,  # and every so many steps, for good
+      ),
+      log=dict(
+        every=100,
+        samples_every=10_000,  # a grid in TensorBoard; 0 is never
+        samples=16,
+      ),
+      mesh=dict(data=-1, fsdp=1, sequence=1, tensor=1),
+    )
+  )
+
+
+def parse_options(arg: str | None, **defaults) -> ConfigDict:
+  """Reads 'size=B,debug' of `--config=file.py:size=B,debug`.
+
+  Args:
+    arg: what stands behind the colon; a name alone means True.
+    defaults: every option and its value; new values take the same type.
+
+  Raises:
+    ValueError: an option that is not among the defaults.
+  """
+  options = ConfigDict(defaults)
+  for part in filter(None, (arg or '').split(',')):
+    name, _, value = part.partition('=')
+    if name not in options:
+      raise ValueError(
+        f'config option {name!r} is not known; there are {sorted(defaults)}.'
+      )
+    default = defaults[name]
+    if isinstance(default, bool):
+      if value not in ('', 'True', 'False'):
+        raise ValueError(f'config option {part!r}: True or False.')
+      options[name] = value != 'False'
+    else:
+      options[name] = type(default)(value)
+  return options
+
+
+def model_config(config: ConfigDict) -> ModelConfig:
+  """`config.model` as the network takes it.
+
+  Raises:
+    ValueError: unknown keys, or values that do not go together.
+  """
+  known = {field.name for field in dataclasses.fields(ModelConfig)}
+  unknown = set(config.model) - known
+  if unknown:
+    raise ValueError(
+      f'config.model has unknown keys {sorted(unknown)}; there are '
+      f'{sorted(known)}.'
+    )
+  return ModelConfig(**config.model)
+
+
+def validate(config: ConfigDict) -> None:
+  """Checks all that can be known before anything is built.
+
+  Raises:
+    ValueError: the first key that cannot be, and what would do.
+  """
+  model = model_config(config)
+  model.grid(config.data.resolution, config.data.resolution)
+  sampler = config.sampler
+  solvers.named(sampler.solver)
+  grid.time_grid(sampler.steps, sampler.shift)
+  guidance.check_interval(sampler.interval)
+  optimizer = config.optimizer
+  if optimizer.schedule not in SCHEDULES:
+    raise ValueError(
+      f'optimizer.schedule={optimizer.schedule!r}: use one of {SCHEDULES}.'
+    )
+  if optimizer.warmup_steps >= config.steps:
+    raise ValueError(
+      f'optimizer.warmup_steps={optimizer.warmup_steps} leaves none of '
+      f'steps={config.steps}: warm up for less, or train for longer.'
+    )
+  if config.data.batch_size % optimizer.accumulate:
+    raise ValueError(
+      f'data.batch_size={config.data.batch_size} does not divide into '
+      f'optimizer.accumulate={optimizer.accumulate} parts.'
+    )
+  for name, value, low, high in (
+    ('steps', config.steps, 1, math.inf),
+    ('data.batch_size', config.data.batch_size, 1, math.inf),
+    ('sampler.batch_size', sampler.batch_size, 1, math.inf),
+    ('optimizer.accumulate', optimizer.accumulate, 1, math.inf),
+    ('optimizer.learning_rate', optimizer.learning_rate, 0, math.inf),
+    ('ema.decay', config.ema.decay, 0, 1),
+    ('flow.label_dropout', config.flow.label_dropout, 0, 1),
+    ('checkpoint.every', config.checkpoint.every, 1, math.inf),
+    ('checkpoint.keep', config.checkpoint.keep, 1, math.inf),
+    ('log.every', config.log.every, 1, math.inf),
+  ):
+    if not low <= value <= high:
+      raise ValueError(f'{name}={value}: between {low} and {high}.')
+  if not config.flow.shift > 0:
+    raise ValueError(f'flow.shift={config.flow.shift}: must be positive.')

@@ -1,0 +1,126 @@
+"""Numbers about a run: speed, time left, and where they are written."""
+
+import datetime
+import logging
+import pathlib
+import time
+from collections.abc import Mapping
+
+import jax
+import numpy as np
+
+# Dense bf16 operations a second of one device, by the start of its kind.
+PEAK_FLOPS = {
+  'TPU v4': 275e12,
+  'TPU v5 lite': 197e12,
+  'TPU v5e': 197e12,
+  'TPU v5p': 459e12,
+  'TPU v5': 459e12,
+  'TPU v6 lite': 918e12,
+  'TPU v6e': 918e12,
+  'TPU7x': 2307e12,
+  'NVIDIA A100': 312e12,
+  'NVIDIA H100': 989e12,
+  'NVIDIA H200': 989e12,
+  'NVIDIA B200': 2250e12,
+}
+
+
+def peak_flops(device: jax.Device) -> float | None:
+  """The device's limit for bf16, or None if it is not in the table."""
+  for kind, peak in PEAK_FLOPS.items():
+    if device.device_kind.startswith(kind):
+      return peak
+  return None
+
+
+class Clock:
+  """Speed between two logged steps, and the time that is left."""
+
+  def __init__(self, step: int, steps: int, images: int, flops: float):
+    """Starts now, at `step` of `steps`.
+
+    Args:
+      step: done so far.
+      steps: to do in all.
+      images: in one step.
+      flops: model operations of one step, all devices together.
+    """
+    self._step, self._steps = step, steps
+    self._images, self._flops = images, flops
+    self._time = time.perf_counter()
+    peak = peak_flops(jax.devices()[0])
+    self._peak = peak and peak * jax.device_count()
+
+  def restart(self, step: int) -> None:
+    """Leaves out the time since the last reading."""
+    self._step, self._time = step, time.perf_counter()
+
+  def read(self, step: int) -> dict[str, float]:
+    """Speed since the last reading, seconds left, MFU where known."""
+    now = time.perf_counter()
+    seconds = (now - self._time) / max(1, step - self._step)
+    self._step, self._time = step, now
+    speed = dict(
+      images_per_second=self._images / seconds,
+      seconds_per_step=seconds,
+      seconds_left=seconds * (self._steps - step),
+    )
+    if self._peak:
+      speed['mfu'] = self._flops / seconds / self._peak
+    return speed
+
+
+class Writer:
+  """Scalars and pictures to TensorBoard and the log, from one process."""
+
+  def __init__(self, workdir: str, step: int, steps: int):
+    self._steps = steps
+    self._board = None
+    if jax.process_index() == 0:
+      from tensorboardX import SummaryWriter
+
+      # What a run wrote after the checkpoint it resumes from is hidden.
+      self._board = SummaryWriter(
+        str(pathlib.Path(workdir) / 'events'), purge_step=step + 1
+      )
+
+  def scalars(self, step: int, values: Mapping[str, float]) -> None:
+    """Writes all, and a line with the ones people watch."""
+    if self._board is None:
+      return
+    for name, value in values.items():
+      self._board.add_scalar(name, value, step)
+    logging.info('%s', progress_line(step, self._steps, values))
+
+  def evaluation(
+    self, step: int, values: Mapping[str, np.ndarray | float]
+  ) -> None:
+    """Writes pictures (uint8 [H, W, 3]) and numbers."""
+    if self._board is None:
+      return
+    for name, value in values.items():
+      if isinstance(value, np.ndarray):
+        self._board.add_image(name, value, step, dataformats='HWC')
+      else:
+        self._board.add_scalar(name, value, step)
+
+  def close(self) -> None:
+    if self._board is not None:
+      self._board.close()
+
+
+def progress_line(step: int, steps: int, values: Mapping[str, float]) -> str:
+  """'step 100/3,000  loss 0.2031  ...  left 0:01:20'."""
+  left = datetime.timedelta(seconds=round(values['seconds_left']))
+  parts = [
+    f'step {step:,}/{steps:,}',
+    f'loss {values["loss"]:.4f}',
+    f'gradient {values["gradient_norm"]:.3f}',
+    f'{values["images_per_second"]:,.0f} images/s',
+  ]
+  if 'mfu' in values:
+    parts.append(f'MFU {values["mfu"]:.1%}')
+  if values['bad_steps']:
+    parts.append(f'{values["bad_steps"]:.0f} bad steps')
+  return '  '.join([*parts, f'left {left}'])

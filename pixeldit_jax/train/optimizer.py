@@ -1,0 +1,73 @@
+"""AdamW with its schedule and clipping, and the average of the weights."""
+
+import jax
+import jax.numpy as jnp
+import optax
+from ml_collections import ConfigDict
+
+from pixeldit_jax.typing import Array, Int, PyTree
+
+
+def make_schedule(config: ConfigDict) -> optax.Schedule:
+  """Linear warmup, then constant, cosine or linear down to the last step."""
+  o = config.optimizer
+  rest = config.steps - o.warmup_steps
+  if o.schedule == 'constant':
+    main = optax.constant_schedule(o.learning_rate)
+  elif o.schedule == 'cosine':
+    alpha = o.final_learning_rate / o.learning_rate
+    main = optax.cosine_decay_schedule(o.learning_rate, rest, alpha)
+  else:
+    main = optax.linear_schedule(o.learning_rate, o.final_learning_rate, rest)
+  if not o.warmup_steps:
+    return main
+  # From 1/n, not 0: no step is spent on standing still.
+  first = o.learning_rate / o.warmup_steps
+  warmup = optax.linear_schedule(first, o.learning_rate, o.warmup_steps - 1)
+  return optax.join_schedules([warmup, main], [o.warmup_steps])
+
+
+def make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
+  """Clipping by global norm, then AdamW."""
+  o = config.optimizer
+  return optax.chain(
+    optax.clip_by_global_norm(o.clip_norm),
+    optax.adamw(
+      make_schedule(config),
+      b1=o.beta1,
+      b2=o.beta2,
+      eps=o.eps,
+      weight_decay=o.weight_decay,
+      mask=_decayed,
+    ),
+  )
+
+
+def _decayed(weights: PyTree) -> PyTree:
+  """True for kernels; biases, norms and the class table do not decay."""
+  return jax.tree_util.tree_map_with_path(
+    lambda path, _: path[-1].key == 'kernel', weights
+  )
+
+
+def update_ema(
+  ema: PyTree,
+  weights: PyTree,
+  step: Int[Array, ''],
+  decay: float,
+  warmup: bool,
+) -> PyTree:
+  """decay * ema + (1 - decay) * weights, after the optimizer's update.
+
+  Args:
+    ema, weights: trees of the same shapes.
+    step: updates done before this one.
+    decay: of the average once it is warm.
+    warmup: holds the decay to (1 + step) / (10 + step), so that a young
+      average is not made of the first random weights.
+  """
+  d = jnp.float32(decay)
+  if warmup:
+    n = step.astype(jnp.float32)
+    d = jnp.minimum(d, (1 + n) / (10 + n))
+  return jax.tree.map(lambda e, w: e + (1 - d) * (w - e), ema, weights)
