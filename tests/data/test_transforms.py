@@ -1,0 +1,167 @@
+"""The crop agrees with ADM to the pixel; every kind of file is decoded."""
+
+import io
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+from pixeldit_jax.data import transforms
+
+
+def noise(*shape, seed=0):
+  return np.random.default_rng(seed).integers(0, 256, shape, np.uint8)
+
+
+def encode(image, kind='PNG', **options):
+  buffer = io.BytesIO()
+  image.save(buffer, kind, **options)
+  return buffer.getvalue()
+
+
+def resize_reference(pixels, width, height, kernel, support):
+  """Separable resampling in float64, rounded after each pass as PIL does."""
+
+  def weights(size_in, size_out):
+    scale = size_in / size_out
+    stretch = max(scale, 1.0)
+    center = (np.arange(size_out)[:, None] + 0.5) * scale
+    at = np.arange(size_in)[None] + 0.5
+    low = np.floor(np.maximum(center - support * stretch + 0.5, 0))
+    high = np.floor(np.minimum(center + support * stretch + 0.5, size_in))
+    inside = (at > low) & (at < high)
+    w = np.where(inside, kernel((at - center) / stretch), 0.0)
+    return w / w.sum(axis=1, keepdims=True)
+
+  def one_pass(x, axis, size):
+    w = weights(x.shape[axis], size)
+    y = np.moveaxis(np.tensordot(w, x, ([1], [axis])), 0, axis)
+    return np.clip(np.floor(y + 0.5), 0, 255)
+
+  x = one_pass(pixels.astype(np.float64), 1, width)
+  return one_pass(x, 0, height)
+
+
+def box(x):
+  return np.where((x > -0.5) & (x <= 0.5), 1.0, 0.0)
+
+
+def cubic(x, a=-0.5):
+  x = np.abs(x)
+  near = ((a + 2) * x - (a + 3)) * x * x + 1
+  far = (((x - 5) * x + 8) * x - 4) * a
+  return np.where(x < 1, near, np.where(x < 2, far, 0.0))
+
+
+@pytest.mark.parametrize(
+  'height, width, size',
+  [(37, 53, 16), (129, 65, 32), (31, 200, 16), (64, 64, 32), (63, 97, 31),
+   (20, 23, 32), (17, 17, 17)],
+)  # fmt: skip
+def test_center_crop_is_the_adm_definition_in_plain_numpy(height, width, size):
+  pixels = noise(height, width, 3)
+  got = transforms.center_crop(Image.fromarray(pixels), size)
+
+  want = pixels.astype(np.float64)
+  while min(want.shape[:2]) >= 2 * size:
+    h, w = want.shape[0] // 2, want.shape[1] // 2
+    want = resize_reference(want, w, h, box, 0.5)
+  scale = size / min(want.shape[:2])
+  h, w = round(want.shape[0] * scale), round(want.shape[1] * scale)
+  if (h, w) != want.shape[:2]:
+    want = resize_reference(want, w, h, cubic, 2.0)
+  top, left = (h - size) // 2, (w - size) // 2
+  want = want[top : top + size, left : left + size]
+
+  assert got.shape == (size, size, 3) and got.dtype == np.uint8
+  # PIL keeps its weights in 22-bit fixed point: ties may fall either way.
+  difference = np.abs(got - want)
+  assert difference.max() <= 1
+  assert (difference != 0).mean() < 0.01
+
+
+def test_an_image_of_the_right_size_is_left_alone():
+  pixels = noise(24, 24, 3)
+  crop = transforms.center_crop(Image.fromarray(pixels), 24)
+  np.testing.assert_array_equal(crop, pixels)
+
+
+def test_lossless_colours_survive():
+  pixels = noise(9, 7, 3)
+  decoded = transforms.decode(encode(Image.fromarray(pixels)))
+  np.testing.assert_array_equal(decoded, pixels)
+  np.testing.assert_array_equal(transforms.decode(pixels), pixels)
+
+
+@pytest.mark.parametrize('mode', ['L', '1', 'P', 'CMYK', 'LA', 'RGBA', 'YCbCr'])
+def test_other_modes_show_the_same_picture(mode):
+  grey = np.repeat(np.linspace(0, 255, 16).astype(np.uint8)[None], 16, 0)
+  grey = np.where(grey < 128, 0, 255).astype(np.uint8)
+  picture = Image.fromarray(np.stack([grey] * 3, -1))
+  kind = 'JPEG' if mode in ('CMYK', 'YCbCr') else 'PNG'
+  options = {'quality': 100} if kind == 'JPEG' else {}
+  data = encode(picture.convert(mode), kind, **options)
+  decoded = transforms.decode(data)
+  assert decoded.mode == 'RGB'
+  np.testing.assert_allclose(
+    np.asarray(decoded, int), np.asarray(picture, int), atol=3
+  )
+
+
+def test_sixteen_bit_grey_is_scaled_not_clipped():
+  wide = np.linspace(0, 65535, 64).astype(np.uint16).reshape(8, 8)
+  decoded = np.asarray(transforms.decode(encode(Image.fromarray(wide))))
+  np.testing.assert_array_equal(decoded[..., 0], wide >> 8)
+
+
+@pytest.mark.parametrize('palette', [False, True])
+def test_transparent_pixels_lie_on_white(palette):
+  pixels = np.zeros((4, 4, 4), np.uint8)
+  pixels[:2] = (200, 0, 0, 255)  # the lower half is transparent black
+  image = Image.fromarray(pixels)
+  if palette:
+    image = image.quantize(4)
+  decoded = np.asarray(transforms.decode(encode(image)))
+  assert (decoded[:2] == (200, 0, 0)).all()
+  assert (decoded[2:] == 255).all()
+
+
+def test_exif_rotation_is_applied():
+  pixels = np.zeros((8, 16, 3), np.uint8)
+  pixels[:, :8] = 255
+  image = Image.fromarray(pixels)
+  exif = Image.Exif()
+  exif[0x0112] = 6  # turn clockwise by 90 degrees to view
+  decoded = np.asarray(
+    transforms.decode(encode(image, 'JPEG', quality=95, exif=exif))
+  )
+  assert decoded.shape == (16, 8, 3)
+  assert decoded[:7].min() > 200 and decoded[9:].max() < 50
+
+
+@pytest.mark.parametrize('kind', ['PNG', 'JPEG', 'WEBP'])
+def test_a_file_cut_short_is_bad(kind):
+  data = encode(Image.fromarray(noise(64, 64, 3)), kind)
+  transforms.decode(data)
+  with pytest.raises(transforms.BadImage):
+    transforms.decode(data[: len(data) * 2 // 3])
+
+
+@pytest.mark.parametrize('data', [b'', b'not an image', np.zeros((4, 4))])
+def test_what_is_no_image_is_bad(data):
+  with pytest.raises(transforms.BadImage):
+    transforms.decode(data)
+
+
+def test_every_level_survives_the_scaling():
+  levels = jnp.arange(256, dtype=jnp.uint8)
+  scaled = transforms.normalize(levels)
+  assert scaled.dtype == jnp.float32
+  assert float(scaled[0]) == -1.0 and float(scaled[-1]) == 1.0
+  np.testing.assert_array_equal(transforms.to_uint8(scaled), levels)
+
+
+def test_to_uint8_clips_and_rounds():
+  x = jnp.array([-3.0, -1.0, 0.0, 1.0, 3.0], jnp.float32)
+  np.testing.assert_array_equal(transforms.to_uint8(x), [0, 0, 128, 255, 255])

