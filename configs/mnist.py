@@ -3,13 +3,13 @@
 Options: debug (a few steps of a tiny network).
 """
 
-from pixeldit_jax.train.config import default_config, parse_options
+from pixeldit_jax.train import config as defaults
 
 
 def get_config(arg: str | None = None):
   """`--config=configs/mnist.py` or `configs/mnist.py:debug`."""
-  options = parse_options(arg, debug=False)
-  config = default_config()
+  options = defaults.parse_options(arg, debug=False)
+  config = defaults.get_config()
   config.steps = 2000
   config.model.update(
     num_classes=10,

@@ -3,10 +3,9 @@
 Run again with the same workdir, it goes on from the newest checkpoint.
 """
 
-import logging as python_logging
 import sys
 
-from absl import app, flags, logging
+from absl import app, flags
 from ml_collections import config_flags
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -26,9 +25,9 @@ def main(argv):
   from pixeldit_jax.eval.sample_grid import make_grid_evaluator
   from pixeldit_jax.train.config import validate
   from pixeldit_jax.train.loop import train
+  from pixeldit_jax.train.metrics import start_log
 
-  logging.set_verbosity(logging.INFO)
-  python_logging.getLogger('orbax').setLevel(python_logging.WARNING)
+  start_log()
   config = _CONFIG.value
   try:
     validate(config)

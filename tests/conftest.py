@@ -7,6 +7,57 @@ os.environ['XLA_FLAGS'] = (
   os.environ.get('XLA_FLAGS', '') + ' --xla_force_host_platform_device_count=8'
 )
 
+import json  # noqa: E402
+import pathlib  # noqa: E402
+
 import jax  # noqa: E402
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
 
 jax.config.update('jax_numpy_dtype_promotion', 'strict')
+
+GOLDEN = pathlib.Path(__file__).parent / 'golden'
+
+
+class Golden:
+  """Arrays that the authors' code produced."""
+
+  def __init__(self, name: str):
+    with np.load(GOLDEN / f'{name}.npz') as file:
+      self.arrays = dict(file)
+    self.meta = json.loads(bytes(self.arrays.pop('meta')))
+
+  def __getitem__(self, name: str) -> np.ndarray:
+    return self.arrays[name]
+
+  def below(self, prefix: str) -> dict[str, np.ndarray]:
+    """The arrays whose names start with 'prefix/', without it."""
+    start = prefix + '/'
+    return {
+      name.removeprefix(start): array
+      for name, array in self.arrays.items()
+      if name.startswith(start)
+    }
+
+
+@pytest.fixture
+def golden():
+  """f(name) -> the arrays of tests/golden/<name>.npz."""
+  return Golden
+
+
+def relative_error(actual, expected) -> float:
+  """Largest difference over the largest expected value."""
+  actual, expected = np.asarray(actual), np.asarray(expected)
+  assert actual.shape == expected.shape
+  return float(np.abs(actual - expected).max() / np.abs(expected).max())
+
+
+@pytest.fixture
+def assert_close():
+  """f(actual, expected): within 1e-4, relative to the largest value."""
+
+  def check(actual, expected, tolerance=1e-4):
+    assert relative_error(actual, expected) < tolerance
+
+  return check

@@ -1,6 +1,6 @@
 """The whole configuration of a run: defaults, options, checks.
 
-`configs/*.py` start from `default_config()` and change values. Launchers take
+`configs/*.py` start from `get_config()` and change values. Launchers take
 `--config=configs/mnist.py:debug` and `--config.optimizer.learning_rate=1e-3`.
 """
 
@@ -15,7 +15,7 @@ from pixeldit_jax.samplers import grid, guidance, solvers
 SCHEDULES = ('constant', 'cosine', 'linear')
 
 
-def default_config() -> ConfigDict:
+def get_config() -> ConfigDict:
   """Every key there is, with the paper's values for ImageNet at 256."""
   return ConfigDict(
     dict(

@@ -4,7 +4,6 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 
-import clu.parameter_overview
 import jax
 import numpy as np
 from ml_collections import ConfigDict
@@ -24,8 +23,10 @@ from pixeldit_jax.train.state import (
   state_shardings,
 )
 from pixeldit_jax.train.step import Metrics, make_train_step
-from pixeldit_jax.train.workdir import open_workdir
+from pixeldit_jax.train.workdir import open_workdir, write_overview
 from pixeldit_jax.typing import PyTree
+
+log = logging.getLogger(__name__)
 
 # f(step, ema weights) -> pictures [H, W, 3] and numbers by name.
 Evaluator = Callable[[int, PyTree], dict[str, np.ndarray | float]]
@@ -96,15 +97,12 @@ def train(
       lambda: init_state(model, tx, config.seed), out_shardings=shardings
     )
     state = init()
-    overview = clu.parameter_overview.get_parameter_overview(
-      state.weights, include_stats=False
-    )
-    logging.info('The network:\n%s', overview)
+    write_overview(workdir, state.weights)
   else:
     state = checkpoints.restore(first, like, data)
-    logging.info('Resuming from step %d in %s.', first, workdir)
+    log.info('Resuming from step %d in %s.', first, workdir)
   if first >= config.steps:
-    logging.info('Already trained to step %d.', first)
+    log.info('Already trained to step %d.', first)
     return state
 
   # ---- Step, compiled ahead
@@ -125,13 +123,13 @@ def train(
       .lower(like, batch)
       .compile()
     )
-  logging.info('Compiled in %.0f s.', time.perf_counter() - started)
+  log.info('Compiled in %.0f s.', time.perf_counter() - started)
 
   # ---- Loop
   writer = Writer(workdir, first, config.steps)
   flops = batch_size * train_flops(model, resolution, resolution)
   clock = Clock(first, config.steps, batch_size, flops)
-  log = Log(writer, clock, config.optimizer.max_bad_steps)
+  late = LateLog(writer, clock, config.optimizer.max_bad_steps)
   with jax.transfer_guard('disallow'):
     for step in range(first + 1, config.steps + 1):
       example = next(data)
@@ -139,17 +137,17 @@ def train(
       batch = sharding.put_batch(batch, batch_sharding)
       state, metrics = train_step(state, batch)
 
-      log.flush()
+      late.flush()
       last = step == config.steps
       if last or step % config.log.every == 0:
-        log.later(step, metrics)
+        late.later(step, metrics)
       with jax.transfer_guard('allow'):
         if last or step % config.checkpoint.every == 0:
-          log.flush()  # no checkpoint of a run that has to stop
+          late.flush()  # no checkpoint of a run that has to stop
           checkpoints.save(state, data)
         for every, evaluate in evaluators:
           if every and (last or step % every == 0):
-            log.flush()
+            late.flush()
             writer.evaluation(step, evaluate(step, state.ema))
             clock.restart(step)
 
@@ -160,7 +158,7 @@ def train(
   return state
 
 
-class Log:
+class LateLog:
   """Writes the metrics of a step once the next one is under way.
 
   Reading a result waits for it; one step late, the devices have work in hand.

@@ -3,11 +3,15 @@
 import datetime
 import logging
 import pathlib
+import sys
 import time
 from collections.abc import Mapping
 
+import absl.logging
 import jax
 import numpy as np
+
+log = logging.getLogger(__name__)
 
 # Dense bf16 operations a second of one device, by the start of its kind.
 PEAK_FLOPS = {
@@ -24,6 +28,17 @@ PEAK_FLOPS = {
   'NVIDIA H200': 989e12,
   'NVIDIA B200': 2250e12,
 }
+
+
+def start_log() -> None:
+  """Shows what this package has to say, from the first process; no more."""
+  absl.logging.set_verbosity(absl.logging.WARNING)  # Orbax tells a lot
+  package = logging.getLogger('pixeldit_jax')
+  handler = logging.StreamHandler(sys.stdout)
+  handler.setFormatter(logging.Formatter('%(asctime)s %(message)s', '%H:%M:%S'))
+  package.addHandler(handler)
+  package.propagate = False
+  package.setLevel('INFO' if jax.process_index() == 0 else 'WARNING')
 
 
 def peak_flops(device: jax.Device) -> float | None:
@@ -91,7 +106,7 @@ class Writer:
       return
     for name, value in values.items():
       self._board.add_scalar(name, value, step)
-    logging.info('%s', progress_line(step, self._steps, values))
+    log.info('%s', progress_line(step, self._steps, values))
 
   def evaluation(
     self, step: int, values: Mapping[str, np.ndarray | float]

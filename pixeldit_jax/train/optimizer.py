@@ -19,12 +19,13 @@ def make_schedule(config: ConfigDict) -> optax.Schedule:
     main = optax.cosine_decay_schedule(o.learning_rate, rest, alpha)
   else:
     main = optax.linear_schedule(o.learning_rate, o.final_learning_rate, rest)
-  if not o.warmup_steps:
-    return main
-  # From 1/n, not 0: no step is spent on standing still.
-  first = o.learning_rate / o.warmup_steps
-  warmup = optax.linear_schedule(first, o.learning_rate, o.warmup_steps - 1)
-  return optax.join_schedules([warmup, main], [o.warmup_steps])
+
+  def schedule(step):
+    # From 1/n, not 0: no step is spent on standing still.
+    warm = jnp.minimum(1.0, (step + 1) / max(1, o.warmup_steps))
+    return warm * main(jnp.maximum(0, step - o.warmup_steps))
+
+  return schedule
 
 
 def make_optimizer(config: ConfigDict) -> optax.GradientTransformation:

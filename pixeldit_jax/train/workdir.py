@@ -9,8 +9,11 @@ import json
 import os
 import pathlib
 
+import clu.parameter_overview
 import jax
 from ml_collections import ConfigDict
+
+from pixeldit_jax.typing import PyTree
 
 # What other values here mean is another run, not the same one continued.
 FIXED = ('seed', 'model', 'data', 'flow', 'ema')
@@ -55,6 +58,15 @@ def open_workdir(workdir: str, config: ConfigDict) -> None:
     beside = path.with_suffix('.json.tmp')
     beside.write_text(config.to_json(indent=2) + '\n')
     os.replace(beside, path)
+
+
+def write_overview(workdir: str, weights: PyTree) -> None:
+  """Lists the weights for people."""
+  table = clu.parameter_overview.get_parameter_overview(
+    weights, include_stats=False
+  )
+  if jax.process_index() == 0:
+    (pathlib.Path(workdir) / 'parameters.txt').write_text(table + '\n')
 
 
 def check_same_run(old: ConfigDict, new: ConfigDict, workdir: str) -> None:

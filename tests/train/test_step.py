@@ -1,0 +1,188 @@
+"""The training step against five steps of the authors' code."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from pixeldit_jax.convert.pixeldit import (
+  from_official,
+  rename_to_official,
+)
+from pixeldit_jax.model.pixeldit import weights_of
+from pixeldit_jax.train.config import get_config
+from pixeldit_jax.train.optimizer import make_optimizer, make_schedule
+from pixeldit_jax.train.state import TrainState, init_state
+from pixeldit_jax.train.step import (
+  draw_examples,
+  make_gradients,
+  make_train_step,
+  make_update,
+)
+
+
+def small_config(**model):
+  """A run of a network of seconds."""
+  config = get_config()
+  config.steps = 10
+  config.model.update(
+    num_classes=10,
+    patch_size=4,
+    width=32,
+    heads=2,
+    patch_depth=1,
+    pixel_width=8,
+    pixel_depth=1,
+  )
+  config.model.update(model)
+  config.data.update(resolution=16, batch_size=8)
+  return config
+
+
+def images(batch=8, side=16):
+  rng = np.random.default_rng(0)
+  return dict(
+    image=rng.integers(0, 256, (batch, side, side, 3), np.uint8),
+    label=rng.integers(0, 10, batch).astype(np.int32),
+  )
+
+
+def test_five_steps_are_the_authors(golden, assert_close):
+  arrays = golden('c2i_train')
+  meta = arrays.meta
+  model = from_official(arrays.below('w'))
+  config = small_config()
+  config.optimizer.update(
+    learning_rate=meta['lr'], eps=meta['eps'], clip_norm=meta['clip_norm']
+  )
+  config.ema.update(decay=meta['ema_decay'], warmup=False)
+  weights = weights_of(model)
+  state = TrainState(
+    step=jnp.int32(0),
+    key=jnp.zeros(2, jnp.uint32),
+    bad_steps=jnp.int32(0),
+    weights=weights,
+    ema=weights,
+    opt_state=make_optimizer(config).init(weights),
+  )
+  gradients_fn, update = make_gradients(config), make_update(config)
+  for i in range(5):
+    examples = dict(
+      data=jnp.asarray(arrays['x'][i].transpose(0, 2, 3, 1)),
+      noise=jnp.asarray(arrays['noise'][i].transpose(0, 2, 3, 1)),
+      t=jnp.asarray(arrays['t'][i]),
+      y=jnp.asarray(arrays['y'][i], jnp.int32),
+    )
+    loss, gradients = gradients_fn(state.weights, examples)
+    if i == 0:
+      named = rename_to_official(gradients, model.config)
+      for name, expected in arrays.below('grad0').items():
+        assert_close(named[name], expected)
+    state, metrics = update(state, loss, gradients)
+    assert float(loss) == pytest.approx(arrays['loss'][i], rel=1e-4)
+    norm = float(metrics['gradient_norm'])
+    assert norm == pytest.approx(arrays['grad_norm'][i], rel=1e-4)
+  for tree, prefix in ((state.weights, 'final'), (state.ema, 'ema')):
+    named = rename_to_official(tree, model.config)
+    for name, expected in arrays.below(prefix).items():
+      assert_close(named[name], expected)
+
+
+def fresh(config):
+  from pixeldit_jax.train.config import model_config
+
+  model = model_config(config)
+  return init_state(model, make_optimizer(config), config.seed)
+
+
+def test_accumulation_is_the_same_step_in_parts(assert_close):
+  config = small_config()
+  state, batch = fresh(config), images()
+  whole, metrics = jax.jit(make_train_step(config))(state, batch)
+  config.optimizer.accumulate = 4
+  parts, metrics_of_parts = jax.jit(make_train_step(config))(state, batch)
+  assert_close(metrics_of_parts['loss'], metrics['loss'], 1e-5)
+  assert_close(
+    metrics_of_parts['gradient_norm'], metrics['gradient_norm'], 1e-5
+  )
+  moments = [s.opt_state[1][0].mu['output'] for s in (parts, whole)]
+  jax.tree.map(lambda a, b: assert_close(a, b, 1e-4), *moments)
+
+
+def test_each_step_draws_its_own_and_the_same_again():
+  config = small_config()
+  config.data.flip = True
+  batch = images(64)
+  first, again, other = (
+    draw_examples(jax.random.key(seed), batch, config) for seed in (1, 1, 2)
+  )
+  jax.tree.map(np.testing.assert_array_equal, first, again)
+  for name in ('noise', 't', 'y', 'data'):
+    assert bool((first[name] != other[name]).any())
+  plain = np.asarray(batch['image']) / np.float32(127.5) - 1
+  kept = np.isclose(first['data'], plain, atol=1e-6).all((1, 2, 3))
+  turned = np.isclose(first['data'], plain[:, :, ::-1], atol=1e-6)
+  assert 0 < kept.sum() < 64 and (kept | turned.all((1, 2, 3))).all()
+
+
+def test_a_step_that_is_not_finite_changes_only_the_counters():
+  config = small_config()
+  state = fresh(config)
+  gradients = jax.tree.map(jnp.ones_like, state.weights)
+  update = make_update(config)
+  for loss, norm in ((jnp.nan, 1.0), (1.0, jnp.inf)):
+    bad = jax.tree.map(lambda g, norm=norm: g * norm, gradients)
+    after, metrics = update(state, jnp.float32(loss), bad)
+    assert int(after.step) == 1 and int(metrics['bad_steps']) == 1
+    for name in ('weights', 'ema', 'opt_state'):
+      jax.tree.map(
+        np.testing.assert_array_equal,
+        getattr(after, name),
+        getattr(state, name),
+      )
+  recovered, metrics = update(after, jnp.float32(1.0), gradients)
+  assert int(metrics['bad_steps']) == 0 and int(recovered.step) == 2
+
+
+def test_ema_warms_up_and_follows():
+  config = small_config()
+  config.ema.decay = 0.9
+  state = fresh(config)
+  update = make_update(config)
+  gradients = jax.tree.map(jnp.ones_like, state.weights)
+  after, _ = update(state, jnp.float32(1), gradients)
+  old, new = (s.weights['output']['proj']['bias'] for s in (state, after))
+  np.testing.assert_allclose(
+    after.ema['output']['proj']['bias'], 0.1 * old + 0.9 * new, rtol=1e-6
+  )
+
+
+@pytest.mark.parametrize('schedule', ['constant', 'cosine', 'linear'])
+def test_schedules_warm_up_and_end_where_they_should(schedule):
+  config = small_config()
+  config.steps = 100
+  config.optimizer.update(
+    learning_rate=2.0,
+    schedule=schedule,
+    warmup_steps=10,
+    final_learning_rate=0.5,
+  )
+  rate = make_schedule(config)
+  assert float(rate(0)) == pytest.approx(0.2)
+  assert float(rate(9)) == pytest.approx(2.0)
+  end = 2.0 if schedule == 'constant' else 0.5
+  assert float(rate(100)) == pytest.approx(end)
+
+
+def test_weight_decay_spares_all_but_kernels():
+  config = small_config()
+  config.optimizer.update(weight_decay=1.0, learning_rate=0.1)
+  state = fresh(config)
+  zero = jax.tree.map(jnp.zeros_like, state.weights)
+  after, _ = make_update(config)(state, jnp.float32(1), zero)
+
+  def check(path, new, old):
+    scale = 0.9 if path[-1].key == 'kernel' else 1.0
+    np.testing.assert_allclose(new, old * scale, rtol=1e-5)
+
+  jax.tree_util.tree_map_with_path(check, after.weights, state.weights)
