@@ -59,11 +59,14 @@ def squared_radii(
   """Squared distance of each vector to its k-th nearest other one."""
   result = []
   for rows, row_count in _blocks(features, block):
-    nearest = jnp.full((block, neighbours + 1), jnp.inf)
+    nearest = jax.device_put(
+      np.full((block, neighbours + 1), np.inf, np.float32)
+    )
     for columns, count in _blocks(features, block):
-      nearest = _keep_nearest(nearest, rows, columns, count)
+      real = jax.device_put(np.arange(block) < count)
+      nearest = _keep_nearest(nearest, rows, columns, real)
     # The vector itself is the nearest of the k + 1.
-    result.append(np.asarray(nearest[:, -1])[:row_count])
+    result.append(jax.device_get(nearest)[:row_count, -1])
   return np.concatenate(result)
 
 
@@ -78,10 +81,11 @@ def inside(
   radii = np.pad(radii, (0, -len(radii) % block), constant_values=-1)
   result = []
   for rows, row_count in _blocks(points, block):
-    found = jnp.zeros(block, bool)
+    found = jax.device_put(np.zeros(block, bool))
     for i, (columns, _) in enumerate(_blocks(centres, block)):
-      found = _touch(found, rows, columns, radii[i * block : (i + 1) * block])
-    result.append(np.asarray(found)[:row_count])
+      reach = jax.device_put(radii[i * block : (i + 1) * block])
+      found = _touch(found, rows, columns, reach)
+    result.append(jax.device_get(found)[:row_count])
   return np.concatenate(result)
 
 
@@ -90,7 +94,7 @@ def _blocks(features: np.ndarray, block: int):
   for start in range(0, len(features), block):
     part = features[start : start + block].astype(np.float32)
     padding = ((0, block - len(part)), (0, 0))
-    yield jnp.asarray(np.pad(part, padding)), len(part)
+    yield jax.device_put(np.pad(part, padding)), len(part)
 
 
 def _squared_distances(
@@ -104,10 +108,9 @@ def _squared_distances(
 
 
 @functools.partial(jax.jit, donate_argnums=0)
-def _keep_nearest(nearest, rows, columns, count):
+def _keep_nearest(nearest, rows, columns, real):
   """Merges a block into the k + 1 smallest distances of each row, ascending."""
   distances = _squared_distances(rows, columns)
-  real = jnp.arange(columns.shape[0]) < count
   distances = jnp.where(real, distances, jnp.inf)
   both = jnp.concatenate([nearest, distances], axis=1)
   return -jax.lax.top_k(-both, nearest.shape[1])[0]
