@@ -1,0 +1,266 @@
+"""The FID Inception network: Inception-v3 as TensorFlow released it in 2015.
+
+arXiv 1512.00567, with the details of `inception-2015-12-05` that change FID:
+TensorFlow 1's bilinear resize to 299x299, average pools that leave the padding
+out of the mean, a max pool instead of an average pool in the last block, and
+1,008 logits. Batch norms are folded into the convolutions, so that each layer
+is one convolution with a bias. All of it runs in fp32: metrics must not depend
+on the accelerator.
+"""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from pixeldit_jax.typing import Array, Float, UInt8
+
+RESIZE = 299
+POOLED = 2048
+SPATIAL_CHANNELS = 7
+SPATIAL = SPATIAL_CHANNELS * 17 * 17
+LOGITS = 1008
+# TPUs and GPUs would otherwise multiply in bf16 or TF32.
+PRECISION = jax.lax.Precision.HIGHEST
+
+
+class Features(NamedTuple):
+  """What a feature network says of a batch; None where it has no such output.
+
+  Attributes:
+    pooled: pool_3:0, for FID, KID, precision and recall.
+    spatial: mixed_6/conv:0, its first 7 channels in (row, column, channel)
+      order, for sFID.
+    logits: softmax logits without their bias, for the Inception Score: the ADM
+      suite multiplies by the weights alone.
+  """
+
+  pooled: Float[Array, 'B 2048']
+  spatial: Float[Array, 'B 2023'] | None = None
+  logits: Float[Array, 'B 1008'] | None = None
+
+
+def resize_matrix(size: int, new_size: int) -> Float[np.ndarray, 'new old']:
+  """Rows of weights that resize one axis as TensorFlow 1 does.
+
+  Output i reads input position i*size/new_size: corners are not aligned and
+  pixel centres carry no half, unlike every later resize.
+  """
+  scale = np.float32(size / new_size)
+  position = np.arange(new_size, dtype=np.float32) * scale
+  low = np.minimum(position.astype(np.int32), size - 1)
+  high = np.minimum(low + 1, size - 1)
+  fraction = position - low.astype(np.float32)
+  weights = np.zeros((new_size, size), np.float32)
+  rows = np.arange(new_size)
+  np.add.at(weights, (rows, low), 1 - fraction)
+  np.add.at(weights, (rows, high), fraction)
+  return weights
+
+
+def preprocess(
+  images: UInt8[Array, 'B H W 3'],
+) -> Float[Array, 'B 299 299 3']:
+  """Resizes to 299x299 and maps 0..255 to -1..127/128."""
+  _, height, width, _ = images.shape
+  x = images.astype(jnp.float32)
+  einsum = functools.partial(jnp.einsum, precision=PRECISION)
+  if width != RESIZE:
+    x = einsum('xw,bhwc->bhxc', resize_matrix(width, RESIZE), x)
+  if height != RESIZE:
+    x = einsum('yh,bhxc->byxc', resize_matrix(height, RESIZE), x)
+  return (x - 128) / 128
+
+
+class ConvRelu(nnx.Module):
+  """A convolution with the batch norm folded in, then ReLU."""
+
+  def __init__(self, d_in, d_out, kernel, stride=1, padding='SAME', *, rngs):
+    kernel = (kernel, kernel) if isinstance(kernel, int) else kernel
+    self.conv = nnx.Conv(
+      d_in,
+      d_out,
+      kernel,
+      stride,
+      padding=padding,
+      precision=PRECISION,
+      rngs=rngs,
+    )
+
+  def __call__(self, x):
+    return jax.nn.relu(self.conv(x))
+
+
+def _average(x):
+  """3x3 mean of the neighbours that exist: padding does not count."""
+  return nnx.avg_pool(x, (3, 3), padding='SAME', count_include_pad=False)
+
+
+def _halve(x):
+  return nnx.max_pool(x, (3, 3), (2, 2))
+
+
+def _join(*branches):
+  return jnp.concatenate(branches, axis=-1)
+
+
+class MixedA(nnx.Module):
+  """35x35 block: 1x1, 5x5, double 3x3 and pooled branches."""
+
+  def __init__(self, d_in, d_pool, *, rngs):
+    conv = functools.partial(ConvRelu, rngs=rngs)
+    self.branch1x1 = conv(d_in, 64, 1)
+    self.branch5x5_1 = conv(d_in, 48, 1)
+    self.branch5x5_2 = conv(48, 64, 5)
+    self.branch3x3dbl_1 = conv(d_in, 64, 1)
+    self.branch3x3dbl_2 = conv(64, 96, 3)
+    self.branch3x3dbl_3 = conv(96, 96, 3)
+    self.branch_pool = conv(d_in, d_pool, 1)
+
+  def __call__(self, x):
+    double = self.branch3x3dbl_2(self.branch3x3dbl_1(x))
+    return _join(
+      self.branch1x1(x),
+      self.branch5x5_2(self.branch5x5_1(x)),
+      self.branch3x3dbl_3(double),
+      self.branch_pool(_average(x)),
+    )
+
+
+class MixedB(nnx.Module):
+  """35x35 to 17x17."""
+
+  def __init__(self, d_in, *, rngs):
+    conv = functools.partial(ConvRelu, rngs=rngs)
+    self.branch3x3 = conv(d_in, 384, 3, 2, 'VALID')
+    self.branch3x3dbl_1 = conv(d_in, 64, 1)
+    self.branch3x3dbl_2 = conv(64, 96, 3)
+    self.branch3x3dbl_3 = conv(96, 96, 3, 2, 'VALID')
+
+  def __call__(self, x):
+    double = self.branch3x3dbl_2(self.branch3x3dbl_1(x))
+    return _join(self.branch3x3(x), self.branch3x3dbl_3(double), _halve(x))
+
+
+class MixedC(nnx.Module):
+  """17x17 block with 7x7 kernels split into rows and columns."""
+
+  def __init__(self, d_in, d_mid, *, rngs):
+    conv = functools.partial(ConvRelu, rngs=rngs)
+    self.branch1x1 = conv(d_in, 192, 1)
+    self.branch7x7_1 = conv(d_in, d_mid, 1)
+    self.branch7x7_2 = conv(d_mid, d_mid, (1, 7))
+    self.branch7x7_3 = conv(d_mid, 192, (7, 1))
+    self.branch7x7dbl_1 = conv(d_in, d_mid, 1)
+    self.branch7x7dbl_2 = conv(d_mid, d_mid, (7, 1))
+    self.branch7x7dbl_3 = conv(d_mid, d_mid, (1, 7))
+    self.branch7x7dbl_4 = conv(d_mid, d_mid, (7, 1))
+    self.branch7x7dbl_5 = conv(d_mid, 192, (1, 7))
+    self.branch_pool = conv(d_in, 192, 1)
+
+  def __call__(self, x):
+    double = self.branch7x7dbl_2(self.branch7x7dbl_1(x))
+    double = self.branch7x7dbl_4(self.branch7x7dbl_3(double))
+    return _join(
+      self.branch1x1(x),
+      self.branch7x7_3(self.branch7x7_2(self.branch7x7_1(x))),
+      self.branch7x7dbl_5(double),
+      self.branch_pool(_average(x)),
+    )
+
+
+class MixedD(nnx.Module):
+  """17x17 to 8x8."""
+
+  def __init__(self, d_in, *, rngs):
+    conv = functools.partial(ConvRelu, rngs=rngs)
+    self.branch3x3_1 = conv(d_in, 192, 1)
+    self.branch3x3_2 = conv(192, 320, 3, 2, 'VALID')
+    self.branch7x7x3_1 = conv(d_in, 192, 1)
+    self.branch7x7x3_2 = conv(192, 192, (1, 7))
+    self.branch7x7x3_3 = conv(192, 192, (7, 1))
+    self.branch7x7x3_4 = conv(192, 192, 3, 2, 'VALID')
+
+  def __call__(self, x):
+    seven = self.branch7x7x3_2(self.branch7x7x3_1(x))
+    return _join(
+      self.branch3x3_2(self.branch3x3_1(x)),
+      self.branch7x7x3_4(self.branch7x7x3_3(seven)),
+      _halve(x),
+    )
+
+
+class MixedE(nnx.Module):
+  """8x8 block; the last of the two pools by maximum."""
+
+  def __init__(self, d_in, pool, *, rngs):
+    conv = functools.partial(ConvRelu, rngs=rngs)
+    self.pool = pool
+    self.branch1x1 = conv(d_in, 320, 1)
+    self.branch3x3_1 = conv(d_in, 384, 1)
+    self.branch3x3_2a = conv(384, 384, (1, 3))
+    self.branch3x3_2b = conv(384, 384, (3, 1))
+    self.branch3x3dbl_1 = conv(d_in, 448, 1)
+    self.branch3x3dbl_2 = conv(448, 384, 3)
+    self.branch3x3dbl_3a = conv(384, 384, (1, 3))
+    self.branch3x3dbl_3b = conv(384, 384, (3, 1))
+    self.branch_pool = conv(d_in, 192, 1)
+
+  def __call__(self, x):
+    single = self.branch3x3_1(x)
+    double = self.branch3x3dbl_2(self.branch3x3dbl_1(x))
+    if self.pool == 'max':
+      pooled = nnx.max_pool(x, (3, 3), padding='SAME')
+    else:
+      pooled = _average(x)
+    return _join(
+      self.branch1x1(x),
+      self.branch3x3_2a(single),
+      self.branch3x3_2b(single),
+      self.branch3x3dbl_3a(double),
+      self.branch3x3dbl_3b(double),
+      self.branch_pool(pooled),
+    )
+
+
+class Inception(nnx.Module):
+  """Images to features; layers are named as in the usual weight files."""
+
+  def __init__(self, *, rngs: nnx.Rngs):
+    conv = functools.partial(ConvRelu, padding='VALID', rngs=rngs)
+    self.conv2d_1a_3x3 = conv(3, 32, 3, 2)
+    self.conv2d_2a_3x3 = conv(32, 32, 3)
+    self.conv2d_2b_3x3 = conv(32, 64, 3, padding='SAME')
+    self.conv2d_3b_1x1 = conv(64, 80, 1)
+    self.conv2d_4a_3x3 = conv(80, 192, 3)
+    self.mixed_5b = MixedA(192, 32, rngs=rngs)
+    self.mixed_5c = MixedA(256, 64, rngs=rngs)
+    self.mixed_5d = MixedA(288, 64, rngs=rngs)
+    self.mixed_6a = MixedB(288, rngs=rngs)
+    self.mixed_6b = MixedC(768, 128, rngs=rngs)
+    self.mixed_6c = MixedC(768, 160, rngs=rngs)
+    self.mixed_6d = MixedC(768, 160, rngs=rngs)
+    self.mixed_6e = MixedC(768, 192, rngs=rngs)
+    self.mixed_7a = MixedD(768, rngs=rngs)
+    self.mixed_7b = MixedE(1280, 'average', rngs=rngs)
+    self.mixed_7c = MixedE(2048, 'max', rngs=rngs)
+    self.fc = nnx.Linear(
+      POOLED, LOGITS, use_bias=False, precision=PRECISION, rngs=rngs
+    )
+
+  def __call__(self, images: UInt8[Array, 'B H W 3']) -> Features:
+    x = self.conv2d_2a_3x3(self.conv2d_1a_3x3(preprocess(images)))
+    x = _halve(self.conv2d_2b_3x3(x))
+    x = _halve(self.conv2d_4a_3x3(self.conv2d_3b_1x1(x)))
+    x = self.mixed_5d(self.mixed_5c(self.mixed_5b(x)))
+    x = self.mixed_6c(self.mixed_6b(self.mixed_6a(x)))
+    # mixed_6 of the TensorFlow graph is Mixed_6d here, and its conv the 1x1
+    # branch after ReLU. The compiler shares it with the block below.
+    spatial = self.mixed_6d.branch1x1(x)[..., :SPATIAL_CHANNELS]
+    x = self.mixed_6e(self.mixed_6d(x))
+    x = self.mixed_7c(self.mixed_7b(self.mixed_7a(x)))
+    pooled = x.mean(axis=(1, 2))
+    return Features(pooled, spatial.reshape(len(images), -1), self.fc(pooled))

@@ -1,0 +1,76 @@
+"""torch-fidelity, the measure that other projects use, as a fixture."""
+
+import importlib.util
+import sys
+import types
+
+import numpy as np
+import pytest
+
+
+def _torchvision_stand_in() -> dict[str, types.ModuleType]:
+  """The little that torch-fidelity needs to read a folder of images.
+
+  torchvision's wheel is built for CUDA and does not load beside a CPU torch.
+  """
+  import torch
+
+  names = ('', '.datasets', '.transforms', '.transforms.functional')
+  modules = {n: types.ModuleType(f'torchvision{n}') for n in names}
+  for name in ('CIFAR10', 'CIFAR100', 'STL10'):
+    setattr(modules['.datasets'], name, object)
+  modules['.transforms.functional'].pil_to_tensor = lambda image: (
+    torch.from_numpy(np.array(image)).permute(2, 0, 1)
+  )
+  modules['.transforms'].functional = modules['.transforms.functional']
+  modules[''].transforms = modules['.transforms']
+  return {module.__name__: module for module in modules.values()}
+
+
+@pytest.fixture(scope='session')
+def torch_fidelity():
+  pytest.importorskip('torch')
+  if importlib.util.find_spec('torch_fidelity') is None:
+    pytest.skip('torch-fidelity is not installed')
+  stand_in = {}
+  try:
+    import torchvision  # noqa: F401
+  except (ImportError, RuntimeError):
+    stand_in = _torchvision_stand_in()
+  sys.modules.update(stand_in)
+  try:
+    import torch_fidelity
+  finally:
+    for name in stand_in:
+      del sys.modules[name]
+  return torch_fidelity
+
+
+@pytest.fixture(scope='session')
+def torch_inception(torch_fidelity, tmp_path_factory):
+  """torch-fidelity's Inception with random weights, and its weight file."""
+  import torch
+  from torch_fidelity import feature_extractor_inceptionv3 as reference
+
+  torch.manual_seed(0)
+  path = tmp_path_factory.mktemp('inception') / 'random.pth'
+  with pytest.MonkeyPatch.context() as patch:
+    # Its constructor insists on loading weights; these are drawn below.
+    extractor = reference.FeatureExtractorInceptionV3
+    patch.setattr(extractor, 'load_state_dict', lambda self, tensors: None)
+    patch.setattr(torch, 'load', lambda *args, **kwargs: {})
+    network = extractor(
+      'inception-v3-compat',
+      ['2048', 'logits_unbiased', 'logits'],
+      feature_extractor_weights_path=str(path),
+    )
+  for module in network.modules():
+    if isinstance(module, torch.nn.Conv2d):
+      torch.nn.init.kaiming_normal_(module.weight)
+    if isinstance(module, torch.nn.BatchNorm2d):
+      module.running_mean.normal_(0, 0.1)
+      module.running_var.uniform_(0.5, 1.5)
+      module.weight.data.uniform_(0.5, 1.5)
+      module.bias.data.normal_(0, 0.1)
+  torch.save(network.state_dict(), path)
+  return network, path
