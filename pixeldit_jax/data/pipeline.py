@@ -8,16 +8,20 @@ order depends on no host, thread, worker or restart.
 
 import os
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import grain
 import numpy as np
-from absl import flags, logging
+from absl import flags
 
 from pixeldit_jax.data import transforms
+from pixeldit_jax.data.batch_iterator import BatchIterator
 from pixeldit_jax.data.sources import Source
 
-_MAX_NEIGHBOURS = 16  # bad images in a row before the data are given up
+_MAX_NEIGHBOURS = 16  # bad examples in a row before the data are given up
+# place(position in the stream) -> (index in the source, (height, width)).
+Place = Callable[[int], tuple[int, tuple[int, int]]]
 
 
 def make_pipeline(
@@ -32,12 +36,12 @@ def make_pipeline(
   num_threads: int = 0,
   num_workers: int = 0,
   prefetch: int = 2,
-) -> 'BatchIterator':
+) -> BatchIterator:
   """Returns the endless iterator over this process's part of each batch.
 
   With b = batch_size // process_count, a batch is a dict of numpy arrays:
   'image' uint8 [b H W 3], 'label' int32 [b], 'id' int32 [b] (the index in the
-  source).
+  source); and of a source with captions, 'caption', a list of b str.
 
   Args:
     source: examples by index.
@@ -55,26 +59,72 @@ def make_pipeline(
   Raises:
     ValueError: for values that cannot be met, before anything is read.
   """
-  _check(source, resolution, batch_size, seed, process_index, process_count)
+  if resolution < 1:
+    raise ValueError(f'resolution must be 1 or more pixels, got {resolution}')
+  if batch_size > len(source) > 0:
+    raise ValueError(
+      f'batch_size {batch_size} is more than the {len(source)} examples of '
+      'the source: a batch would repeat some; lower batch_size'
+    )
+  check_seed(seed)
+  order = grain.MapDataset.range(len(source)).seed(seed)
+  order = (order.shuffle() if shuffle else order).repeat()
+  shape = (resolution, resolution)
+  return batches_of(
+    source,
+    lambda position: (order[position], shape),
+    {'examples': len(source), 'seed': seed, 'shuffle': shuffle},
+    batch_size=batch_size,
+    process_index=process_index,
+    process_count=process_count,
+    num_threads=num_threads,
+    num_workers=num_workers,
+    prefetch=prefetch,
+  )
+
+
+def batches_of(
+  source: Source,
+  place: Place,
+  identity: dict[str, Any],
+  *,
+  batch_size: int,
+  process_index: int,
+  process_count: int,
+  num_threads: int,
+  num_workers: int,
+  prefetch: int,
+) -> BatchIterator:
+  """Returns the iterator over the batches of the stream that `place` orders.
+
+  Args:
+    source: examples by index.
+    place: the example and shape at each position of the stream; all examples
+      of one batch have the same shape.
+    identity: what the order depends on; saved with the position.
+
+  The others are those of `make_pipeline`.
+  """
+  _check(source, batch_size, process_index, process_count)
   if min(num_threads, num_workers) < 0 or prefetch < 1:
     raise ValueError(
       'num_threads and num_workers must be 0 or more and prefetch 1 or more, '
       f'got {num_threads}, {num_workers} and {prefetch}'
     )
-  order = grain.MapDataset.range(len(source)).seed(seed)
-  order = (order.shuffle() if shuffle else order).repeat()
   local = batch_size // process_count
   threads = num_threads or len(os.sched_getaffinity(0))
+  load = _Load(source)
 
   def build(start: int) -> grain.IterDataset:
-    """Returns the batches from global example `start` of the stream on."""
+    """Returns the batches from position `start` of the stream on."""
 
-    def example_id(index: int) -> int:
+    def load_local(index: int) -> dict[str, Any]:
       batch, offset = divmod(index, local)
-      return order[start + batch * batch_size + process_index * local + offset]
+      return load(
+        *place(start + batch * batch_size + process_index * local + offset)
+      )
 
-    examples = grain.MapDataset.range(sys.maxsize).map(example_id)
-    examples = examples.map(_Load(source, resolution))
+    examples = grain.MapDataset.range(sys.maxsize).map(load_local)
     if num_workers:
       if not flags.FLAGS.is_parsed():  # grain reads a flag of its own there
         flags.FLAGS.mark_as_parsed()
@@ -93,18 +143,19 @@ def make_pipeline(
       batches, prefetch_buffer_size=prefetch
     )
 
-  identity = {'examples': len(source), 'seed': seed, 'shuffle': shuffle}
   return BatchIterator(build, batch_size, identity)
 
 
-def _check(source, resolution, batch_size, seed, process_index, process_count):
-  """Raises ValueError for the values of `make_pipeline` that make no sense."""
-  if not len(source):
-    raise ValueError('the data source holds no example')
-  if resolution < 1:
-    raise ValueError(f'resolution must be 1 or more pixels, got {resolution}')
+def check_seed(seed: int):
+  """Raises ValueError for a seed that grain would not take."""
   if not 0 <= seed < 2**32:
     raise ValueError(f'seed must be in 0..2**32-1, got {seed}')
+
+
+def _check(source, batch_size, process_index, process_count):
+  """Raises ValueError for values that make no sense together."""
+  if not len(source):
+    raise ValueError('the data source holds no example')
   if not 0 <= process_index < process_count:
     raise ValueError(
       f'process_index must be in 0..{process_count - 1}, got {process_index}'
@@ -114,119 +165,49 @@ def _check(source, resolution, batch_size, seed, process_index, process_count):
       f'batch_size must be a positive multiple of the {process_count} '
       f'processes, got {batch_size}'
     )
-  if batch_size > len(source):
-    raise ValueError(
-      f'batch_size {batch_size} is more than the {len(source)} examples of '
-      'the source: a batch would repeat some; lower batch_size'
-    )
 
 
 class _Load:
   """Reads, decodes and crops one example."""
 
-  def __init__(self, source: Source, resolution: int):
+  def __init__(self, source: Source):
     self._source = source
-    self._resolution = resolution
 
-  def __call__(self, index: int) -> dict[str, Any]:
-    """Loads example `index`, or the next whose image is sound."""
+  def __call__(self, index: int, shape: tuple[int, int]) -> dict[str, Any]:
+    """Loads example `index`, or the next in the source that is sound."""
     skipped = []
     for step in range(_MAX_NEIGHBOURS):
       at = (int(index) + step) % len(self._source)
-      example = self._source[at]
+      name = f'example {at}'
       try:
+        example = self._source[at]
+        name = example['name']
         image = transforms.decode(example['image'])
-      except transforms.BadImage as error:
-        skipped.append(f'{example["name"]}: {error}')
+        loaded = {
+          'image': transforms.crop(image, *shape),
+          'label': np.int32(example['label']),
+          'id': np.int32(at),
+          'skipped': skipped,
+        }
+      except (transforms.BadExample, OSError) as error:
+        skipped.append(f'{name}: {error}')
         continue
-      pixels = transforms.center_crop(image, self._resolution)
-      return {
-        'image': pixels,
-        'label': np.int32(example['label']),
-        'id': np.int32(at),
-        'skipped': skipped,
-      }
+      if self._source.captions:
+        loaded['caption'] = example['caption']
+      return loaded
     raise ValueError(
-      f'{_MAX_NEIGHBOURS} bad images in a row, the data are damaged: '
+      f'{_MAX_NEIGHBOURS} bad examples in a row, the data are damaged: '
       + '; '.join(skipped)
     )
 
 
 def _stack(examples: list[dict[str, Any]]) -> dict[str, Any]:
-  """Stacks examples; the names of skipped files stay a list."""
+  """Stacks examples; captions and the names of skipped files stay lists."""
   batch = {
     key: np.stack([example[key] for example in examples])
     for key in ('image', 'label', 'id')
   }
+  if 'caption' in examples[0]:
+    batch['caption'] = [example['caption'] for example in examples]
   batch['skipped'] = [n for example in examples for n in example['skipped']]
   return batch
-
-
-class BatchIterator(grain.DatasetIterator):
-  """An iterator over batches whose state is a position in the stream.
-
-  The state is the same on every process and holds no count of processes,
-  threads or workers: save it once (as JSON, or with
-  `grain.checkpoint.CheckpointSave`) and resume with any of these changed, and
-  with another batch size too.
-
-  Attributes:
-    skipped: bad files met so far and replaced by their neighbour in the
-      source, 'name: reason' to how often.
-  """
-
-  def __init__(self, build, batch_size: int, identity: dict[str, Any]):
-    """Takes build(start), which returns the batches from example `start`."""
-    super().__init__()
-    self._build = build
-    self._batch_size = batch_size
-    self._identity = identity
-    self._position = 0
-    self._batches = None
-    self.skipped: dict[str, int] = {}
-
-  def __next__(self) -> dict[str, np.ndarray]:
-    self._assert_not_closed()
-    self.start_prefetch()
-    batch = next(self._batches)
-    self._position += self._batch_size
-    for name in batch.pop('skipped'):
-      if name not in self.skipped:
-        logging.warning('skipped a bad image: %s', name)
-      self.skipped[name] = self.skipped.get(name, 0) + 1
-    return batch
-
-  def get_state(self) -> dict[str, Any]:
-    return {'position': self._position, **self._identity}
-
-  def set_state(self, state: dict[str, Any]) -> None:
-    """Goes to a saved position.
-
-    Raises:
-      ValueError: if the state belongs to another order of examples.
-    """
-    saved = {key: state.get(key) for key in self._identity}
-    if saved != self._identity:
-      raise ValueError(
-        f'the data of the checkpoint were {saved}, but this run has '
-        f'{self._identity}: the order would differ. Use the same data, seed '
-        'and shuffle, or start a new run'
-      )
-    self._stop()
-    self._position = int(state['position'])
-
-  def start_prefetch(self) -> None:
-    """Starts to read ahead, for example while the model is restored."""
-    if self._batches is None:
-      self._batches = iter(self._build(self._position))
-      self._batches.start_prefetch()
-
-  def close(self) -> None:
-    """Ends the threads and worker processes."""
-    self._closed = True
-    self._stop()
-
-  def _stop(self) -> None:
-    if self._batches is not None:
-      self._batches.close()
-    self._batches = None

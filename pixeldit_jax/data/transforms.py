@@ -7,7 +7,6 @@ to the target, then the middle square.
 """
 
 import io
-import warnings
 
 import jax.numpy as jnp
 import numpy as np
@@ -15,9 +14,11 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from pixeldit_jax.typing import Array, Float, UInt8
 
+_MAX_PIXELS = 64 * 2**20  # of a resized image: 192 MiB
 
-class BadImage(ValueError):
-  """The bytes are no image, are cut short, or have no 8-bit RGB form."""
+
+class BadExample(ValueError):
+  """An example that cannot be read, is cut short or has no 8-bit RGB form."""
 
 
 def decode(image: bytes | UInt8[np.ndarray, 'H W C']) -> Image.Image:
@@ -31,37 +32,37 @@ def decode(image: bytes | UInt8[np.ndarray, 'H W C']) -> Image.Image:
     image: an encoded file, or pixels with one or three channels.
 
   Raises:
-    BadImage: if the bytes cannot be decoded to the last row.
+    BadExample: if the bytes cannot be decoded to the last row.
   """
   if isinstance(image, np.ndarray):
     if image.dtype != np.uint8 or image.ndim != 3:
-      raise BadImage(
+      raise BadExample(
         f'pixels must be uint8 [H W C], got {image.dtype} {list(image.shape)}'
       )
     grey = image.shape[-1] == 1
     return Image.fromarray(image[..., 0] if grey else image).convert('RGB')
   try:
-    with warnings.catch_warnings():
-      warnings.simplefilter('ignore')  # odd EXIF and palette remarks
-      return _to_rgb(ImageOps.exif_transpose(Image.open(io.BytesIO(image))))
-  except BadImage:
+    opened = Image.open(io.BytesIO(image))
+    ImageOps.exif_transpose(opened, in_place=True)
+    return _to_rgb(opened)
+  except BadExample:
     raise
   except UnidentifiedImageError as error:
-    raise BadImage('no image format that Pillow knows') from error
+    raise BadExample('no image format that Pillow knows') from error
   # Decoders raise whatever a broken file led them to (OSError, SyntaxError,
   # struct.error, KeyError, ...).
   except Exception as error:
-    raise BadImage(f'{type(error).__name__}: {error}') from error
+    raise BadExample(f'{type(error).__name__}: {error}') from error
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
   """Converts any PIL mode that has a meaning in 8-bit RGB."""
   if image.mode == 'F':
-    raise BadImage('floating-point pixels have no defined range')
+    raise BadExample('floating-point pixels have no defined range')
   if image.mode.startswith('I'):  # 16-bit grey; `convert` would clip it
     wide = np.asarray(image)
     if wide.min() < 0 or wide.max() > 65535:
-      raise BadImage('32-bit pixels beyond the 16-bit range')
+      raise BadExample('32-bit pixels beyond the 16-bit range')
     image = Image.fromarray((wide // 256).astype(np.uint8))
   if image.mode in ('RGBA', 'LA', 'PA', 'La', 'RGBa') or (
     'transparency' in image.info
@@ -75,16 +76,33 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 def center_crop(image: Image.Image, size: int) -> UInt8[np.ndarray, 'S S 3']:
   """Crops the middle square at `size` pixels, to the pixel as ADM does."""
-  while min(image.size) >= 2 * size:
+  return crop(image, size, size)
+
+
+def crop(
+  image: Image.Image, height: int, width: int
+) -> UInt8[np.ndarray, 'H W 3']:
+  """Resizes to cover `height` x `width` and cuts the middle out.
+
+  The ADM crop for any shape: a square gives exactly `center_crop`.
+
+  Raises:
+    BadExample: if the image is so narrow that the resized one would be huge.
+  """
+  while image.height >= 2 * height and image.width >= 2 * width:
     image = image.resize(
-      tuple(side // 2 for side in image.size), Image.Resampling.BOX
+      (image.width // 2, image.height // 2), Image.Resampling.BOX
     )
-  scale = size / min(image.size)
-  image = image.resize(
-    tuple(round(side * scale) for side in image.size), Image.Resampling.BICUBIC
-  )
-  left, top = ((side - size) // 2 for side in image.size)
-  return np.array(image.crop((left, top, left + size, top + size)))
+  scale = max(height / image.height, width / image.width)
+  covering = round(image.width * scale), round(image.height * scale)
+  if covering[0] * covering[1] > _MAX_PIXELS:
+    raise BadExample(
+      f'{image.width} x {image.height} pixels are too narrow: they would be '
+      f'resized to {covering[0]} x {covering[1]}'
+    )
+  image = image.resize(covering, Image.Resampling.BICUBIC)
+  left, top = (covering[0] - width) // 2, (covering[1] - height) // 2
+  return np.array(image.crop((left, top, left + width, top + height)))
 
 
 def normalize(image: UInt8[Array, '*shape']) -> Float[Array, '*shape']:

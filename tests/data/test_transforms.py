@@ -144,13 +144,13 @@ def test_exif_rotation_is_applied():
 def test_a_file_cut_short_is_bad(kind):
   data = encode(Image.fromarray(noise(64, 64, 3)), kind)
   transforms.decode(data)
-  with pytest.raises(transforms.BadImage):
+  with pytest.raises(transforms.BadExample):
     transforms.decode(data[: len(data) * 2 // 3])
 
 
 @pytest.mark.parametrize('data', [b'', b'not an image', np.zeros((4, 4))])
 def test_what_is_no_image_is_bad(data):
-  with pytest.raises(transforms.BadImage):
+  with pytest.raises(transforms.BadExample):
     transforms.decode(data)
 
 

@@ -1,0 +1,68 @@
+"""Prepares images for training: any source to ArrayRecord shards.
+
+  python launch/prepare_data.py --source=folder:/data/imagenet/train \\
+    --out=/data/imagenet256 --resolution=256
+
+Train on the result with --config.data.source=shards:/data/imagenet256. After
+an interruption, the same command goes on where it was.
+"""
+
+import sys
+import time
+
+from absl import app, flags
+
+_SOURCE = flags.DEFINE_string(
+  'source', None, 'what to read, e.g. folder:/path or tfds:imagenet2012:train'
+)
+_OUT = flags.DEFINE_string('out', None, 'folder to write')
+_RESOLUTION = flags.DEFINE_integer('resolution', 256, 'side in pixels')
+_BUCKETS = flags.DEFINE_bool(
+  'buckets', False, 'keep the aspect ratio, in buckets (resolution 512 or 1024)'
+)
+_ENCODING = flags.DEFINE_enum(
+  'encoding', 'png', ['png', 'jpeg'], 'png is lossless'
+)
+_QUALITY = flags.DEFINE_integer('quality', 95, 'of jpeg, 1 to 100')
+_SHARD_SIZE = flags.DEFINE_integer(
+  'shard_size', 0, 'images per shard; 0: 64 shards or more, of up to 2048'
+)
+_MAX_BAD_FILES = flags.DEFINE_integer(
+  'max_bad_files', 100, 'stop at more files than this that cannot be used'
+)
+_PROCESSES = flags.DEFINE_integer('processes', 0, '0: one per core')
+flags.mark_flags_as_required(['source', 'out'])
+
+
+def main(argv):
+  if len(argv) > 1:
+    sys.exit(f'prepare_data.py: {argv[1:]} are not flags; write --name=value.')
+  # Imported here: --help has no need of them.
+  from pixeldit_jax.data import prepare
+  from pixeldit_jax.data.shard_job import Settings
+
+  begin = time.perf_counter()
+  try:
+    settings = Settings(
+      source=_SOURCE.value,
+      resolution=_RESOLUTION.value,
+      bucketed=_BUCKETS.value,
+      encoding=_ENCODING.value,
+      quality=_QUALITY.value,
+      shard_size=_SHARD_SIZE.value,
+    )
+    manifest = prepare.prepare(
+      settings,
+      _OUT.value,
+      max_bad_files=_MAX_BAD_FILES.value,
+      num_processes=_PROCESSES.value,
+    )
+  except (ValueError, OSError, ImportError, RuntimeError) as error:
+    sys.exit(f'prepare_data.py: {error}')
+  print(prepare.summary(manifest))
+  seconds = time.perf_counter() - begin
+  print(f'{seconds:.1f} s; look at {_OUT.value}/contact_sheet.png')
+
+
+if __name__ == '__main__':
+  app.run(main)

@@ -1,0 +1,61 @@
+"""A grid of images with their titles, for people to look at."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from pixeldit_jax.typing import UInt8
+
+_LINE = 14  # pixels of height for a title
+_GAP = 4
+
+
+def draw(
+  images: Sequence[UInt8[np.ndarray, 'H W 3']],
+  titles: Sequence[str],
+  columns: int = 8,
+  cell: int = 160,
+) -> Image.Image:
+  """Draws images of any shape, row by row, each above its title.
+
+  Args:
+    images: uint8 [H W 3] each, at least one.
+    titles: one per image; what does not fit its cell is cut.
+    columns: images per row.
+    cell: longest side of a drawn image, in pixels; larger ones are reduced,
+      smaller ones enlarged by a whole factor with every pixel in sight.
+  """
+  columns = min(columns, len(images))
+  rows = -(-len(images) // columns)
+  pitch = cell + _GAP
+  sheet = Image.new(
+    'RGB',
+    (columns * pitch + _GAP, rows * (pitch + _LINE) + _GAP),
+    (255, 255, 255),
+  )
+  pen = ImageDraw.Draw(sheet)
+  font = ImageFont.load_default(11)
+  for i, (pixels, title) in enumerate(zip(images, titles)):
+    left = _GAP + i % columns * pitch
+    top = _GAP + i // columns * (pitch + _LINE)
+    image = _fit(Image.fromarray(pixels), cell)
+    sheet.paste(
+      image, (left + (cell - image.width) // 2, top + cell - image.height)
+    )
+    while title and font.getlength(title) > cell:
+      title = title[:-1]
+    pen.text((left, top + cell), title, (0, 0, 0), font)
+  return sheet
+
+
+def _fit(image: Image.Image, cell: int) -> Image.Image:
+  """Scales an image to a longest side of at most `cell` pixels."""
+  longest = max(image.size)
+  if longest > cell:
+    image.thumbnail((cell, cell))
+    return image
+  factor = cell // longest
+  return image.resize(
+    (image.width * factor, image.height * factor), Image.Resampling.NEAREST
+  )

@@ -1,0 +1,175 @@
+"""Prepared data: ArrayRecord shards under a manifest that vouches for them.
+
+A record is the length of its header (4 bytes, little endian), a JSON header
+(name, label, true height and width, bucket, caption) and the encoded image.
+"""
+
+import concurrent.futures
+import hashlib
+import json
+import os
+import struct
+from typing import Any
+
+import numpy as np
+
+from pixeldit_jax.data.sources import Source
+from pixeldit_jax.data.transforms import BadExample
+
+FORMAT = 'pixeldit_jax shards 1'
+MANIFEST = 'manifest.json'
+BUCKET_INDEX = 'buckets.npy'
+
+
+def pack(header: dict[str, Any], image: bytes) -> bytes:
+  """Makes the record of one example."""
+  text = json.dumps(header, ensure_ascii=False).encode()
+  return struct.pack('<I', len(text)) + text + image
+
+
+def unpack(record: bytes) -> tuple[dict[str, Any], bytes]:
+  """Returns the header and the encoded image of a record."""
+  (length,) = struct.unpack_from('<I', record)
+  return json.loads(record[4 : 4 + length]), record[4 + length :]
+
+
+def sha256(path: str) -> str:
+  """Returns the checksum of a file, in hex."""
+  with open(path, 'rb') as file:
+    return hashlib.file_digest(file, 'sha256').hexdigest()
+
+
+def read_manifest(path: str) -> dict[str, Any]:
+  """Reads the manifest of a folder of shards.
+
+  Raises:
+    FileNotFoundError: if there is none: not prepared, or not to the end.
+    ValueError: if it is no manifest of this format.
+  """
+  name = os.path.join(path, MANIFEST)
+  if not os.path.exists(name):
+    raise FileNotFoundError(
+      f'no {name}: run launch/prepare_data.py --out={path} (again, if it was '
+      'interrupted)'
+    )
+  try:
+    with open(name, encoding='utf-8') as file:
+      manifest = json.load(file)
+  except ValueError as error:
+    raise ValueError(f'{name} is damaged: {error}') from error
+  if not isinstance(manifest, dict) or manifest.get('format') != FORMAT:
+    raise ValueError(f'{name} is no manifest of the format {FORMAT!r}')
+  return manifest
+
+
+def check_shards(
+  path: str,
+  *,
+  resolution: int | None = None,
+  num_classes: int | None = None,
+  checksums: bool = False,
+  process_index: int = 0,
+  process_count: int = 1,
+) -> dict[str, Any]:
+  """Checks prepared data before a run; returns their manifest.
+
+  Args:
+    path: the folder of shards.
+    resolution: what the run expects, or None.
+    num_classes: what the run expects, or None.
+    checksums: read every byte of every process_count-th shard as well; each
+      process then vouches for its part, and all together for the whole.
+
+  Raises:
+    FileNotFoundError: if the manifest is not there.
+    ValueError: if anything else is missing or differs; it names all of it.
+  """
+  manifest = read_manifest(path)
+  faults = []
+  expected = {'resolution': resolution, 'num_classes': num_classes}
+  held = {
+    'resolution': manifest['resolution'],
+    'num_classes': len(manifest['class_names']),
+  }
+  for key, value in expected.items():
+    if value is not None and value != held[key]:
+      faults.append(f'{key} is {held[key]}, the run expects {value}')
+  files = manifest['shards'] + manifest['indices']
+  for entry in files:
+    name = os.path.join(path, entry['file'])
+    size = os.path.getsize(name) if os.path.exists(name) else 'no'
+    if size != entry['bytes']:
+      faults.append(f'{entry["file"]} has {size} bytes, not {entry["bytes"]}')
+  if checksums and not faults:
+    part = files[process_index::process_count]
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+      sums = pool.map(
+        sha256, [os.path.join(path, entry['file']) for entry in part]
+      )
+      faults += [
+        f'{entry["file"]} is damaged: its checksum differs'
+        for entry, found in zip(part, sums)
+        if found != entry['sha256']
+      ]
+  if faults:
+    raise ValueError(
+      f'the prepared data in {path} do not match: {"; ".join(faults)}. '
+      'Prepare them again into a new folder, or mend the configuration'
+    )
+  return manifest
+
+
+class ShardSource(Source):
+  """The examples of a folder of shards, by index over all shards.
+
+  Opening reads the manifest alone and compares the sizes of the files.
+
+  Attributes:
+    manifest: what `launch/prepare_data.py` wrote.
+    buckets: (height, width) of each aspect-ratio bucket; empty if square.
+  """
+
+  def __init__(self, path: str):
+    self._path = os.path.abspath(path)
+    self.manifest = check_shards(path)
+    self.class_names = tuple(self.manifest['class_names'])
+    self.captions = self.manifest['captions'] > 0
+    self.buckets = tuple(map(tuple, self.manifest['buckets']))
+    self._records = open_records(self._path, self.manifest)
+
+  def __reduce__(self):
+    return ShardSource, (self._path,)
+
+  def bucket_of_examples(self) -> np.ndarray:
+    """Returns the bucket of each example, int16 [len(self)]."""
+    if not self.buckets:
+      raise ValueError(
+        f'{self._path} holds squares; prepare it with --buckets for aspect '
+        'ratios'
+      )
+    return np.load(os.path.join(self._path, BUCKET_INDEX))
+
+  def __len__(self) -> int:
+    return self.manifest['examples']
+
+  def __getitem__(self, index: int) -> dict[str, Any]:
+    try:
+      header, image = unpack(self._records[index])
+    # ArrayRecord reports a chunk that fails its own checksum as RuntimeError.
+    except (RuntimeError, ValueError, struct.error) as error:
+      raise BadExample(f'record {index} of {self._path}: {error}') from error
+    return {**header, 'image': image}
+
+
+def open_records(path: str, manifest: dict[str, Any]) -> Any:
+  """Opens the records of all shards of a manifest as one sequence of bytes."""
+  from array_record.python import array_record_data_source
+
+  return array_record_data_source.ArrayRecordDataSource(
+    [
+      # With its range, a shard need not be opened to be counted.
+      f'{os.path.abspath(path)}/{shard["file"]}[0:{shard["examples"]}]'
+      for shard in manifest['shards']
+      if shard['examples']
+    ]
+  )
