@@ -10,10 +10,10 @@ def get_config(arg: str | None = None):
   """`--config=configs/mnist.py` or `configs/mnist.py:debug`."""
   options = defaults.parse_options(arg, debug=False)
   config = defaults.get_config()
-  config.steps = 2000
+  config.steps = 1200
   config.model.update(
     num_classes=10,
-    patch_size=4,
+    patch_size=7,
     width=128,
     heads=4,
     patch_depth=4,
@@ -21,20 +21,14 @@ def get_config(arg: str | None = None):
     pixel_depth=2,
     scan=False,
   )
-  config.data.update(source='digits', resolution=28, batch_size=64)
+  config.data.update(source='digits', resolution=28, batch_size=32)
   config.optimizer.update(
-    learning_rate=1e-3, schedule='cosine', warmup_steps=100
+    learning_rate=3e-3, schedule='cosine', warmup_steps=50
   )
   config.ema.decay = 0.995
   config.sampler.update(steps=25, guidance=2.0, batch_size=100)
   config.checkpoint.update(every=250, keep=2)
   config.log.update(every=50, samples_every=0)
   if options.debug:
-    config.steps = 4
-    config.model.update(width=32, heads=2, patch_depth=2, pixel_depth=1)
-    config.data.batch_size = 8
-    config.optimizer.warmup_steps = 1
-    config.sampler.update(steps=2, batch_size=8)
-    config.checkpoint.every = 2
-    config.log.every = 1
+    defaults.make_debug(config)
   return config

