@@ -1,0 +1,46 @@
+# shellcheck shell=bash
+# What tpu_pod.sh, xpk.sh and slurm.sh share: showing a command before, or in
+# place of, running it, and packing the code to send it away. Sourced.
+
+# shellcheck source=launch/environment.sh
+. "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
+
+dry_run=
+packed=$root/build/dispatch # what is sent lies here
+
+# Prints a command as one could type it.
+quoted() { # WORD...
+  local word quote="'\\''" line=
+  for word; do
+    case $word in
+    '' | *[!A-Za-z0-9_./:=,@%+~-]*) word="'${word//\'/$quote}'" ;;
+    esac
+    line="$line${line:+ }$word"
+  done
+  echo "$line"
+}
+
+# Runs a command; in a dry run only shows it.
+run() { # WORD...
+  if [ -n "$dry_run" ]; then quoted "$@"; else "$@"; fi
+}
+
+need_command() { # NAME HOW_TO_GET_IT
+  [ -n "$dry_run" ] || command -v "$1" >/dev/null ||
+    fail "$1 is not installed on this machine" "$2" \
+      '--dry_run shows what would be done.'
+}
+
+need_script() { # [SCRIPT...]
+  [ $# -gt 0 ] && [ -f "$root/$1" ] ||
+    fail "'${1:-}' is not a script of $root" \
+      'After the options comes what to run: launch/train.py --config=...'
+}
+
+# What a worker needs of the checkout, in $packed/pixeldit_jax.tgz.
+pack_source() {
+  run rm -rf "$packed"
+  run mkdir -p "$packed"
+  run tar -czf "$packed/pixeldit_jax.tgz" --exclude=__pycache__ -C "$root" \
+    pixeldit_jax configs launch setup.py pyproject.toml README.md
+}

@@ -1,0 +1,84 @@
+"""Joins the processes of one run, on any number of hosts.
+
+A launcher calls `initialize()` first of all. On a Cloud TPU slice, on GKE with
+TPUs and in a SLURM step, JAX finds the other processes by itself. Anywhere else
+each process is given all three flags:
+
+  python launch/train.py ... --coordinator_address=host0:8476 \
+    --num_processes=4 --process_id=0   # and 1, 2, 3 on the others
+
+A single process needs nothing; `--num_processes=1` makes it one where JAX would
+look for others.
+"""
+
+import os
+
+from absl import flags, logging
+
+FLAGS = flags.FLAGS
+ADDRESS = flags.DEFINE_string(
+  'coordinator_address',
+  None,
+  'Host and port of process 0, as in 10.0.0.1:8476. Needed only where the '
+  'processes do not find each other (they do on TPU slices and under SLURM).',
+)
+COUNT = flags.DEFINE_integer(
+  'num_processes', None, 'How many processes take part.', lower_bound=1
+)
+INDEX = flags.DEFINE_integer(
+  'process_id', None, 'Which of them this one is, from 0.', lower_bound=0
+)
+
+
+@flags.multi_flags_validator(
+  ['coordinator_address', 'num_processes', 'process_id'],
+  '--coordinator_address=HOST:PORT, --num_processes and --process_id go '
+  'together, with process_id below num_processes (or --num_processes=1 alone).',
+)
+def _flags_agree(values):
+  address, count, index = (
+    values[name]
+    for name in ('coordinator_address', 'num_processes', 'process_id')
+  )
+  if address is None and index is None:
+    return count in (None, 1)
+  if None in (address, count, index):
+    return False
+  host, _, port = address.rpartition(':')
+  return bool(host) and port.isdigit() and index < count
+
+
+def initialize():
+  """Connects this process with the others; call it before any use of JAX.
+
+  Raises:
+    RuntimeError: if JAX was used before, or if the others do not come within
+      five minutes.
+  """
+  import jax  # here, so that --help needs no JAX
+
+  if ADDRESS.value is not None:
+    jax.distributed.initialize(
+      ADDRESS.value,
+      COUNT.value,
+      INDEX.value,
+      # Else JAX would give a SLURM task one GPU even if it is alone on a host.
+      cluster_detection_method='deactivate',
+    )
+  elif COUNT.value == 1 or os.environ.get('SLURM_NTASKS') == '1':
+    return  # JAX would give a lone SLURM task one GPU of several
+  else:
+    try:
+      jax.distributed.initialize()
+    except ValueError as error:
+      # How JAX says that it found neither a cluster nor an address.
+      if 'coordinator_address should be defined' not in str(error):
+        raise
+      return
+  logging.info(
+    'process %d of %d, %d of %d devices',
+    jax.process_index(),
+    jax.process_count(),
+    jax.local_device_count(),
+    jax.device_count(),
+  )

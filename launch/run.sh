@@ -1,0 +1,27 @@
+#!/usr/bin/env bash
+# Prepares the environment on this machine and runs a script in it.
+set -euo pipefail
+
+usage='usage: bash launch/run.sh cpu|cuda|tpu SCRIPT [ARGUMENT...]
+
+As in: bash launch/run.sh cuda launch/train.py --config=configs/imagenet256.py
+The first word says which JAX is installed. The workers of a TPU slice run
+this; it serves on any machine.'
+
+# shellcheck source=launch/environment.sh
+. "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
+
+case ${1:-} in
+-h | --help)
+  echo "$usage"
+  exit
+  ;;
+cpu) prepare_environment 2000 '.' ;;
+cuda) prepare_environment 8000 '.[cuda]' ;; # NVIDIA's libraries are large
+tpu) prepare_environment 3000 '.[tpu]' ;;
+*) fail "'${1:-}' is not cpu, cuda or tpu" "${usage%%$'\n'*}" ;;
+esac
+shift
+[ $# -gt 0 ] || fail 'no script to run' "${usage%%$'\n'*}"
+cd "$root"
+exec "$venv_python" "$@"
