@@ -1,10 +1,18 @@
-"""Eight simulated devices on CPU, and no silent change of precision."""
+"""Eight simulated devices on CPU, and no silent change of precision.
+
+XLA optimises little here: small networks compile three times as fast.
+"""
 
 import os
 
 os.environ['JAX_PLATFORMS'] = 'cpu'
-os.environ['XLA_FLAGS'] = (
-  os.environ.get('XLA_FLAGS', '') + ' --xla_force_host_platform_device_count=8'
+os.environ['XLA_FLAGS'] = ' '.join(
+  [
+    os.environ.get('XLA_FLAGS', ''),
+    '--xla_force_host_platform_device_count=8',
+    '--xla_llvm_disable_expensive_passes=true',
+    '--xla_backend_optimization_level=0',
+  ]
 )
 
 import json  # noqa: E402

@@ -1,7 +1,6 @@
 """Scaled dot-product attention: the only switch between its kernels."""
 
-import jax
-
+from pixeldit_jax.model.kernels.xla import xla_attention
 from pixeldit_jax.typing import Array, Float
 
 
@@ -11,4 +10,4 @@ def attend(
   v: Float[Array, 'B S N K'],
 ) -> Float[Array, 'B L N K']:
   """softmax(q k / sqrt(K)) v, with the softmax in float32."""
-  return jax.nn.dot_product_attention(q, k, v, implementation='xla')
+  return xla_attention(q, k, v)

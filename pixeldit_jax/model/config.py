@@ -34,7 +34,8 @@ class ModelConfig:
     pixel_attention: 'patch' compacts the p*p pixels of a patch to one token
       before attention (section 3.3); 'none' has no attention in PiT blocks.
     pixel_adaln: one modulation for each pixel ('pixel'), for each patch
-      ('patch'), or for the whole image from time and class ('global').
+      ('patch'), or for the whole image from time and class ('global'; the
+      patch tokens are then added to the pixel tokens, once).
     modulation: 'pre' scales and shifts what enters attention and MLP and gates
       what leaves; 'post' scales and shifts what leaves (no loss spikes).
     norm: 'rms' or 'layer', for all norms.
@@ -73,12 +74,12 @@ class ModelConfig:
         raise ValueError(f'model.{name}={getattr(self, name)}: at least 1.')
     if self.pixel_depth < 0:
       raise ValueError(f'model.pixel_depth={self.pixel_depth}: at least 0.')
-    if self.heads < 1 or self.width % (4 * self.heads):
+    unit = 4 * max(1, self.heads)  # 2-D rotary turns 4 channels together
+    if self.heads < 1 or self.width < 1 or self.width % unit:
       raise ValueError(
         f'model.width={self.width} with model.heads={self.heads}: the width '
-        'must be a multiple of 4 x heads (2-D rotary turns 4 channels '
-        f'together); {4 * self.heads * max(1, self.width // 4 // self.heads)} '
-        'would do.'
+        f'must be a multiple of 4 x heads, such as '
+        f'{unit * max(1, round(self.width / unit))}.'
       )
     if self.pixel_width < 4 or self.pixel_width % 4:
       raise ValueError(

@@ -44,6 +44,8 @@ def forward_flops(config: ModelConfig, height: int, width: int) -> int:
   pixel_block = patches * D * vectors * modulated * E + L * P * 8 * E * E
   if config.pixel_attention == 'patch':
     pixel_block += 2 * L * P * E * D + attention
+  if config.pixel_adaln == 'global':
+    total += L * D * E
   return 2 * (total + config.pixel_depth * pixel_block + 2 * L * P * C * E)
 
 

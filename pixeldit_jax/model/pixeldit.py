@@ -17,6 +17,7 @@ from pixeldit_jax.model.embed import (
   patchify,
   unpatchify,
 )
+from pixeldit_jax.model.layers import Linear
 from pixeldit_jax.model.patch_block import PatchBlock
 from pixeldit_jax.model.pixel_block import PixelBlock
 from pixeldit_jax.model.rope import rotary_2d
@@ -45,6 +46,14 @@ class PixelDiT(nnx.Module):
       self.pixel_blocks = stack_blocks(
         lambda rngs: PixelBlock(config, rngs=rngs), config.pixel_depth, rngs
       )
+      if config.pixel_adaln == 'global':
+        self.pixel_join = Linear(
+          config.width,
+          config.pixel_width,
+          ('embed', None),
+          dtype=config.dtype,
+          rngs=rngs,
+        )
       self.output = PixelOutput(config, rngs=rngs)
     else:
       self.output = PatchOutput(config, rngs=rngs)
@@ -101,11 +110,12 @@ class PixelDiT(nnx.Module):
     )
     features = {'patch_blocks': patch_features}
     if config.pixel_depth:
-      if config.pixel_adaln == 'global':
-        condition = c[:, None]
-      else:
-        condition = jax.nn.silu(s + time[:, None])
+      condition = jax.nn.silu(s + time[:, None])
       z = self.pixel_embed(x_BLPC, grid)
+      if config.pixel_adaln == 'global':
+        # Modulation says nothing of the patches here: they are added instead.
+        z += self.pixel_join(condition)[:, :, None]
+        condition = c[:, None]
       z = constrain(z, 'batch', 'patches', None, None)
       s, features['pixel_blocks'] = run_blocks(
         self.pixel_blocks,

@@ -8,7 +8,7 @@ from flax import nnx
 
 from pixeldit_jax.model.config import SIZES, ModelConfig
 from pixeldit_jax.model.cost import count_parameters, forward_flops
-from pixeldit_jax.model.pixeldit import PixelDiT, weights_of
+from pixeldit_jax.model.pixeldit import abstract_model, weights_of
 
 
 @pytest.mark.parametrize(
@@ -59,10 +59,8 @@ def test_operations_are_those_of_the_compiled_network(overrides):
     scan=False,
   )
   config = dataclasses.replace(config, **overrides)
-  model = jax.eval_shape(lambda: weights_of(PixelDiT(config, rngs=nnx.Rngs(0))))
-  graphdef = nnx.graphdef(
-    nnx.eval_shape(lambda: PixelDiT(config, rngs=nnx.Rngs(0)))
-  )
+  network = abstract_model(config)
+  graphdef, model = nnx.graphdef(network), weights_of(network)
   shapes = (
     jax.ShapeDtypeStruct((1, 32, 32, 3), 'float32'),
     jax.ShapeDtypeStruct((1,), 'float32'),
@@ -72,4 +70,4 @@ def test_operations_are_those_of_the_compiled_network(overrides):
     lambda weights, x, t, y: nnx.merge(graphdef, weights)(x, t, y)
   ).lower(model, *shapes)
   counted = lowered.cost_analysis()['flops']
-  assert 1 < counted / forward_flops(config, 32, 32) < 1.12
+  assert 1 < counted / forward_flops(config, 32, 32) < 1.2

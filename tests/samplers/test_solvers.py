@@ -55,7 +55,7 @@ def test_order_of_the_error(solver, order):
     end = solver(lambda x, t: jnp.cos(3 * t) * x, x, time_grid(steps))
     return abs(float(end[0, 0, 0, 0]) - np.exp(np.sin(3) / 3))
 
-  seen = np.log2(error(16) / error(32))
+  seen = np.log2(error(32) / error(64))
   assert abs(seen - order) < 0.3
 
 
