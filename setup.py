@@ -34,6 +34,7 @@ setup(
     'absl-py>=2.1',
     'chex>=0.1.90',
     'clu>=0.0.12',
+    'etils[epath]>=1.9',  # a workdir may be in a bucket
     'flax>=0.12.4',
     'grain>=0.2.14',
     'jax>=0.10.0',

@@ -8,6 +8,7 @@ labels as 'arr_1'). Sample i depends on the seed and i alone.
 import pathlib
 import sys
 
+import distributed
 from absl import app, flags
 from ml_collections import config_flags
 
@@ -31,6 +32,7 @@ _LABELS = flags.DEFINE_string(
 _SEED = flags.DEFINE_integer('seed', 0, 'Of the noise.')
 _STEP = flags.DEFINE_integer('step', None, 'Checkpoint; the newest by default.')
 _EMA = flags.DEFINE_bool('ema', True, 'Average of the weights, or the last.')
+flags.adopt_module_key_flags(distributed)
 flags.mark_flags_as_required(['workdir', 'out'])
 
 
@@ -42,6 +44,7 @@ def main(argv):
   from pixeldit_jax.train.metrics import start_log
   from pixeldit_jax.train.workdir import read_config
 
+  distributed.initialize()
   start_log()
   try:
     config = read_config(_WORKDIR.value)

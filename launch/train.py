@@ -5,6 +5,7 @@ Run again with the same workdir, it goes on from the newest checkpoint.
 
 import sys
 
+import distributed
 from absl import app, flags
 from ml_collections import config_flags
 
@@ -14,6 +15,7 @@ _CONFIG = config_flags.DEFINE_config_file(
 _WORKDIR = flags.DEFINE_string(
   'workdir', None, 'Folder of checkpoints and logs; made if absent.'
 )
+flags.adopt_module_key_flags(distributed)
 flags.mark_flags_as_required(['config', 'workdir'])
 
 
@@ -27,6 +29,7 @@ def main(argv):
   from pixeldit_jax.train.loop import train
   from pixeldit_jax.train.metrics import start_log
 
+  distributed.initialize()
   start_log()
   config = _CONFIG.value
   try:

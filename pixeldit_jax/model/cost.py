@@ -10,6 +10,7 @@ import jax
 
 from pixeldit_jax.model.config import ModelConfig
 from pixeldit_jax.model.embed import TIME_FEATURES
+from pixeldit_jax.model.pixel_block import modulation_vectors
 from pixeldit_jax.model.pixeldit import abstract_model, weights_of
 
 
@@ -38,10 +39,10 @@ def forward_flops(config: ModelConfig, height: int, width: int) -> int:
   total += config.patch_depth * patch_block
   if not config.pixel_depth:
     return 2 * (total + L * D * P * C)
-  vectors = 4 if config.modulation == 'post' else 6
   patches = 1 if config.pixel_adaln == 'global' else L
   modulated = P if config.pixel_adaln == 'pixel' else 1
-  pixel_block = patches * D * vectors * modulated * E + L * P * 8 * E * E
+  pixel_block = patches * D * modulation_vectors(config) * modulated * E
+  pixel_block += L * P * 8 * E * E
   if config.pixel_attention == 'patch':
     pixel_block += 2 * L * P * E * D + attention
   if config.pixel_adaln == 'global':

@@ -51,6 +51,12 @@ class CompactAttention(nnx.Module):
     return self.expand(self.attn(self.compact(z), rotary))
 
 
+def modulation_vectors(config: ModelConfig) -> int:
+  """How many vectors modulate a pixel token in one block."""
+  for_each_layer = 2 if config.modulation == 'post' else 3
+  return for_each_layer * (1 if config.pixel_attention == 'none' else 2)
+
+
 class PixelBlock(nnx.Module):
   """Modulated attention and perceptron on pixel tokens.
 
@@ -60,15 +66,15 @@ class PixelBlock(nnx.Module):
 
   def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
     self.post = config.modulation == 'post'
+    self.attends = config.pixel_attention != 'none'
     pixelwise = config.pixel_adaln == 'pixel'
     outputs = (
-      4 if self.post else 6,
+      modulation_vectors(config),
       config.pixels if pixelwise else 1,
       config.pixel_width,
     )
-    self.norm1 = make_norm(config, config.pixel_width)
-    self.attends = config.pixel_attention == 'patch'
     if self.attends:
+      self.norm1 = make_norm(config, config.pixel_width)
       self.attn = CompactAttention(config, rngs=rngs)
     self.norm2 = make_norm(config, config.pixel_width)
     self.mlp = PixelMLP(config, rngs=rngs)
@@ -89,15 +95,17 @@ class PixelBlock(nnx.Module):
     rotary: Rotary | None,
   ) -> Float[Array, 'B L P E']:
     m = jnp.unstack(self.adaln(s), axis=2)  # each [B, L or 1, P or 1, E]
-    if self.post:
-      scale1, shift1, scale2, shift2 = m
-      if self.attends:
-        z += modulate(self.attn(self.norm1(z), rotary), shift1, scale1)
-      z += modulate(self.mlp(self.norm2(z)), shift2, scale2)
-    else:
-      shift1, scale1, gate1, shift2, scale2, gate2 = m
-      if self.attends:
-        h = modulate(self.norm1(z), shift1, scale1)
-        z += gate1 * self.attn(h, rotary)
-      z += gate2 * self.mlp(modulate(self.norm2(z), shift2, scale2))
+    if self.attends:
+      half = len(m) // 2
+      z = self._add(z, self.norm1, lambda h: self.attn(h, rotary), m[:half])
+      m = m[half:]
+    z = self._add(z, self.norm2, self.mlp, m)
     return constrain(z, 'batch', 'patches', None, None)
+
+  def _add(self, z, norm, layer, m):
+    """z + modulated layer(norm z); m is its share of the modulation."""
+    if self.post:
+      scale, shift = m
+      return z + modulate(layer(norm(z)), shift, scale)
+    shift, scale, gate = m
+    return z + gate * layer(modulate(norm(z), shift, scale))

@@ -4,11 +4,10 @@ Orbax writes each part of a step as an item of its own, beside and renamed, so
 that a step is whole or not there, and any item can be read without the rest.
 """
 
-import pathlib
-
 import grain
 import jax
 import orbax.checkpoint as ocp
+from etils import epath
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
@@ -20,6 +19,12 @@ from pixeldit_jax.typing import PyTree
 
 FOLDER = 'checkpoints'
 ITEMS = ('weights', 'ema', 'opt_state', 'progress')
+
+
+def _folder(workdir: str) -> epath.Path:
+  """Where the checkpoints of a run are, on disk or in a bucket."""
+  path = epath.Path(workdir)
+  return (path if '://' in workdir else path.absolute()) / FOLDER
 
 
 def _items(state: TrainState) -> dict[str, PyTree]:
@@ -43,7 +48,7 @@ class Checkpoints:
       cleanup_tmp_directories=True,
     )
     self._manager = ocp.CheckpointManager(
-      pathlib.Path(workdir).absolute() / FOLDER,
+      _folder(workdir),
       options=options,
       item_names=(*ITEMS, 'data'),
     )
@@ -104,7 +109,7 @@ def restore_weights(
   Raises:
     FileNotFoundError: no checkpoint, or not of this step.
   """
-  folder = pathlib.Path(workdir).absolute() / FOLDER
+  folder = _folder(workdir)
   steps = ocp.utils.checkpoint_steps(folder) if folder.is_dir() else []
   if not steps:
     raise FileNotFoundError(

@@ -103,6 +103,7 @@ def train(
     log.info('Resuming from step %d in %s.', first, workdir)
   if first >= config.steps:
     log.info('Already trained to step %d.', first)
+    checkpoints.close()
     return state
 
   # ---- Step, compiled ahead

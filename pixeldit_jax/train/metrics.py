@@ -2,7 +2,6 @@
 
 import datetime
 import logging
-import pathlib
 import sys
 import time
 from collections.abc import Mapping
@@ -10,6 +9,7 @@ from collections.abc import Mapping
 import absl.logging
 import jax
 import numpy as np
+from etils import epath
 
 log = logging.getLogger(__name__)
 
@@ -97,7 +97,7 @@ class Writer:
 
       # What a run wrote after the checkpoint it resumes from is hidden.
       self._board = SummaryWriter(
-        str(pathlib.Path(workdir) / 'events'), purge_step=step + 1
+        str(epath.Path(workdir) / 'events'), purge_step=step + 1
       )
 
   def scalars(self, step: int, values: Mapping[str, float]) -> None:

@@ -21,9 +21,10 @@ def make_schedule(config: ConfigDict) -> optax.Schedule:
     main = optax.linear_schedule(o.learning_rate, o.final_learning_rate, rest)
 
   def schedule(step):
+    step = jnp.asarray(step, jnp.float32)
     # From 1/n, not 0: no step is spent on standing still.
     warm = jnp.minimum(1.0, (step + 1) / max(1, o.warmup_steps))
-    return warm * main(jnp.maximum(0, step - o.warmup_steps))
+    return warm * main(jnp.maximum(0.0, step - o.warmup_steps))
 
   return schedule
 

@@ -103,7 +103,9 @@ def make_update(
   def update(state, loss, gradients):
     norm = optax.global_norm(gradients)
     finite = jnp.isfinite(loss) & jnp.isfinite(norm)
-    updates, opt_state = tx.update(gradients, state.opt_state, state.weights)
+    # optax raises a float to an integer power, which strict promotion refuses.
+    with jax.numpy_dtype_promotion('standard'):
+      updates, opt_state = tx.update(gradients, state.opt_state, state.weights)
     weights = optax.apply_updates(state.weights, updates)
     ema = update_ema(
       state.ema, weights, state.step, config.ema.decay, config.ema.warmup

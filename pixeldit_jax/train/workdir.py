@@ -6,11 +6,10 @@ events/          TensorBoard
 """
 
 import json
-import os
-import pathlib
 
 import clu.parameter_overview
 import jax
+from etils import epath
 from ml_collections import ConfigDict
 
 from pixeldit_jax.typing import PyTree
@@ -35,7 +34,7 @@ def read_config(workdir: str) -> ConfigDict:
   Raises:
     FileNotFoundError: there is no run.
   """
-  path = pathlib.Path(workdir) / 'config.json'
+  path = epath.Path(workdir) / 'config.json'
   if not path.is_file():
     raise FileNotFoundError(
       f'workdir {workdir} holds no run: {path} is absent. Give the --workdir '
@@ -50,14 +49,14 @@ def open_workdir(workdir: str, config: ConfigDict) -> None:
   Raises:
     ValueError: the folder holds a run of another configuration.
   """
-  path = pathlib.Path(workdir) / 'config.json'
+  path = epath.Path(workdir) / 'config.json'
   if path.is_file():
     check_same_run(read_config(workdir), config, workdir)
   elif jax.process_index() == 0:
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_suffix('.json.tmp')
+    beside = path.with_name('config.json.tmp')
     beside.write_text(config.to_json(indent=2) + '\n')
-    os.replace(beside, path)
+    beside.replace(path)
 
 
 def write_overview(workdir: str, weights: PyTree) -> None:
@@ -66,7 +65,7 @@ def write_overview(workdir: str, weights: PyTree) -> None:
     weights, include_stats=False
   )
   if jax.process_index() == 0:
-    (pathlib.Path(workdir) / 'parameters.txt').write_text(table + '\n')
+    (epath.Path(workdir) / 'parameters.txt').write_text(table + '\n')
 
 
 def check_same_run(old: ConfigDict, new: ConfigDict, workdir: str) -> None:

@@ -10,6 +10,7 @@ import sys
 import jax
 import numpy as np
 import pytest
+from jax.sharding import PartitionSpec
 from ml_collections import ConfigDict
 
 from pixeldit_jax import sharding
@@ -132,7 +133,7 @@ def test_weights_are_restored_without_optimizer_or_data(tmp_path):
   weights, step = restore_weights(str(tmp_path), model, mesh, ema=False, step=6)
   assert_equal(weights, state.weights)
   kernel = weights['patch_blocks']['mlp']['down']['kernel']
-  assert kernel.sharding.spec == (None, 'tensor', 'fsdp')
+  assert kernel.sharding.spec == PartitionSpec(None, 'tensor', 'fsdp')
 
 
 def test_absent_runs_and_steps_are_told(tmp_path):
