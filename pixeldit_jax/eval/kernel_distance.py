@@ -47,9 +47,13 @@ def kernel_distance(
 
 
 def _squared_mmd(x: np.ndarray, y: np.ndarray) -> float:
-  n, width = x.shape
-  kernel = lambda a, b: (a @ b.T / width + 1) ** 3  # noqa: E731
-  within_x, within_y = kernel(x, x), kernel(y, y)
+  n = len(x)
+  within_x, within_y = _kernel(x, x), _kernel(y, y)
   within = within_x.sum() - np.trace(within_x)
   within += within_y.sum() - np.trace(within_y)
-  return within / (n * (n - 1)) - 2 * kernel(x, y).mean()
+  return within / (n * (n - 1)) - 2 * _kernel(x, y).mean()
+
+
+def _kernel(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+  k = x @ y.T / x.shape[1] + 1
+  return k * k * k  # ten times faster than k**3

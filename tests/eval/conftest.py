@@ -23,6 +23,8 @@ def _torchvision_stand_in() -> dict[str, types.ModuleType]:
     torch.from_numpy(np.array(image)).permute(2, 0, 1)
   )
   modules['.transforms'].functional = modules['.transforms.functional']
+  # torch-fidelity composes one step alone.
+  modules['.transforms'].Compose = lambda steps: steps[0]
   modules[''].transforms = modules['.transforms']
   return {module.__name__: module for module in modules.values()}
 
@@ -74,3 +76,19 @@ def torch_inception(torch_fidelity, tmp_path_factory):
       module.bias.data.normal_(0, 0.1)
   torch.save(network.state_dict(), path)
   return network, path
+
+
+@pytest.fixture
+def tiny_network():
+  """A feature network of a few sums over pixels, called the Inception one."""
+  from pixeldit_jax.eval import features, inception
+
+  rng = np.random.default_rng(0)
+  mix = rng.normal(size=(48, 6 + 4 + 10)) / 100
+
+  def extract(batches):
+    for images in batches:
+      x = (images.reshape(len(images), -1)[:, :48] @ mix).astype(np.float32)
+      yield inception.Features(x[:, :6], x[:, 6:10], x[:, 10:])
+
+  return features.FeatureNetwork(features.INCEPTION, 'abc', (6, 4, 10), extract)

@@ -17,6 +17,19 @@ def test_accuracy_on_digits_it_never_saw():
   assert digits.class_agreement(rgb, labels[kept]) > 0.955
 
 
+def test_margins_are_scikit_learns():
+  from sklearn.svm import SVC
+
+  images, labels = digits.load_digits()
+  seen = ~digits.held_out()
+  svc = SVC(C=digits.C, gamma=digits.GAMMA, decision_function_shape='ovo')
+  svc.fit(digits.grey(images[seen]), labels[seen])
+  some = images[::97]
+  expected = svc.decision_function(digits.grey(some))
+  np.testing.assert_allclose(digits.margins(some), expected, atol=1e-9)
+  assert (digits.predict(some) == svc.predict(digits.grey(some))).all()
+
+
 def test_agreement_falls_to_chance_on_noise():
   noise = np.random.default_rng(0).integers(0, 256, (200, 28, 28, 3), np.uint8)
   labels = np.arange(200) % 10
