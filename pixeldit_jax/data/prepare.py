@@ -206,7 +206,7 @@ def _finish(
   _draw_sheet(out, manifest)
   shard_job.write_whole(os.path.join(out, shards.MANIFEST), _json(manifest))
   shutil.rmtree(os.path.join(out, shard_job.REPORTS))
-  return manifest
+  return shards.read_manifest(out)  # as a later run will read it
 
 
 def _write_bucket_index(out: str, reports: list) -> dict[str, Any]:

@@ -42,6 +42,22 @@ class Source:
   def __getitem__(self, index: int) -> dict[str, Any]:
     raise NotImplementedError
 
+  def check(
+    self,
+    *,
+    resolution: int,
+    checksums: bool = False,
+    process_index: int = 0,
+    process_count: int = 1,
+  ):
+    """Checks at the start of a run what the source can vouch for.
+
+    Only shards know more than opening them has checked: see `check_shards`.
+
+    Raises:
+      ValueError: if the data are not what the run expects.
+    """
+
 
 def open_source(spec: str) -> Source:
   """Opens the source that a spec such as 'folder:/data/flowers' names.
