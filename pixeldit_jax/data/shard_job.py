@@ -128,7 +128,10 @@ def _convert(
   height, width = shapes[bucket]
   encoded = _encode(transforms.crop(image, height, width), settings)
   header = {key: example[key] for key in ('name', 'label')}
-  header |= {'height': image.height, 'width': image.width, 'bucket': bucket}
+  # Shards prepared from shards keep the size of the first original.
+  header['height'] = example.get('height', image.height)
+  header['width'] = example.get('width', image.width)
+  header['bucket'] = bucket
   if 'caption' in example:
     header['caption'] = example['caption']
   # Counted only now, when nothing can fail any more.

@@ -1,14 +1,13 @@
 """How fast images come: decoding alone, and the whole pipeline."""
 
 import concurrent.futures
-import os
 import statistics
 import time
 
 import grain
 
 from pixeldit_jax.data import transforms
-from pixeldit_jax.data.pipeline import make_pipeline
+from pixeldit_jax.data.pipeline import make_pipeline, usable_cores
 from pixeldit_jax.data.sources import Source
 
 _ROUNDS = 3  # of each, in turns: other work on the machine hits both
@@ -35,7 +34,7 @@ def measure(
     threads and nothing else; 'pipeline': images/s of whole batches; 'ratio':
     the second over the first.
   """
-  threads = num_threads or len(os.sched_getaffinity(0))
+  threads = num_threads or usable_cores()
   batches = make_pipeline(
     source,
     resolution=resolution,

@@ -2,6 +2,7 @@
 
 import io
 import pickle
+import shutil
 import sys
 
 import numpy as np
@@ -113,3 +114,17 @@ def test_a_tfds_split_may_be_a_slice(tfds_dir):
     f'tfds:tiny_flowers:1.0.0:train[:25%]?{tfds_dir}'
   )
   assert len(source) == 3
+
+
+def test_a_damaged_tfds_record_is_a_bad_example(tfds_dir, tmp_path):
+  copy = tmp_path / 'tfds'
+  shutil.copytree(tfds_dir, copy)
+  (shard,) = copy.rglob('*.array_record-*')
+  data = bytearray(shard.read_bytes())
+  at = data.find(b'IHDR', data.find(b'IHDR') + 1)  # in the second record
+  data[at] ^= 0xFF
+  shard.write_bytes(data)
+  source = sources.open_source(f'tfds:tiny_flowers:train?{copy}')
+  assert source[0]['label'] in (0, 1)
+  with pytest.raises(transforms.BadExample, match='record 1'):
+    source[1]
