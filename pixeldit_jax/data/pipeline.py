@@ -51,10 +51,12 @@ def make_pipeline(
     process_index: this process, 0 <= process_index < process_count.
     process_count: the processes that share each batch.
     shuffle: a new order each epoch, else that of the source.
-    num_threads: decoding threads per process or worker; 0 means one per core.
-    num_workers: decoding processes; 0 decodes in threads of this process,
-      which is enough while decoding leaves Python's lock (it mostly does).
-    prefetch: batches made ahead.
+    num_threads: decoding threads of this process; 0 means one per core. More
+      than cores only pay where reading waits for a network.
+    num_workers: decoding processes, of one thread each, instead of threads.
+      Threads are enough for few cores, as decoding leaves Python's lock most
+      of the time; with many cores, processes go further.
+    prefetch: batches made ahead, by each worker if there are workers.
 
   Raises:
     ValueError: for values that cannot be met, before anything is read.
@@ -112,7 +114,7 @@ def batches_of(
       f'got {num_threads}, {num_workers} and {prefetch}'
     )
   local = batch_size // process_count
-  threads = num_threads or len(os.sched_getaffinity(0))
+  threads = num_threads or usable_cores()
   load = _Load(source)
 
   def build(start: int) -> grain.IterDataset:
@@ -144,6 +146,13 @@ def batches_of(
     )
 
   return BatchIterator(build, batch_size, identity)
+
+
+def usable_cores() -> int:
+  """Returns the cores that this process may run on."""
+  if hasattr(os, 'sched_getaffinity'):  # a container may have a share only
+    return len(os.sched_getaffinity(0))
+  return os.cpu_count() or 1
 
 
 def check_seed(seed: int):

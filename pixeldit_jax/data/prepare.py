@@ -22,6 +22,7 @@ import tqdm
 from absl import logging
 
 from pixeldit_jax.data import contact_sheet, shard_job, shards, transforms
+from pixeldit_jax.data.pipeline import usable_cores
 from pixeldit_jax.data.shard_job import Settings
 from pixeldit_jax.data.sources import Source, open_source
 
@@ -133,7 +134,7 @@ def _reports(
   if not todo:
     return
   pool = concurrent.futures.ProcessPoolExecutor(
-    min(num_processes or len(os.sched_getaffinity(0)), len(todo)),
+    min(num_processes or usable_cores(), len(todo)),
     multiprocessing.get_context('spawn'),  # a fork would copy JAX's threads
     initializer=shard_job.begin_process,
     initargs=(settings, source, out),
@@ -206,7 +207,7 @@ def _finish(
   _draw_sheet(out, manifest)
   shard_job.write_whole(os.path.join(out, shards.MANIFEST), _json(manifest))
   shutil.rmtree(os.path.join(out, shard_job.REPORTS))
-  return manifest
+  return shards.read_manifest(out)  # as a later run will read it
 
 
 def _write_bucket_index(out: str, reports: list) -> dict[str, Any]:

@@ -128,7 +128,10 @@ def _convert(
   height, width = shapes[bucket]
   encoded = _encode(transforms.crop(image, height, width), settings)
   header = {key: example[key] for key in ('name', 'label')}
-  header |= {'height': image.height, 'width': image.width, 'bucket': bucket}
+  # Shards prepared from shards keep the size of the first original.
+  header['height'] = example.get('height', image.height)
+  header['width'] = example.get('width', image.width)
+  header['bucket'] = bucket
   if 'caption' in example:
     header['caption'] = example['caption']
   # Counted only now, when nothing can fail any more.
@@ -146,7 +149,7 @@ def _encode(pixels: np.ndarray, settings: Settings) -> bytes:
   buffer = io.BytesIO()
   image = Image.fromarray(pixels)
   if settings.encoding == 'png':
-    # Level 1: a third of the time of the default level, 5% more bytes.
+    # Level 1 takes a third of the default's time, for 7% more bytes.
     image.save(buffer, 'PNG', compress_level=1)
   else:
     image.save(buffer, 'JPEG', quality=settings.quality, subsampling=0)

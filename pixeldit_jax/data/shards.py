@@ -66,7 +66,6 @@ def check_shards(
   path: str,
   *,
   resolution: int | None = None,
-  num_classes: int | None = None,
   checksums: bool = False,
   process_index: int = 0,
   process_count: int = 1,
@@ -76,7 +75,6 @@ def check_shards(
   Args:
     path: the folder of shards.
     resolution: what the run expects, or None.
-    num_classes: what the run expects, or None.
     checksums: read every byte of every process_count-th shard as well; each
       process then vouches for its part, and all together for the whole.
 
@@ -86,14 +84,10 @@ def check_shards(
   """
   manifest = read_manifest(path)
   faults = []
-  expected = {'resolution': resolution, 'num_classes': num_classes}
-  held = {
-    'resolution': manifest['resolution'],
-    'num_classes': len(manifest['class_names']),
-  }
-  for key, value in expected.items():
-    if value is not None and value != held[key]:
-      faults.append(f'{key} is {held[key]}, the run expects {value}')
+  if resolution not in (None, manifest['resolution']):
+    faults.append(
+      f'resolution is {manifest["resolution"]}, the run expects {resolution}'
+    )
   files = manifest['shards'] + manifest['indices']
   for entry in files:
     name = os.path.join(path, entry['file'])
@@ -139,6 +133,10 @@ class ShardSource(Source):
 
   def __reduce__(self):
     return ShardSource, (self._path,)
+
+  def check(self, **expected):
+    """See `check_shards`."""
+    check_shards(self._path, **expected)
 
   def bucket_of_examples(self) -> np.ndarray:
     """Returns the bucket of each example, int16 [len(self)]."""

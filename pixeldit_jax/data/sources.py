@@ -5,6 +5,8 @@ from typing import Any
 
 import numpy as np
 
+from pixeldit_jax.data.transforms import BadExample
+
 _KINDS = """\
   digits                     5,000 MNIST digits, no download
   folder:/path               class folders of images
@@ -41,6 +43,22 @@ class Source:
 
   def __getitem__(self, index: int) -> dict[str, Any]:
     raise NotImplementedError
+
+  def check(
+    self,
+    *,
+    resolution: int,
+    checksums: bool = False,
+    process_index: int = 0,
+    process_count: int = 1,
+  ):
+    """Checks at the start of a run what the source can vouch for.
+
+    Only shards know more than opening them has checked: see `check_shards`.
+
+    Raises:
+      ValueError: if the data are not what the run expects.
+    """
 
 
 def open_source(spec: str) -> Source:
@@ -136,7 +154,11 @@ class TfdsSource(Source):
     return len(self._records)
 
   def __getitem__(self, index: int) -> dict[str, Any]:
-    record = self._records[index]
+    try:
+      record = self._records[index]
+    # ArrayRecord reports a chunk that fails its own checksum as RuntimeError.
+    except RuntimeError as error:
+      raise BadExample(f'record {index}: {error}') from error
     # Unique also where the file names of the data set are not.
     name = f'{self._split}/{index:08d}'
     if 'file_name' in record:

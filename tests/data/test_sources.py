@@ -1,17 +1,15 @@
-"""Sources read real files, name what is wrong, and travel to workers."""
+"""Specs name the sources; TFDS data sets are read without TensorFlow."""
 
+import io
 import pickle
+import shutil
+import sys
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from pixeldit_jax.data import sources, transforms
-
-
-def save(path, value=0, size=(12, 10)):
-  path.parent.mkdir(parents=True, exist_ok=True)
-  Image.new('RGB', size, (value,) * 3).save(path)
 
 
 def test_unknown_specs_list_the_kinds():
@@ -31,48 +29,6 @@ def test_digits():
   assert example['label'] == 9 and example['name'].startswith('9/')
 
 
-def test_class_folders(tmp_path):
-  save(tmp_path / 'rose' / 'b.png', 1)
-  save(tmp_path / 'rose' / 'deep' / 'a.JPEG', 2)
-  save(tmp_path / 'daisy' / 'c.webp', 3)
-  (tmp_path / 'rose' / 'notes.txt').write_text('x')
-  save(tmp_path / '.hidden' / 'x.png', 4)
-  source = sources.open_source(f'folder:{tmp_path}')
-  assert source.class_names == ('daisy', 'rose')
-  assert [(source[i]['name'], source[i]['label']) for i in range(3)] == [
-    ('daisy/c.webp', 0), ('rose/b.png', 1), ('rose/deep/a.JPEG', 1),
-  ]  # fmt: skip
-  pixels = np.asarray(transforms.decode(source[1]['image']))
-  assert pixels.shape == (10, 12, 3) and (pixels == 1).all()
-
-
-def test_an_empty_class_and_loose_images_are_named(tmp_path, caplog):
-  save(tmp_path / 'b' / 'x.png')
-  save(tmp_path / 'lost.png')
-  (tmp_path / 'a').mkdir()
-  with caplog.at_level('WARNING'):
-    source = sources.open_source(f'folder:{tmp_path}')
-  assert source.class_names == ('a', 'b') and source[0]['label'] == 1
-  assert 'no image for 1 classes: a' in caplog.text
-  assert 'lost.png' in caplog.text
-
-
-def test_folders_that_cannot_serve_are_refused(tmp_path):
-  with pytest.raises(FileNotFoundError, match='nowhere'):
-    sources.open_source(f'folder:{tmp_path}/nowhere')
-  with pytest.raises(ValueError, match='<class>/<image>'):
-    sources.open_source(f'folder:{tmp_path}')
-
-
-def test_a_source_is_small_to_pickle(tmp_path):
-  for i in range(50):
-    save(tmp_path / 'a' / f'{i:03d}.png', i)
-  source = sources.open_source(f'folder:{tmp_path}')
-  data = pickle.dumps(source)
-  assert len(data) < 50 * 20 + 1000
-  assert pickle.loads(data)[7] == source[7]
-
-
 @pytest.mark.parametrize('spec', ['tfds:mnist', 'tfds:mnist:', 'tfds::train'])
 def test_tfds_specs_need_a_name_and_a_split(spec):
   with pytest.raises(ValueError, match='tfds:name:split'):
@@ -82,3 +38,93 @@ def test_tfds_specs_need_a_name_and_a_split(spec):
 def test_an_unprepared_tfds_data_set_says_how_to_prepare_it(tmp_path):
   with pytest.raises(ValueError, match='download_and_prepare'):
     sources.open_source(f'tfds:imagenet2012:train?{tmp_path}')
+
+
+@pytest.fixture(scope='module')
+def tfds_dir(tmp_path_factory):
+  """A data set that TFDS prepared as ArrayRecord: 12 tiny flowers."""
+  tfds = pytest.importorskip('tensorflow_datasets')
+
+  class TinyFlowers(tfds.core.GeneratorBasedBuilder):
+    VERSION = tfds.core.Version('1.0.0')
+
+    @classmethod
+    def _get_pkg_dir_path(cls):
+      return path
+
+    def _info(self):
+      return tfds.core.DatasetInfo(
+        builder=self,
+        features=tfds.features.FeaturesDict(
+          {
+            'image': tfds.features.Image(shape=(None, None, 3)),
+            'label': tfds.features.ClassLabel(names=['rose', 'iris']),
+            'file_name': tfds.features.Text(),
+            'caption': tfds.features.Text(),
+          }
+        ),
+      )
+
+    def _split_generators(self, manager):
+      return {'train': self._generate_examples()}
+
+    def _generate_examples(self):
+      for i in range(12):
+        image = io.BytesIO()
+        Image.new('RGB', (9, 8), (i, i, i)).save(image, 'PNG')
+        image.seek(0)
+        yield (
+          i,
+          {
+            'image': image,
+            'label': i % 2,
+            'file_name': f'{i}.png',
+            'caption': f'flower {i}',
+          },
+        )
+
+  path = tmp_path_factory.mktemp('tfds')
+  builder = TinyFlowers(data_dir=path, file_format='array_record')
+  builder.download_and_prepare()
+  return path
+
+
+def test_a_prepared_tfds_data_set_is_read_without_tensorflow(
+  tfds_dir, monkeypatch
+):
+  monkeypatch.setitem(sys.modules, 'tensorflow', None)  # cannot be imported
+  source = sources.open_source(f'tfds:tiny_flowers:train?{tfds_dir}')
+  assert len(source) == 12 and source.class_names == ('rose', 'iris')
+  seen = set()
+  for i in range(12):
+    example = source[i]
+    pixels = np.asarray(transforms.decode(example['image']))
+    value = int(pixels[0, 0, 0])
+    assert pixels.shape == (8, 9, 3)
+    assert example['label'] == value % 2
+    assert example['name'] == f'train/{i:08d}/{value}.png'
+    assert example['caption'] == f'flower {value}'
+    seen.add(value)
+  assert seen == set(range(12))
+  assert pickle.loads(pickle.dumps(source))[3] == source[3]
+
+
+def test_a_tfds_split_may_be_a_slice(tfds_dir):
+  source = sources.open_source(
+    f'tfds:tiny_flowers:1.0.0:train[:25%]?{tfds_dir}'
+  )
+  assert len(source) == 3
+
+
+def test_a_damaged_tfds_record_is_a_bad_example(tfds_dir, tmp_path):
+  copy = tmp_path / 'tfds'
+  shutil.copytree(tfds_dir, copy)
+  (shard,) = copy.rglob('*.array_record-*')
+  data = bytearray(shard.read_bytes())
+  at = data.find(b'IHDR', data.find(b'IHDR') + 1)  # in the second record
+  data[at] ^= 0xFF
+  shard.write_bytes(data)
+  source = sources.open_source(f'tfds:tiny_flowers:train?{copy}')
+  assert source[0]['label'] in (0, 1)
+  with pytest.raises(transforms.BadExample, match='record 1'):
+    source[1]
