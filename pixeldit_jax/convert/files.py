@@ -1,0 +1,145 @@
+"""Weight files of any released form, by path or from the Hugging Face hub."""
+
+import os
+import pathlib
+import re
+from collections.abc import Mapping
+
+import numpy as np
+
+from pixeldit_jax.convert.lazy import LazyTensors, specs_of
+from pixeldit_jax.convert.lightning import read_lightning
+from pixeldit_jax.convert.safetensors import read_safetensors
+
+# What torch.compile and data-parallel wrappers add inside a name.
+WRAPPERS = re.compile(r'(?<![^.])(_orig_mod|module)\.')
+RAW, EMA, TEXT = 'denoiser.', 'ema_denoiser.', 'core.'
+
+
+def read_weights(path: str | os.PathLike, ema: bool = True) -> LazyTensors:
+  """The weights in a file, by the plain inner names of the release.
+
+  Takes Lightning `.ckpt`, `.pth` (plain or nested) and `.safetensors`.
+  Prefixes (`denoiser.`, `ema_denoiser.`, `core.`) and what wrappers add to
+  names are removed; what stands beside the network (`diffusion_trainer.*`,
+  `_repa_projector.*`) is left out.
+
+  Args:
+    path: a local file, or hf://organisation/repository/file.
+    ema: the averaged weights, or those last trained. A file of one set that
+      no name calls either gives that set.
+
+  Raises:
+    FileNotFoundError: there is no such file.
+    ImportError: PyTorch's files need PyTorch, the hub huggingface_hub.
+    ValueError: the file is damaged, or has not the set that was asked for.
+  """
+  path = fetch(path)
+  if path.suffix == '.safetensors':
+    tensors = read_safetensors(path)
+  else:
+    tensors = read_lightning(path, ema)
+  return tensors.renamed(_inner_names(tensors, ema, path))
+
+
+def fetch(path: str | os.PathLike) -> pathlib.Path:
+  """A local file for a path, downloaded and kept if it begins with hf://.
+
+  Raises:
+    FileNotFoundError: there is none, or the hub cannot be reached.
+    ImportError: huggingface_hub is not installed.
+    ValueError: hf:// without organisation, repository and file.
+  """
+  text = os.fspath(path)
+  if not text.startswith('hf://'):
+    if not os.path.isfile(text):
+      raise FileNotFoundError(
+        f'{text} is no file. Give a .ckpt, .pth or .safetensors file, or '
+        'hf://organisation/repository/file.'
+      )
+    return pathlib.Path(text)
+  parts = text.removeprefix('hf://').split('/', 2)
+  if len(parts) != 3 or not all(parts):
+    raise ValueError(f'{text}: expected hf://organisation/repository/file.')
+  try:
+    import huggingface_hub
+  except ImportError as error:
+    raise ImportError(
+      f'{text} needs huggingface_hub: pip install huggingface_hub, or download '
+      'the file and give its path.'
+    ) from error
+  organisation, repository, name = parts
+  try:
+    local = huggingface_hub.hf_hub_download(
+      f'{organisation}/{repository}', name
+    )
+  except OSError as error:  # what the hub raises for absence and no network
+    raise FileNotFoundError(
+      f'{text} could not be fetched ({error}). Download it where there is a '
+      'network and give its path.'
+    ) from error
+  return pathlib.Path(local)
+
+
+def _inner_names(
+  names: Mapping[str, np.ndarray], ema: bool, path: pathlib.Path
+) -> dict[str, str]:
+  """Plain name to name in the file, of the set that was asked for."""
+  plain: dict[str, str] = {}
+  for name in names:
+    inner = WRAPPERS.sub('', name)
+    if inner in plain:
+      raise ValueError(
+        f'{path} has both {plain[inner]} and {name}, which are one tensor '
+        'without the names of wrappers: remove one of them.'
+      )
+    plain[inner] = name
+  prefix = ''
+  if any(name.startswith((RAW, EMA)) for name in plain):
+    prefix = EMA if ema else RAW
+    if not any(name.startswith(prefix) for name in plain):
+      raise ValueError(
+        f'{path} has no {prefix}* tensors: it holds only '
+        f'{"the raw weights; ask for ema=False" if ema else "the EMA"}.'
+      )
+  elif any(name.startswith(TEXT) for name in plain):
+    prefix = TEXT
+  return {
+    inner.removeprefix(prefix): name
+    for inner, name in plain.items()
+    if inner.startswith(prefix) and not inner.endswith('n_averaged')
+  }
+
+
+def compare(
+  expected: Mapping[str, tuple[int, ...]], found: Mapping[str, np.ndarray]
+) -> None:
+  """Checks names and shapes before anything is read.
+
+  Args:
+    expected: name to shape.
+    found: arrays, `LazyTensors`, or anything with shapes.
+
+  Raises:
+    ValueError: lists every tensor that is missing, extra or of another shape.
+  """
+  shapes = {name: spec.shape for name, spec in specs_of(found).items()}
+  problems = [
+    f'missing: {name} {tuple(shape)}'
+    for name, shape in expected.items()
+    if name not in shapes
+  ]
+  problems += [
+    f'extra: {name} {shape}'
+    for name, shape in shapes.items()
+    if name not in expected
+  ]
+  problems += [
+    f'other shape: {name} is {shapes[name]}, expected {tuple(shape)}'
+    for name, shape in expected.items()
+    if name in shapes and shapes[name] != tuple(shape)
+  ]
+  if problems:
+    raise ValueError(
+      f'{len(problems)} tensors do not fit:\n  ' + '\n  '.join(problems)
+    )

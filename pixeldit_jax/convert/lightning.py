@@ -1,0 +1,206 @@
+"""PyTorch's files: Lightning checkpoints and plain or nested `.pth`.
+
+A file is a zip archive of one pickle, which tells names, shapes and dtypes,
+and one record of bytes for each tensor. Pickles are loaded with weights only:
+nothing that a file names is imported or run.
+"""
+
+import os
+import pickle
+import struct
+import zipfile
+from collections.abc import Mapping
+from typing import Any, BinaryIO
+
+import ml_dtypes
+import numpy as np
+
+from pixeldit_jax.convert.lazy import (
+  LazyTensors,
+  Spec,
+  specs_of,
+  written_beside,
+)
+
+# Where checkpoints keep their weights, beside optimizers and the like.
+EMA_KEYS = ('ema', 'state_dict_ema', 'ema_state_dict', 'model_ema')
+RAW_KEYS = ('state_dict', 'model', 'module')
+
+# Pages of a mapped file count as memory until it is unmapped.
+MAPPED_BYTES = 256 * 2**20
+ALIGNMENT = 64
+
+
+class _Inert:
+  """Stands for any class but a tensor that a checkpoint names."""
+
+  def __new__(cls, *args, **kwargs):
+    return super().__new__(cls)
+
+  def __init__(self, *args, **kwargs):
+    pass
+
+  def __setstate__(self, state):
+    pass
+
+
+def _torch(path: str | os.PathLike):
+  try:
+    import torch
+  except ImportError as error:
+    raise ImportError(
+      f"{path} is a PyTorch file and needs PyTorch: pip install 'torch>=2.6', "
+      'or use a .safetensors file.'
+    ) from error
+  return torch
+
+
+def _load(path: str | os.PathLike) -> Any:
+  """What is in a file; the tensors are mapped, not read."""
+  torch = _torch(path)
+  mapped = zipfile.is_zipfile(path)  # not so before PyTorch 1.6
+  unknown = []
+  if mapped:
+    unknown = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+  try:
+    with torch.serialization.safe_globals([(_Inert, n) for n in unknown]):
+      return torch.load(
+        path, map_location='cpu', weights_only=True, mmap=mapped
+      )
+  except pickle.UnpicklingError as error:
+    raise ValueError(
+      f'{path} holds more than weights, and nothing else is loaded from a '
+      'pickle. Where its origin is trusted, load it in PyTorch and save its '
+      'state_dict alone.'
+    ) from error
+  except (RuntimeError, EOFError) as error:
+    raise ValueError(
+      f'{path} is no PyTorch file, or is cut off ({error}). Download it again.'
+    ) from error
+
+
+def _tensors(found: Any, ema: bool) -> dict[str, Any]:
+  """The dict of tensors in a checkpoint, however deep."""
+  if not isinstance(found, Mapping):
+    return {}
+  for key in (EMA_KEYS if ema else ()) + RAW_KEYS:
+    if isinstance(found.get(key), Mapping):
+      return _tensors(found[key], ema)
+  return {k: v for k, v in found.items() if hasattr(v, 'data_ptr')}
+
+
+def _to_numpy(tensor) -> np.ndarray:
+  """A copy in memory of its own; bfloat16, new to NumPy, goes as bits."""
+  import torch
+
+  tensor = tensor.detach().contiguous()
+  if tensor.dtype == torch.bfloat16:
+    return tensor.view(torch.int16).numpy().copy().view(ml_dtypes.bfloat16)
+  return tensor.numpy().copy()
+
+
+def read_lightning(path: str | os.PathLike, ema: bool) -> LazyTensors:
+  """The tensors of a `.ckpt` or `.pth`, under the names they have there.
+
+  Args:
+    path: the file.
+    ema: where it keeps two nested sets apart, the averaged one. A set named
+      by prefixes, or the only one, is returned whole.
+
+  Raises:
+    ImportError: PyTorch is not installed.
+    ValueError: the file is cut off, or holds no tensors.
+  """
+  tensors = _tensors(_load(path), ema)
+  if not tensors:
+    raise ValueError(
+      f'{path} holds no tensors by name, neither at the top nor under '
+      f'{EMA_KEYS + RAW_KEYS}.'
+    )
+  specs = {
+    name: Spec(tuple(t.shape), np.dtype(str(t.dtype).removeprefix('torch.')))
+    for name, t in tensors.items()
+  }
+  mapped = 0
+
+  def read(name):
+    nonlocal tensors, mapped
+    if mapped > MAPPED_BYTES:
+      tensors, mapped = _tensors(_load(path), ema), 0
+    array = _to_numpy(tensors[name])
+    mapped += array.nbytes
+    return array
+
+  return LazyTensors(specs, read)
+
+
+def write_lightning(
+  path: str | os.PathLike,
+  weights: Mapping[str, np.ndarray],
+  ema_weights: Mapping[str, np.ndarray],
+) -> None:
+  """Writes a checkpoint in the release's layout, one tensor at a time.
+
+  Args:
+    path: the `.ckpt` to make; any file there is replaced at the end.
+    weights: names without prefix to arrays, stored as `denoiser.*`.
+    ema_weights: their averages, stored as `ema_denoiser.*`.
+
+  Raises:
+    ImportError: PyTorch is not installed.
+  """
+  torch = _torch(path)
+  sources = [
+    (f'{prefix}.{name}', spec, tensors, name)
+    for prefix, tensors in (
+      ('denoiser', weights),
+      ('ema_denoiser', ema_weights),
+    )
+    for name, spec in specs_of(tensors).items()
+  ]
+  # Memory that is never touched, and so never taken.
+  state_dict = {
+    full: torch.empty(spec.shape, dtype=getattr(torch, spec.dtype.name))
+    for full, spec, _, _ in sources
+  }
+  checkpoint = {
+    'epoch': 0,
+    'global_step': 0,
+    'pytorch-lightning_version': '2.0.0',
+    'state_dict': state_dict,
+  }
+  with written_beside(path) as part:
+    outline = part.with_suffix('.outline')
+    try:
+      with torch.serialization.skip_data():
+        torch.save(checkpoint, outline)
+      with zipfile.ZipFile(outline) as source, part.open('wb') as file:
+        _fill(
+          source, file, [(tensors, name) for _, _, tensors, name in sources]
+        )
+    finally:
+      outline.unlink(missing_ok=True)
+
+
+def _fill(
+  outline: zipfile.ZipFile,
+  file: BinaryIO,
+  sources: list[tuple[Mapping[str, np.ndarray], str]],
+) -> None:
+  """Copies an archive, the bytes of its tensors taken from `sources`."""
+  with zipfile.ZipFile(file, 'w') as archive:
+    for record in outline.infolist():
+      name = record.filename.split('/', 1)[1]
+      if name.startswith('data/'):
+        tensors, key = sources[int(name.removeprefix('data/'))]
+        array = np.ascontiguousarray(tensors[key])
+        data = memoryview(array.reshape(-1).view(np.uint8))
+      else:
+        data = outline.read(record)
+      entry = zipfile.ZipInfo(f'archive/{name}')
+      # A mapped tensor must begin at a multiple of its dtype: PyTorch's writer
+      # pads the header before it, as an extra field 'FB'.
+      end = file.tell() + 30 + len(entry.filename) + 4
+      padding = -end % ALIGNMENT
+      entry.extra = b'FB' + struct.pack('<H', padding) + bytes(padding)
+      archive.writestr(entry, data)

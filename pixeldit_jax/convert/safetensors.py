@@ -1,0 +1,105 @@
+"""Safetensors files, read and written one tensor at a time.
+
+The form: 8 bytes with the length of a JSON header, the header (name to dtype,
+shape and place), then the tensors without gaps, little-endian.
+https://huggingface.co/docs/safetensors
+"""
+
+import json
+import os
+import pathlib
+from collections.abc import Mapping
+
+import ml_dtypes
+import numpy as np
+
+from pixeldit_jax.convert.lazy import (
+  LazyTensors,
+  Spec,
+  specs_of,
+  written_beside,
+)
+
+DTYPES = {
+  'F64': np.dtype(np.float64),
+  'F32': np.dtype(np.float32),
+  'F16': np.dtype(np.float16),
+  'BF16': np.dtype(ml_dtypes.bfloat16),
+  'I64': np.dtype(np.int64),
+  'I32': np.dtype(np.int32),
+  'I16': np.dtype(np.int16),
+  'I8': np.dtype(np.int8),
+  'U8': np.dtype(np.uint8),
+  'BOOL': np.dtype(np.bool_),
+}
+NAMES = {dtype: name for name, dtype in DTYPES.items()}
+
+
+def read_safetensors(path: str | os.PathLike) -> LazyTensors:
+  """The tensors of a file, under the names they have there.
+
+  Raises:
+    ValueError: the file is cut off, is not of this form, or has tensors of a
+      dtype that is not in `DTYPES`.
+  """
+  path = pathlib.Path(path)
+  size = path.stat().st_size
+  with path.open('rb') as file:
+    start = 8 + int.from_bytes(file.read(8), 'little')
+    if not 8 < start <= size:
+      raise ValueError(f'{path} is no safetensors file, or is cut off.')
+    header = json.loads(file.read(start - 8))
+  header.pop('__metadata__', None)
+  end = start + max((e['data_offsets'][1] for e in header.values()), default=0)
+  if end > size:
+    raise ValueError(
+      f'{path} is cut off: {size} bytes of {end}. Download it again.'
+    )
+  specs = {}
+  for name, entry in header.items():
+    if entry['dtype'] not in DTYPES:
+      raise ValueError(
+        f'{path}: {name} is {entry["dtype"]}; expected one of {[*DTYPES]}.'
+      )
+    specs[name] = Spec(tuple(entry['shape']), DTYPES[entry['dtype']])
+
+  def read(name):
+    begin, end = header[name]['data_offsets']
+    data = np.fromfile(path, np.uint8, end - begin, offset=start + begin)
+    return data.view(specs[name].dtype).reshape(specs[name].shape)
+
+  return LazyTensors(specs, read)
+
+
+def write_safetensors(
+  path: str | os.PathLike, weights: Mapping[str, np.ndarray]
+) -> None:
+  """Writes arrays (of NumPy or JAX, or `LazyTensors`) one at a time.
+
+  Raises:
+    ValueError: an array of a dtype that is not in `DTYPES`.
+  """
+  specs = specs_of(weights)
+  # Wide dtypes first, so that every tensor stands at a multiple of its dtype.
+  order = sorted(specs, key=lambda name: -specs[name].dtype.itemsize)
+  header, place = {}, 0
+  for name in order:
+    shape, dtype = specs[name]
+    if dtype not in NAMES:
+      raise ValueError(
+        f'{name} is {dtype}; a safetensors file takes {[*map(str, NAMES)]}.'
+      )
+    end = place + int(np.prod(shape)) * dtype.itemsize
+    header[name] = {
+      'dtype': NAMES[dtype],
+      'shape': shape,
+      'data_offsets': (place, end),
+    }
+    place = end
+  text = json.dumps(header).encode()
+  text += b' ' * (-len(text) % 8)
+  with written_beside(path) as part, part.open('wb') as file:
+    file.write(len(text).to_bytes(8, 'little') + text)
+    for name in order:
+      array = np.ascontiguousarray(weights[name])
+      file.write(array.reshape(-1).view(np.uint8))

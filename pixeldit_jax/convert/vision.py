@@ -1,0 +1,252 @@
+"""Weights of DINOv2, from the Hugging Face layout or the authors' own.
+
+Letters of the patterns, beyond those of `pixeldit_jax.typing`: S query, key
+and value, V the learned positions, R registers, h and w the sides of a patch,
+u and v axes of one.
+"""
+
+import math
+import os
+import pathlib
+import re
+from collections.abc import Mapping
+
+import numpy as np
+
+from pixeldit_jax.convert.files import fetch, read_weights
+from pixeldit_jax.convert.lazy import LazyTensors, specs_of
+from pixeldit_jax.convert.rules import Rule, to_ours, to_theirs
+from pixeldit_jax.convert.safetensors import write_safetensors
+from pixeldit_jax.encoders.vision import VisionConfig
+from pixeldit_jax.typing import PyTree
+
+HEAD_SIZE = 64  # in every released DINOv2
+MASK_TOKENS = ('mask_token', 'embeddings.mask_token')  # of pretraining alone
+
+
+def _linear(path: str, name: str, pattern: str, bias: str) -> list[Rule]:
+  return [
+    Rule(f'{path}/kernel', f'{name}.weight', pattern),
+    Rule(f'{path}/bias', f'{name}.bias', bias),
+  ]
+
+
+def _norm(path: str, name: str) -> list[Rule]:
+  return [
+    Rule(f'{path}/weight', f'{name}.weight', 'D->D'),
+    Rule(f'{path}/bias', f'{name}.bias', 'D->D'),
+  ]
+
+
+def _block(name: str, attention: str, scale: str) -> list[Rule]:
+  """All of a block but query, key and value."""
+  proj = f'{name}.{attention}'
+  return [
+    *_norm('blocks/norm1', f'{name}.norm1'),
+    *_linear('blocks/proj', proj, 'D(NK)->NKD', 'D->D'),
+    Rule('blocks/scale1', f'{name}.{scale.format(1)}', 'D->D'),
+    *_norm('blocks/norm2', f'{name}.norm2'),
+    *_linear('blocks/up', f'{name}.mlp.fc1', 'FD->DF', 'F->F'),
+    *_linear('blocks/down', f'{name}.mlp.fc2', 'DF->FD', 'D->D'),
+    Rule('blocks/scale2', f'{name}.{scale.format(2)}', 'D->D'),
+  ]
+
+
+PATCH = 'DChw->(hw)CD'
+
+# Of the authors' `.pth`, and of what we keep.
+ORIGINAL = [
+  *_linear('patch_embed', 'patch_embed.proj', PATCH, 'D->D'),
+  Rule('class_token', 'cls_token', 'uvD->(uv)D'),
+  Rule('positions', 'pos_embed', 'uVD->(uV)D'),
+  *_block('blocks.{i}', 'attn.proj', 'ls{}.gamma'),
+  *_linear('blocks/qkv', 'blocks.{i}.attn.qkv', '(SNK)D->DSNK', '(SNK)->SNK'),
+  *_norm('norm', 'norm'),
+]
+ORIGINAL_REGISTERS = Rule('register_tokens', 'register_tokens', 'uRD->(uR)D')
+
+_LAYER = 'encoder.layer.{i}'
+_QKV = [f'{_LAYER}.attention.attention.{x}' for x in ('query', 'key', 'value')]
+HUGGING_FACE = [
+  *_linear(
+    'patch_embed', 'embeddings.patch_embeddings.projection', PATCH, 'D->D'
+  ),
+  Rule('class_token', 'embeddings.cls_token', 'uvD->(uv)D'),
+  Rule('positions', 'embeddings.position_embeddings', 'uVD->(uV)D'),
+  *_block(_LAYER, 'attention.output.dense', 'layer_scale{}.lambda1'),
+  Rule('blocks/qkv/kernel', tuple(f'{x}.weight' for x in _QKV), 'S(NK)D->DSNK'),
+  Rule('blocks/qkv/bias', tuple(f'{x}.bias' for x in _QKV), 'S(NK)->SNK'),
+  *_norm('norm', 'layernorm'),
+]
+HUGGING_FACE_REGISTERS = Rule(
+  'register_tokens', 'embeddings.register_tokens', 'uRD->(uR)D'
+)
+
+
+def load_dinov2(
+  source: str | os.PathLike,
+  keep: str | os.PathLike | None = None,
+  **overrides,
+) -> tuple[VisionConfig, PyTree]:
+  """A teacher's configuration and weights, in host memory.
+
+  The weights have the form of `weights_of(DINOv2(config))`: place them by the
+  sharding rules and `nnx.merge` them. Kernels are in `config.dtype`, as they
+  are multiplied; the rest is float32.
+
+  Args:
+    source: a name on the hub ('facebook/dinov2-base'), a folder with
+      `model.safetensors`, or a `.safetensors` or `.pth` file (Hugging Face's
+      names of tensors, or the authors').
+    keep: a folder for the converted file; later calls read it, and need
+      neither PyTorch nor a network.
+    overrides: fields of `VisionConfig` that weights do not tell: `dtype`,
+      `scan`, `position_offset`, and `heads` where a head is not 64 wide.
+
+  Raises:
+    FileNotFoundError: there are no weights; tells the two ways to get them.
+    ValueError: tensors that are no DINOv2 of this form.
+  """
+  kept = None
+  if keep is not None:
+    name = re.sub(r'[^\w.-]+', '--', os.fspath(source)).strip('-')
+    kept = pathlib.Path(keep) / f'{name}.safetensors'
+  if kept is not None and kept.is_file() and not _newer(source, kept):
+    return from_dinov2(read_weights(kept), **overrides)
+  weights = read_weights(_find(os.fspath(source)))
+  if kept is not None:
+    write_safetensors(kept, _original(weights, **overrides))
+  return from_dinov2(weights, **overrides)
+
+
+def from_dinov2(
+  weights: Mapping[str, np.ndarray], **overrides
+) -> tuple[VisionConfig, PyTree]:
+  """`load_dinov2` for tensors at hand, under either layout's names."""
+  config = infer_config(weights, **overrides)
+  ours = _to_ours(weights, config)
+
+  def cast(tree):
+    return {
+      name: cast(value)
+      if isinstance(value, dict)
+      else value.astype(config.dtype if name == 'kernel' else np.float32)
+      for name, value in tree.items()
+    }
+
+  return config, cast(ours)
+
+
+def infer_config(
+  weights: Mapping[str, np.ndarray], **overrides
+) -> VisionConfig:
+  """The configuration that tensors under either layout's names belong to.
+
+  Raises:
+    ValueError: they are no DINOv2.
+  """
+  shapes = {name: spec.shape for name, spec in specs_of(weights).items()}
+  by_path = {rule.path: rule.names for rule in _rules(weights)}
+  first = by_path['blocks/norm1/weight']
+  pattern = re.escape(first).replace(r'\{i\}', r'(\d+)')
+  blocks = (re.fullmatch(pattern, name) for name in shapes)
+  try:
+    width, _, _, patch = shapes[by_path['patch_embed/kernel']]
+    _, positions, _ = shapes[by_path['positions']]
+    hidden, _ = shapes[by_path['blocks/up/kernel'].format(i=0)]
+    registers = 0
+    if 'register_tokens' in by_path:
+      registers = shapes[by_path['register_tokens']][1]
+  except (KeyError, ValueError) as error:
+    raise ValueError(
+      f'the tensors are no DINOv2 of size S, B or L ({error} is missing, or '
+      f'has another number of axes): {sorted(shapes)[:8]} ...'
+    ) from error
+  found = dict(
+    width=width,
+    depth=1 + max((int(m[1]) for m in blocks if m), default=-1),
+    heads=max(1, width // HEAD_SIZE),
+    mlp_ratio=hidden // width,
+    patch_size=patch,
+    grid=math.isqrt(positions - 1),
+    registers=registers,
+  )
+  return VisionConfig(**(found | overrides))
+
+
+def _rules(weights: Mapping[str, np.ndarray]) -> list[Rule]:
+  """Those of the layout whose names the tensors have."""
+  for rules, registers in (
+    (ORIGINAL, ORIGINAL_REGISTERS),
+    (HUGGING_FACE, HUGGING_FACE_REGISTERS),
+  ):
+    if any(rule.names in weights for rule in rules if rule.path == 'positions'):
+      return rules + [registers] * (registers.names in weights)
+  raise ValueError(
+    'the tensors are no DINOv2: neither pos_embed nor '
+    'embeddings.position_embeddings is among '
+    f'{sorted(weights)[:8]} ...'
+  )
+
+
+def _to_ours(weights: Mapping[str, np.ndarray], config: VisionConfig) -> PyTree:
+  if isinstance(weights, LazyTensors):
+    used = {name: name for name in weights if name not in MASK_TOKENS}
+    weights = weights.renamed(used)
+  else:
+    weights = {k: v for k, v in weights.items() if k not in MASK_TOKENS}
+  depths = {'blocks': config.depth}
+  return to_ours(_rules(weights), weights, _sizes(config), depths)
+
+
+def _original(weights: Mapping[str, np.ndarray], **overrides) -> dict:
+  """The same tensors under the authors' names."""
+  config = infer_config(weights, **overrides)
+  rules = ORIGINAL + [ORIGINAL_REGISTERS] * (config.registers > 0)
+  ours = _to_ours(weights, config)
+  return to_theirs(rules, ours, _sizes(config), {'blocks': config.depth})
+
+
+def _sizes(config: VisionConfig) -> dict[str, int]:
+  """The length of each letter."""
+  return dict(
+    C=3,
+    D=config.width,
+    F=config.mlp_ratio * config.width,
+    K=config.width // config.heads,
+    N=config.heads,
+    R=config.registers,
+    S=3,
+    V=1 + config.grid**2,
+    h=config.patch_size,
+    u=1,
+    v=1,
+    w=config.patch_size,
+  )
+
+
+def _newer(source: str | os.PathLike, kept: pathlib.Path) -> bool:
+  """Whether a local file has changed since it was converted."""
+  if not os.path.isfile(source):
+    return False
+  return os.path.getmtime(source) > kept.stat().st_mtime
+
+
+def _find(source: str) -> pathlib.Path:
+  """The file that `source` stands for, downloaded if it has to be."""
+  location = source
+  if os.path.isdir(source):
+    location = os.path.join(source, 'model.safetensors')
+  elif not os.path.exists(source) and re.fullmatch(r'[\w.-]+/[\w.-]+', source):
+    location = f'hf://{source}/model.safetensors'
+  try:
+    return fetch(location)
+  except (FileNotFoundError, ImportError) as error:
+    raise FileNotFoundError(
+      f'no DINOv2 weights at {source!r}, and representation alignment needs '
+      'its teacher. Two ways to get them: (1) by name, where there is a '
+      'network: facebook/dinov2-base, with pip install huggingface_hub; (2) '
+      'by path: download model.safetensors of that repository, or '
+      'dinov2_vitb14_pretrain.pth of github.com/facebookresearch/dinov2, and '
+      f'give the path of the file.\nThe cause: {error}'
+    ) from error

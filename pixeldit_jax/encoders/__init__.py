@@ -1,0 +1,1 @@
+"""Frozen networks that see images or read text."""

@@ -1,0 +1,256 @@
+"""DINOv2, the frozen teacher of representation alignment (arXiv 2304.07193).
+
+A vision transformer with LayerNorm, biases everywhere, exact GELU, a learned
+scale on each residual branch and, optionally, register tokens (2309.16588).
+"""
+
+import contextlib
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from pixeldit_jax.encoders.bicubic import resize_bicubic
+from pixeldit_jax.model.attention import attend
+from pixeldit_jax.model.embed import patchify
+from pixeldit_jax.model.layers import LayerNorm, Linear, normal, zeros
+from pixeldit_jax.model.stack import run_blocks, stack_blocks
+from pixeldit_jax.typing import Array, Float
+
+SIZES = {
+  'S': dict(width=384, depth=12, heads=6),
+  'B': dict(width=768, depth=12, heads=12),
+  'L': dict(width=1024, depth=24, heads=16),
+}
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+@dataclasses.dataclass(frozen=True)
+class VisionConfig:
+  """A DINOv2. The defaults are those of ViT-B/14 without registers.
+
+  Attributes:
+    width: of the tokens.
+    depth: blocks.
+    heads: attention heads.
+    mlp_ratio: hidden width of the MLP over `width`.
+    patch_size: side of a patch.
+    grid: side of the square of learned positions; the released networks end
+      their training at 518 pixels, 37 patches.
+    registers: extra tokens; 4 in the released networks that have them.
+    position_offset: how positions are read at another grid of n patches. 0,
+      as `transformers` does it: the learned grid is stretched to exactly n.
+      0.1, as the authors' code does it for networks without registers: the
+      step between positions is grid / (n + 0.1), so that they drift by up to
+      a tenth of a patch towards one side.
+    layer_scale: what the residual scales start from in a random network.
+    dtype: of activations and matrix products; norms and softmax are float32.
+    scan: blocks as one loop, or unrolled; see `ModelConfig`.
+  """
+
+  width: int = 768
+  depth: int = 12
+  heads: int = 12
+  mlp_ratio: int = 4
+  patch_size: int = 14
+  grid: int = 37
+  registers: int = 0
+  position_offset: float = 0.0
+  layer_scale: float = 1.0
+  dtype: str = 'bfloat16'
+  scan: bool = True
+
+  def __post_init__(self):
+    if self.width % self.heads:
+      raise ValueError(
+        f'a teacher of width={self.width} has no {self.heads} equal heads: '
+        'give heads that divide it (width / 64 in the released networks).'
+      )
+    if self.registers and self.position_offset:
+      raise ValueError(
+        f'position_offset={self.position_offset} with {self.registers} '
+        'registers: networks with registers were made without it; give 0.'
+      )
+
+  @property
+  def antialias(self) -> bool:
+    """Positions are shrunk with antialiasing where there are registers."""
+    return self.registers > 0
+
+  def patches(self, height: int, width: int) -> tuple[int, int]:
+    """Patches down and across an image.
+
+    Raises:
+      ValueError: a side that is not a multiple of the patch size.
+    """
+    p = self.patch_size
+    if height < p or width < p or height % p or width % p:
+      raise ValueError(
+        f'the teacher takes images whose sides are multiples of {p}, not '
+        f'{height} x {width}: resize them, as teacher_features does.'
+      )
+    return height // p, width // p
+
+
+def sized(size: str, **overrides) -> VisionConfig:
+  """The configuration of a released size: S, B or L."""
+  if size not in SIZES:
+    raise ValueError(f'teacher size={size!r}: use one of {tuple(SIZES)}.')
+  return VisionConfig(**(SIZES[size] | overrides))
+
+
+class VisionBlock(nnx.Module):
+  """x += ls1 * Attn(norm x); x += ls2 * MLP(norm x)."""
+
+  def __init__(self, config: VisionConfig, *, rngs: nnx.Rngs):
+    width, heads = config.width, config.heads
+    head_size, hidden = width // heads, config.mlp_ratio * width
+
+    def linear(inputs, outputs, axes):
+      return Linear(
+        inputs,
+        outputs,
+        axes,
+        kernel_init=normal,
+        bias_init=zeros,
+        dtype=config.dtype,
+        rngs=rngs,
+      )
+
+    def scale():
+      value = jnp.full(width, config.layer_scale, jnp.float32)
+      return nnx.Param(value, axes=(None,))
+
+    qkv_axes = ('embed', None, 'heads', None)
+    self.norm1 = LayerNorm(width)
+    self.qkv = linear(width, (3, heads, head_size), qkv_axes)
+    self.proj = linear((heads, head_size), width, ('heads', None, 'embed'))
+    self.scale1 = scale()
+    self.norm2 = LayerNorm(width)
+    self.up = linear(width, hidden, ('embed', 'mlp'))
+    self.down = linear(hidden, width, ('mlp', 'embed'))
+    self.scale2 = scale()
+
+  def __call__(self, x: Float[Array, 'B L D']) -> Float[Array, 'B L D']:
+    qkv_BL3NK = self.qkv(self.norm1(x))
+    h = self.proj(attend(*jnp.unstack(qkv_BL3NK, axis=2)))
+    x += self.scale1[...].astype(h.dtype) * h
+    h = jax.nn.gelu(self.up(self.norm2(x)), approximate=False)
+    h = self.down(h)
+    return x + self.scale2[...].astype(h.dtype) * h
+
+
+class DINOv2(nnx.Module):
+  """Images to one feature for each patch ("x_norm_patchtokens")."""
+
+  def __init__(self, config: VisionConfig, *, rngs: nnx.Rngs):
+    self.config = config
+    width, pixels = config.width, config.patch_size**2
+
+    def tokens(count):
+      value = normal(rngs.params(), (count, width), jnp.float32)
+      return nnx.Param(value, axes=(None, 'embed'))
+
+    self.patch_embed = Linear(
+      (pixels, 3),
+      width,
+      (None, None, 'embed'),
+      kernel_init=normal,
+      bias_init=zeros,
+      dtype=config.dtype,
+      rngs=rngs,
+    )
+    self.class_token = tokens(1)
+    self.positions = tokens(1 + config.grid**2)  # of the class token first
+    if config.registers:
+      self.register_tokens = tokens(config.registers)
+    self.blocks = stack_blocks(
+      lambda rngs: VisionBlock(config, rngs=rngs), config.depth, rngs
+    )
+    self.norm = LayerNorm(width)
+
+  def __call__(self, x: Float[Array, 'B H W 3']) -> Float[Array, 'B L D']:
+    """Features of the last layer, normed, in `config.dtype`.
+
+    Args:
+      x: images, ImageNet-normalised, sides multiples of the patch size.
+
+    Raises:
+      ValueError: sides that are not.
+    """
+    exact = self.config.dtype == 'float32'
+    # TPUs and new GPUs would multiply float32 in fewer bits.
+    with (
+      jax.default_matmul_precision('float32')
+      if exact
+      else (contextlib.nullcontext())
+    ):
+      return self._forward(x)
+
+  def _forward(self, x):
+    config = self.config
+    dtype = jnp.dtype(config.dtype)
+    grid = config.patches(*x.shape[1:3])
+    place_LD = self.positions_at(grid).astype(dtype)
+    x = self.patch_embed(patchify(x.astype(dtype), config.patch_size))
+    x += place_LD[1:]
+    # Positions go to the class token and the patches, not to registers.
+    first = [self.class_token[...].astype(dtype) + place_LD[:1]]
+    if config.registers:
+      first.append(self.register_tokens[...].astype(dtype))
+    first = jnp.concatenate(first)
+    before = first.shape[0]
+    first = jnp.broadcast_to(first, (x.shape[0], *first.shape))
+    x = jnp.concatenate([first, x], axis=1)
+    x, _ = run_blocks(self.blocks, x, scan=config.scan, remat='none')
+    return self.norm(x[:, before:])
+
+  def positions_at(self, grid: tuple[int, int]) -> Float[Array, 'L D']:
+    """Of the class token, then of the patches, float32."""
+    config = self.config
+    positions = self.positions[...].astype(jnp.float32)
+    side = config.grid
+    if grid == (side, side):
+      return positions
+    square = positions[1:].reshape(1, side, side, -1)
+    resized = resize_bicubic(
+      square, grid, antialias=config.antialias, offset=config.position_offset
+    )
+    return jnp.concatenate([positions[:1], resized.reshape(-1, config.width)])
+
+
+def teacher_features(
+  model: DINOv2, images: Float[Array, 'B H W C'], patch_size: int = 16
+) -> Float[Array, 'B L D']:
+  """What the teacher sees in clean images; no gradient flows through it.
+
+  Images are resized so that teacher and student have the same patches: from
+  256 to 224 (14/16 of the side) for a student of patch 16. Bicubic without
+  antialiasing, as `torch.nn.functional.interpolate` does it.
+
+  Args:
+    model: the teacher.
+    images: in [-1, 1], three channels, or one that is shown in all three.
+    patch_size: the student's; both sides are multiples of it.
+
+  Raises:
+    ValueError: sides that are not.
+  """
+  height, width, channels = images.shape[1:]
+  if height % patch_size or width % patch_size or channels not in (1, 3):
+    raise ValueError(
+      f'the teacher was given images of {height} x {width} x {channels}: '
+      f'expected sides that are multiples of the patch, {patch_size}, and 1 '
+      'or 3 channels.'
+    )
+  ours = model.config.patch_size
+  x = (images.astype(jnp.float32) + 1) / 2
+  x = (x - np.float32(IMAGENET_MEAN)) / np.float32(IMAGENET_STD)
+  grid = (height // patch_size * ours, width // patch_size * ours)
+  if grid != (height, width):
+    x = resize_bicubic(x, grid)
+  return jax.lax.stop_gradient(model(x))

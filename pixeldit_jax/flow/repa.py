@@ -1,0 +1,120 @@
+"""Representation alignment with a frozen teacher (REPA, arXiv 2410.06940).
+
+loss = 1 - mean over patches of cos(projector(student), teacher)
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from pixeldit_jax.model.layers import Linear
+from pixeldit_jax.typing import Array, Float
+
+
+class REPAProjector(nnx.Module):
+  """Three linear layers, SiLU between, to the teacher's width.
+
+  It is trained with the network and used by the loss alone: sampling and the
+  EMA have no part of it.
+  """
+
+  def __init__(
+    self, width: int, teacher_width: int, *, dtype: str, rngs: nnx.Rngs
+  ):
+    def linear(outputs, axes):
+      return Linear(width, outputs, axes, dtype=dtype, rngs=rngs)
+
+    self.first = linear(width, ('embed', 'mlp'))
+    self.second = linear(width, ('mlp', 'embed'))
+    self.third = linear(teacher_width, ('embed', None))
+
+  def __call__(self, x: Float[Array, 'B L D']) -> Float[Array, 'B L T']:
+    x = jax.nn.silu(self.first(x))
+    return self.third(jax.nn.silu(self.second(x)))
+
+
+def grid_matrix(size: int, new_size: int) -> np.ndarray:
+  """Maps a line of `size` features to `new_size`, [new_size, size], float32.
+
+  Down: each new cell is the mean over the part of the line that it covers,
+  and a cell that it covers in part counts in part. At whole ratios this is
+  average pooling; at others it stays centred and takes every feature with
+  the same total weight, which windows of whole cells would not.
+  Up: linear between the centres of the two nearest cells (half-pixel centres,
+  the ends repeated), as `torch.nn.functional.interpolate` does it.
+  """
+  step = size / new_size
+  new = np.arange(new_size)[:, None]
+  old = np.arange(size)[None]
+  if size >= new_size:
+    start, end = new * step, (new + 1) * step
+    covered = np.minimum(end, old + 1) - np.maximum(start, old)
+    return (np.maximum(covered, 0) / step).astype(np.float32)
+  center = np.clip((new + 0.5) * step - 0.5, 0, size - 1)
+  return np.maximum(1 - np.abs(center - old), 0).astype(np.float32)
+
+
+def match_grid(
+  x: Float[Array, 'B L D'], grid: tuple[int, int], new_grid: tuple[int, int]
+) -> Float[Array, 'B S D']:
+  """Features on one grid of patches to another, in float32, by `grid_matrix`.
+
+  Rows and columns are matched by themselves: one may shrink where the other
+  grows.
+  """
+  x = x.astype(jnp.float32)  # the mean of many features
+  if grid == new_grid:
+    return x
+  B, _, D = x.shape
+  down, across = (grid_matrix(n, m) for n, m in zip(grid, new_grid))
+  x = jnp.einsum(
+    'hH,BHWD,wW->BhwD',
+    down,
+    x.reshape(B, *grid, D),
+    across,
+    precision=jax.lax.Precision.HIGHEST,
+  )
+  return x.reshape(B, -1, D)
+
+
+def repa_loss(
+  student: Float[Array, 'B L T'],
+  teacher: Float[Array, 'B S T'],
+  student_grid: tuple[int, int],
+  teacher_grid: tuple[int, int],
+) -> Float[Array, 'B']:
+  """1 - cosine similarity, mean over the teacher's patches; in [0, 2].
+
+  Args:
+    student: features of a block, projected to the teacher's width.
+    teacher: features of the clean image; no gradient flows into them.
+    student_grid: patches down and across, L in all.
+    teacher_grid: patches down and across, S in all.
+
+  Raises:
+    ValueError: widths that differ, or grids that do not fit the features.
+  """
+  if student.shape[-1] != teacher.shape[-1]:
+    raise ValueError(
+      f'student features of width {student.shape[-1]} and teacher features of '
+      f'width {teacher.shape[-1]}: make REPAProjector with the latter.'
+    )
+  for name, x, (rows, columns) in (
+    ('student', student, student_grid),
+    ('teacher', teacher, teacher_grid),
+  ):
+    if x.shape[1] != rows * columns:
+      raise ValueError(
+        f'{x.shape[1]} {name} features are no grid of {rows} x {columns}: '
+        'give one feature for each patch, without class or register tokens.'
+      )
+  student = _unit(match_grid(student, student_grid, teacher_grid))
+  teacher = _unit(jax.lax.stop_gradient(teacher).astype(jnp.float32))
+  return 1 - jnp.mean(jnp.sum(student * teacher, -1), -1)
+
+
+def _unit(x: Float[Array, 'B L D']) -> Float[Array, 'B L D']:
+  """x / |x| in float32; 0 stays 0, with a finite gradient."""
+  square = jnp.sum(x * x, -1, keepdims=True)
+  return x * jax.lax.rsqrt(jnp.maximum(square, 1e-12))
