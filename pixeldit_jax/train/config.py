@@ -23,11 +23,12 @@ def get_config() -> ConfigDict:
       steps=400_000,
       model=dataclasses.asdict(ModelConfig()),
       data=dict(
-        source='',  # digits, folder:/path, tfds:name:split
+        source='',  # see data.sources: digits, folder:/path, shards:/path
         resolution=256,
         batch_size=256,  # of all devices together
         flip=False,  # mirror half of the images
-        num_threads=8,  # decode in this process
+        checksums=False,  # read all shards at the start, to be sure of them
+        num_threads=0,  # that decode; 0 is one for each core
         num_workers=0,  # or in so many processes
         prefetch=4,  # batches
       ),

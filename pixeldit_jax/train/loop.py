@@ -72,6 +72,12 @@ def train(
       f'data.source={config.data.source!r} has {source.num_classes} classes, '
       f'but model.num_classes={model.num_classes}.'
     )
+  source.check(
+    resolution=resolution,
+    checksums=config.data.checksums,
+    process_index=jax.process_index(),
+    process_count=jax.process_count(),
+  )
   open_workdir(workdir, config)
   data = make_pipeline(
     source,

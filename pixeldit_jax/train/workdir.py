@@ -22,6 +22,7 @@ FREE = (
   'model.scan',
   'model.patch_remat',
   'model.pixel_remat',
+  'data.checksums',
   'data.num_threads',
   'data.num_workers',
   'data.prefetch',

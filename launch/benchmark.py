@@ -1,0 +1,65 @@
+"""Measures this machine: --config=configs/imagenet256.py:size=B --what=train.
+
+--what=train   whole training steps on random images
+--what=sample  whole sampling loops from random weights
+--what=data    decoding alone, and the whole input pipeline
+
+Prints a line for each figure; --json=FILE writes them too.
+"""
+
+import json
+import pathlib
+import sys
+
+from absl import app, flags
+from ml_collections import config_flags
+
+_CONFIG = config_flags.DEFINE_config_file(
+  'config', None, 'File of the run; --config.key=value changes one value.'
+)
+_WHAT = flags.DEFINE_enum(
+  'what', 'train', ['train', 'sample', 'data'], 'What to measure.'
+)
+_COUNT = flags.DEFINE_integer(
+  'count', 10, 'Steps or sampling loops that are timed.', lower_bound=1
+)
+_PROFILE = flags.DEFINE_string('profile', None, 'Folder for a trace.')
+_JSON = flags.DEFINE_string('json', None, 'File for the figures.')
+flags.mark_flags_as_required(['config'])
+
+
+def main(argv):
+  if len(argv) > 1:
+    sys.exit(f'benchmark.py: {argv[1:]} are not flags; write --name=value.')
+  from pixeldit_jax.data import throughput
+  from pixeldit_jax.data.sources import open_source
+  from pixeldit_jax.eval import speed
+
+  config = _CONFIG.value
+  try:
+    if _WHAT.value == 'train':
+      report = speed.measure_training(config, _COUNT.value, _PROFILE.value)
+    elif _WHAT.value == 'sample':
+      report = speed.measure_sampling(config, _COUNT.value, _PROFILE.value)
+    else:
+      data = config.data
+      report = throughput.measure(
+        open_source(data.source),
+        resolution=data.resolution,
+        batch_size=data.batch_size,
+        seed=config.seed,
+        num_threads=data.num_threads,
+        num_workers=data.num_workers,
+        prefetch=data.prefetch,
+      )
+  except (ValueError, OSError, ImportError) as error:
+    sys.exit(f'benchmark.py: {error}')
+  for name, value in report.items():
+    text = value if isinstance(value, str) else f'{value:.4g}'
+    print(f'{name:20} {text}')
+  if _JSON.value:
+    pathlib.Path(_JSON.value).write_text(json.dumps(report, indent=2) + '\n')
+
+
+if __name__ == '__main__':
+  app.run(main)

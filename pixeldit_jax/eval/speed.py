@@ -1,0 +1,157 @@
+"""How fast this machine trains and samples, against what it could do.
+
+Operations are those of the model (`model.cost`), not what rematerialisation
+adds. The limit is the device's known bf16 peak or, where there is none in the
+table, a 2048 x 2048 float32 matrix product timed in the same run.
+"""
+
+import statistics
+import time
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from pixeldit_jax import sharding
+from pixeldit_jax.eval.sampling import make_sample_fn
+from pixeldit_jax.model.cost import forward_flops, train_flops
+from pixeldit_jax.samplers.grid import time_grid
+from pixeldit_jax.train.config import model_config, validate
+from pixeldit_jax.train.metrics import peak_flops
+from pixeldit_jax.train.optimizer import make_optimizer
+from pixeldit_jax.train.state import init_state, state_shardings
+from pixeldit_jax.train.step import make_train_step
+
+Report = dict[str, float | str]
+
+
+def time_calls(call: Callable[[], object], count: int) -> list[float]:
+  """Seconds of each of `count` calls, after one that compiles and warms."""
+  jax.block_until_ready(call())
+  seconds = []
+  for _ in range(count):
+    started = time.perf_counter()
+    jax.block_until_ready(call())
+    seconds.append(time.perf_counter() - started)
+  return seconds
+
+
+def matmul_flops(side: int = 2048, count: int = 5) -> float:
+  """Operations a second of a float32 matrix product on one device."""
+  a = jnp.ones((side, side), jnp.float32)
+  product = jax.jit(lambda a: a @ a)
+  return 2 * side**3 / statistics.median(time_calls(lambda: product(a), count))
+
+
+def measure_training(
+  config: ConfigDict, steps: int, profile: str | None = None
+) -> Report:
+  """Times whole training steps on random images, donated as in training.
+
+  Args:
+    config: of a run.
+    steps: timed, after one that is not.
+    profile: a folder for a trace of the timed steps, or None.
+  """
+  validate(config)
+  model, tx = model_config(config), make_optimizer(config)
+  mesh = sharding.make_mesh(config.mesh)
+  place = sharding.batch_sharding(mesh)
+  shardings = state_shardings(model, tx, mesh)
+  state = jax.jit(
+    lambda: init_state(model, tx, config.seed), out_shardings=shardings
+  )()
+  B, side = config.data.batch_size, config.data.resolution
+  rng = np.random.default_rng(0)
+  shape = (B, side, side, model.in_channels)
+  batch = sharding.put_batch(
+    dict(
+      image=rng.integers(0, 256, shape, np.uint8),
+      label=np.zeros(B, np.int32),
+    ),
+    place,
+  )
+  step = jax.jit(
+    make_train_step(config),
+    out_shardings=(shardings, sharding.replicated(mesh)),
+    donate_argnums=0,
+  )
+
+  def call():
+    nonlocal state
+    state, metrics = step(state, batch)
+    return metrics
+
+  with sharding.use(mesh):
+    seconds = _timed(call, steps, profile)
+  return _report(seconds, B, B * train_flops(model, side, side))
+
+
+def measure_sampling(
+  config: ConfigDict, count: int, profile: str | None = None
+) -> Report:
+  """Times whole sampling loops of `config.sampler` from random weights.
+
+  Guided evaluations count twice; at the ends of the interval, once.
+  """
+  validate(config)
+  model, tx = model_config(config), make_optimizer(config)
+  mesh = sharding.make_mesh(config.mesh)
+  weights = jax.jit(
+    lambda: init_state(model, tx, config.seed).weights,
+    out_shardings=state_shardings(model, tx, mesh).weights,
+  )()
+  B, side = config.sampler.batch_size, config.data.resolution
+  indices, labels = jax.device_put(
+    (np.arange(B, dtype=np.int32), np.zeros(B, np.int32)),
+    sharding.batch_sharding(mesh),
+  )
+  sample = make_sample_fn(config, mesh)
+  seconds = _timed(lambda: sample(weights, indices, labels), count, profile)
+  flops = B * sampling_evaluations(config) * forward_flops(model, side, side)
+  return _report(seconds, B, flops)
+
+
+def sampling_evaluations(config: ConfigDict) -> int:
+  """How often one image runs through the network."""
+  s = config.sampler
+  times = time_grid(s.steps, s.shift)
+  evaluated = list(times[:-1])
+  if s.solver == 'heun':
+    evaluated += list(times[1:-1])
+  low, high = s.interval
+  guided = sum(low < t < high for t in evaluated) if s.guidance != 1 else 0
+  return len(evaluated) + guided
+
+
+def _timed(call, count, profile):
+  if profile is None:
+    return time_calls(call, count)
+  jax.block_until_ready(call())
+  with jax.profiler.trace(profile):
+    return time_calls(call, count)
+
+
+def _report(seconds: list[float], images: int, flops: float) -> Report:
+  devices, device = jax.device_count(), jax.devices()[0]
+  median = statistics.median(seconds)
+  report: Report = dict(
+    device=f'{devices} x {device.device_kind}',
+    images_per_second=images / median,
+    seconds=median,
+    seconds_min=min(seconds),
+    seconds_max=max(seconds),
+    tflops=flops / median / 1e12,
+  )
+  if peak := peak_flops(device):
+    report['mfu'] = flops / median / (peak * devices)
+  else:
+    rate = matmul_flops()
+    report['matmul_tflops'] = rate / 1e12
+    report['of_matmul'] = flops / median / rate
+  memory = device.memory_stats() or {}
+  if 'peak_bytes_in_use' in memory:
+    report['peak_gigabytes'] = memory['peak_bytes_in_use'] / 1e9
+  return report
