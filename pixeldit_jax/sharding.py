@@ -70,10 +70,15 @@ def make_mesh(sizes: Mapping[str, int], devices=None) -> Mesh:
 
 @contextlib.contextmanager
 def use(mesh: Mesh, rules: Rules = RULES):
-  """Within it, `constrain` places activations on `mesh` by `rules`."""
+  """Within it, programs are compiled for `mesh`.
+
+  `constrain` places activations on it by `rules`, and attention takes it from
+  JAX's context.
+  """
   token = _context.set((mesh, rules))
   try:
-    yield
+    with jax.set_mesh(mesh):
+      yield
   finally:
     _context.reset(token)
 

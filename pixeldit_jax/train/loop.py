@@ -139,7 +139,8 @@ def train(
   late = LateLog(writer, clock, config.optimizer.max_bad_steps)
   with jax.transfer_guard('disallow'):
     for step in range(first + 1, config.steps + 1):
-      example = next(data)
+      with clock.waiting():
+        example = next(data)
       batch = {name: example[name] for name in ('image', 'label')}
       batch = sharding.put_batch(batch, batch_sharding)
       state, metrics = train_step(state, batch)

@@ -1,5 +1,6 @@
 """Numbers about a run: speed, time left, and where they are written."""
 
+import contextlib
 import datetime
 import logging
 import sys
@@ -63,24 +64,35 @@ class Clock:
     """
     self._step, self._steps = step, steps
     self._images, self._flops = images, flops
-    self._time = time.perf_counter()
+    self._time, self._waited = time.perf_counter(), 0.0
     peak = peak_flops(jax.devices()[0])
     self._peak = peak and peak * jax.device_count()
 
   def restart(self, step: int) -> None:
     """Leaves out the time since the last reading."""
-    self._step, self._time = step, time.perf_counter()
+    self._step, self._time, self._waited = step, time.perf_counter(), 0.0
+
+  @contextlib.contextmanager
+  def waiting(self):
+    """Around the wait for the next batch."""
+    started = time.perf_counter()
+    yield
+    self._waited += time.perf_counter() - started
 
   def read(self, step: int) -> dict[str, float]:
-    """Speed since the last reading, seconds left, MFU where known."""
-    now = time.perf_counter()
-    seconds = (now - self._time) / max(1, step - self._step)
-    self._step, self._time = step, now
+    """Speed since the last reading, seconds left, MFU where known.
+
+    `data_wait` is the part of the time in which the loop waited for a batch.
+    """
+    elapsed = time.perf_counter() - self._time
+    seconds = elapsed / max(1, step - self._step)
     speed = dict(
       images_per_second=self._images / seconds,
       seconds_per_step=seconds,
       seconds_left=seconds * (self._steps - step),
+      data_wait=self._waited / elapsed,
     )
+    self.restart(step)
     if self._peak:
       speed['mfu'] = self._flops / seconds / self._peak
     return speed
@@ -134,6 +146,8 @@ def progress_line(step: int, steps: int, values: Mapping[str, float]) -> str:
     f'gradient {values["gradient_norm"]:.3f}',
     f'{values["images_per_second"]:,.0f} images/s',
   ]
+  if values['data_wait'] > 0.02:
+    parts.append(f'{values["data_wait"]:.0%} waiting for data')
   if 'mfu' in values:
     parts.append(f'MFU {values["mfu"]:.1%}')
   if values['bad_steps']:
