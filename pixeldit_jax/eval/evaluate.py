@@ -17,7 +17,7 @@ from pixeldit_jax.eval.image_statistics import ImageStatistics
 from pixeldit_jax.eval.kernel_distance import kernel_distance
 from pixeldit_jax.eval.precision_recall import precision_recall
 from pixeldit_jax.eval.reference import Reference
-from pixeldit_jax.eval.statistics import frechet_distance
+from pixeldit_jax.eval.statistics import Gaussian, frechet_distance
 
 _NAMES = {
   'fid': 'FID',
@@ -57,52 +57,15 @@ def evaluate(
     A dict of JSON values: metrics, missing (metric to reason), warnings,
     settings, samples, reference, network and versions.
   """
-  metrics, missing, warnings, ranks = {}, {}, [], {}
-  theirs = reference.statistics
-  # Only the Inception network's distance may be called FID.
-  frechet = 'fid' if network.name == INCEPTION else 'frechet_distance'
-  for name, ours, other in (
-    (frechet, samples.pooled, theirs.pooled),
-    ('sfid', samples.spatial, theirs.spatial),
-  ):
-    if ours is None or other is None:
-      side = 'feature network' if ours is None else 'reference'
-      missing[name] = f'the {side} has no spatial features'
-      continue
-    distance = frechet_distance(ours, other)
-    metrics[name] = distance.value
-    ranks[name] = dict(
-      zip(
-        ('samples', 'reference', 'features'), (*distance.ranks, distance.width)
-      )
-    )
-    warnings += _rank_warnings(name, (ours, other), distance)
-  if samples.inception_score:
-    mean, deviation = samples.inception_score
-    metrics['inception_score'] = mean
-    metrics['inception_score_std'] = deviation
-  else:
-    missing['inception_score'] = 'the feature network has no logits'
-  if samples.features is None or theirs.features is None:
-    reason = _NO_FEATURES if theirs.features is None else 'no features kept'
-    missing |= dict.fromkeys(('precision', 'recall', 'kid'), reason)
-  else:
-    _compare_features(samples.features, theirs.features, metrics, missing)
-  return {
-    'metrics': metrics | (more or {}),
-    'missing': missing,
-    'warnings': warnings,
+  result = {
+    'metrics': {},
+    'missing': {},
+    'warnings': [],
     'settings': settings,
     'samples': {'count': samples.pooled.count},
-    'reference': {
-      'path': reference.path,
-      'kind': reference.kind,
-      'checksum': reference.checksum,
-      'count': theirs.pooled.count,
-      'features': 0 if theirs.features is None else len(theirs.features),
-    },
+    'reference': _describe(reference),
     'network': {'name': network.name, 'checksum': network.checksum},
-    'ranks': ranks,
+    'ranks': {},
     'versions': {
       'jax': jax.__version__,
       'numpy': np.__version__,
@@ -110,10 +73,64 @@ def evaluate(
       'device': jax.devices()[0].device_kind,
     },
   }
+  theirs = reference.statistics
+  # Only the Inception network's distance may be called FID.
+  frechet = 'fid' if network.name == INCEPTION else 'frechet_distance'
+  _compare_gaussians(frechet, samples.pooled, theirs.pooled, result)
+  if samples.spatial and theirs.spatial:
+    _compare_gaussians('sfid', samples.spatial, theirs.spatial, result)
+  else:
+    side = 'reference' if samples.spatial else 'feature network'
+    result['missing']['sfid'] = f'the {side} has no spatial features'
+  if samples.inception_score:
+    mean, deviation = samples.inception_score
+    result['metrics']['inception_score'] = mean
+    result['metrics']['inception_score_std'] = deviation
+  else:
+    reason = 'the feature network has no logits'
+    result['missing']['inception_score'] = reason
+  _compare_features(samples.features, theirs.features, result)
+  result['metrics'] |= more or {}
+  return result
 
 
-def _compare_features(ours, theirs, metrics, missing):
+def _describe(reference: Reference) -> dict:
+  features = reference.statistics.features
+  return {
+    'path': reference.path,
+    'kind': reference.kind,
+    'checksum': reference.checksum,
+    'count': reference.statistics.pooled.count,
+    'features': 0 if features is None else len(features),
+  }
+
+
+def _compare_gaussians(name: str, ours: Gaussian, theirs: Gaussian, result):
+  """Adds a Frechet distance, the ranks behind it, and what to mind."""
+  distance = frechet_distance(ours, theirs)
+  result['metrics'][name] = distance.value
+  result['ranks'][name] = {
+    'samples': distance.ranks[0],
+    'reference': distance.ranks[1],
+    'features': distance.width,
+  }
+  sides = zip(('samples', 'reference images'), (ours, theirs), distance.ranks)
+  for side, gaussian, rank in sides:
+    if gaussian.count is not None and gaussian.count <= distance.width:
+      result['warnings'].append(
+        f'{_NAMES[name]}: the covariance of {gaussian.count:,} {side} has rank '
+        f'{rank:,} of {distance.width:,}. The number is larger than with more '
+        f'images; compare it only with others of the same count.'
+      )
+
+
+def _compare_features(ours, theirs, result):
   """Adds precision, recall and KID, or the reason why they are missing."""
+  metrics, missing = result['metrics'], result['missing']
+  if ours is None or theirs is None:
+    reason = 'the features were not kept' if ours is None else _NO_FEATURES
+    missing |= dict.fromkeys(('precision', 'recall', 'kid'), reason)
+    return
   try:
     precision, recall = precision_recall(ours, theirs)
     metrics |= {'precision': precision, 'recall': recall}
@@ -124,20 +141,6 @@ def _compare_features(ours, theirs, metrics, missing):
     metrics |= {'kid': mean, 'kid_std': deviation}
   except ValueError as error:
     missing['kid'] = str(error)
-
-
-def _rank_warnings(name, gaussians, distance) -> list[str]:
-  """Says where too few images make a covariance degenerate."""
-  result = []
-  sides = zip(('samples', 'reference images'), gaussians, distance.ranks)
-  for side, gaussian, rank in sides:
-    if gaussian.count is not None and gaussian.count <= distance.width:
-      result.append(
-        f'{_NAMES[name]}: the covariance of {gaussian.count:,} {side} has rank '
-        f'{rank:,} of {distance.width:,}. The number is larger than with more '
-        f'images; compare it only with others of the same count.'
-      )
-  return result
 
 
 def write_result(path: str | os.PathLike, result: dict):
