@@ -8,6 +8,7 @@
 | L      | patches (tokens)      | N      | attention heads               |
 | P      | pixels in one patch   | K      | size of one head              |
 | T      | text tokens           | M      | modulation vectors of a block |
+| S      | keys of an attention  |        |                               |
 
 Arrays carry their shape as a suffix where it changes: `q_BLNK`.
 """
@@ -16,11 +17,20 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-from jaxtyping import Array, Float, Int, UInt8
+from jaxtyping import Array, Bool, Float, Int, UInt8
 
 Key = jax.Array  # a typed PRNG key (jax.random.key)
 PyTree = Any
 # v(x, t): images [B H W C] at times [B] to velocities [B H W C].
 VelocityFn = Callable[[jax.Array, jax.Array], jax.Array]
 
-__all__ = ['Array', 'Float', 'Int', 'Key', 'PyTree', 'UInt8', 'VelocityFn']
+__all__ = [
+  'Array',
+  'Bool',
+  'Float',
+  'Int',
+  'Key',
+  'PyTree',
+  'UInt8',
+  'VelocityFn',
+]
