@@ -1,0 +1,93 @@
+"""Attention by the TPU compiler, which needs libtpu but no TPU."""
+
+import functools
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from pixeldit_jax.model.attention import attend
+from pixeldit_jax.model.kernels import RESIDUALS
+
+pytestmark = pytest.mark.slow
+AXES = ('data', 'fsdp', 'sequence', 'tensor')
+SPEC = PartitionSpec(('data', 'fsdp'), 'sequence', 'tensor')
+SPLASH = r'%splash_mha_fwd\S* = .* custom-call\('
+MIB = 2**20
+
+
+@pytest.fixture
+def compile_for(monkeypatch):
+  """f(topology, mesh sizes, shape of q, k, v) -> forward and backward."""
+  pytest.importorskip('libtpu', reason="pip install 'pixeldit_jax[tpu]'")
+  monkeypatch.setenv('TPU_SKIP_MDS_QUERY', '1')
+  from jax.experimental import topologies
+
+  def compile_(topology, sizes, shape, masked=False, wrap=lambda f: f):
+    devices = topologies.get_topology_desc(topology, platform='tpu').devices
+    devices = np.array(devices)[: np.prod(sizes)].reshape(sizes)
+    mesh = Mesh(devices, AXES, axis_types=(AxisType.Auto,) * 4)
+    place = functools.partial(NamedSharding, mesh)
+    x = jax.ShapeDtypeStruct(shape, jnp.bfloat16, sharding=place(SPEC))
+    spec = PartitionSpec(*SPEC[:2])
+    mask = jax.ShapeDtypeStruct(shape[:2], bool, sharding=place(spec))
+
+    def run(q, k, v, do, mask):
+      one = functools.partial(attend, mask_BS=mask if masked else None)
+      return jax.vjp(wrap(one), q, k, v)[1](do)
+
+    with jax.set_mesh(mesh):
+      return jax.jit(run).lower(x, x, x, x, mask).compile()
+
+  return compile_
+
+
+@pytest.mark.parametrize(
+  'topology, sizes, peak',
+  [('v5e:4x4', (1, 4, 4, 1), 80), ('v5p:4x4x4', (1, 4, 16, 1), 60)],
+)
+def test_65536_tokens_over_a_sequence_axis(compile_for, topology, sizes, peak):
+  """One image on the devices of a sequence axis: MiB, not 8 GiB of scores."""
+  compiled = compile_for(topology, sizes, (sizes[1], 65536, 1, 64))
+  text = compiled.as_text()
+  assert len(re.findall(SPLASH, text)) == 1
+  assert compiled.memory_analysis().peak_memory_in_bytes < peak * MIB
+  assert len(re.findall(r' all-gather(-start)?\(', text)) == 2
+  assert len(re.findall(r' reduce-scatter\(', text)) == 2
+  assert not re.findall(r' (all-reduce|all-to-all)\(', text)
+
+
+@pytest.mark.parametrize('size', [16, 72, 128])
+def test_head_sizes_lengths_and_masks_compile(compile_for, size):
+  """300 text tokens and 1,024 patches, heads split."""
+  shape = (4, 1324, 4, size)
+  compiled = compile_for('v5p:2x2x2', (2, 2, 1, 2), shape, masked=True)
+  assert len(re.findall(SPLASH, compiled.as_text())) == 1
+
+
+def test_short_sequences_are_left_to_xla(compile_for):
+  compiled = compile_for('v5e:2x2', (1, 4, 1, 1), (16, 256, 16, 72))
+  assert not re.findall(SPLASH, compiled.as_text())
+
+
+def test_kept_residuals_spare_the_second_kernel(compile_for):
+  def kernels(policy):
+    def wrap(one):
+      def block(x, k, v):
+        step = jax.checkpoint(
+          lambda x, _: (one(x, k, v), None), policy=policy, prevent_cse=False
+        )
+        return jax.lax.scan(step, x, length=2)[0]
+
+      return block
+
+    shape = (2, 4096, 1, 64)
+    compiled = compile_for('v5e:2x2', (1, 2, 2, 1), shape, wrap=wrap)
+    return len(re.findall(SPLASH, compiled.as_text()))
+
+  policies = jax.checkpoint_policies
+  assert kernels(policies.save_only_these_names(RESIDUALS)) == 1
+  assert kernels(policies.nothing_saveable) == 2
