@@ -125,10 +125,9 @@ def _reports(
   count = len(bounds) - 1
   todo = []
   for index in range(count):
-    path = shard_job.report_path(out, index)
-    if os.path.exists(path):
-      with open(path, encoding='utf-8') as file:
-        yield index, json.load(file)
+    report = _read_report(out, index)
+    if report:
+      yield index, report
     else:
       todo.append(index)
   if not todo:
@@ -154,6 +153,18 @@ def _reports(
     ) from error
   finally:
     pool.shutdown(cancel_futures=True)
+
+
+def _read_report(out: str, index: int) -> dict[str, Any] | None:
+  """Returns the report of a shard that is there in full, else None."""
+  path = shard_job.report_path(out, index)
+  if not os.path.exists(path):
+    return None
+  with open(path, encoding='utf-8') as file:
+    report = json.load(file)
+  shard = os.path.join(out, report['file'])
+  whole = os.path.exists(shard) and os.path.getsize(shard) == report['bytes']
+  return report if whole else None
 
 
 def _give_up(out: str, reports: dict[int, dict[str, Any]], max_bad_files: int):
