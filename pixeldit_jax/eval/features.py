@@ -58,12 +58,12 @@ def inception_network(
     model: from `convert.inception.load_inception`, as is `checksum`.
     batch_size: images per step over all devices, rounded up to a multiple of
       their number; features do not depend on it. By default 64 per device, but
-      32 in all on CPUs, where activations (20 MB an image) are host memory.
+      8 in all on CPUs, where activations (34 MB an image) are host memory.
     devices: defaults to `jax.local_devices()`.
   """
   devices = devices or jax.local_devices()
   if batch_size is None:
-    batch_size = 32 if devices[0].platform == 'cpu' else 64 * len(devices)
+    batch_size = 8 if devices[0].platform == 'cpu' else 64 * len(devices)
   extractor = Extractor(model, batch_size, devices)
   widths = (POOLED, SPATIAL, LOGITS)
   return FeatureNetwork(INCEPTION, checksum, widths, extractor)
