@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import AbstractMesh, AxisType, Mesh
 
+from pixeldit_jax.model.config import ATTENTION as IMPLEMENTATIONS
 from pixeldit_jax.model.kernels import cudnn
 from pixeldit_jax.model.kernels.blockwise import blockwise_attention
 from pixeldit_jax.model.kernels.cudnn import cudnn_attention
@@ -17,8 +18,6 @@ from pixeldit_jax.model.kernels.sharded import MeshAxes, sharded
 from pixeldit_jax.model.kernels.splash import splash_attention
 from pixeldit_jax.model.kernels.xla import xla_attention
 from pixeldit_jax.typing import Array, Bool, Float
-
-IMPLEMENTATIONS = ('auto', 'xla', 'blockwise', 'splash', 'cudnn')
 
 # From LONG x LONG scores on, the kernels that never hold them take over. On CPU
 # XLA and blockwise take equal time at 1024 tokens, blockwise 0.77 of XLA's at

@@ -9,6 +9,7 @@ NORMS = ('rms', 'layer')
 POSITIONS = ('rope', 'absolute')
 DTYPES = ('float32', 'bfloat16')
 REMAT = ('none', 'matmuls', 'full')
+ATTENTION = ('auto', 'xla', 'blockwise', 'splash', 'cudnn')
 
 # Table 1 of the paper; ImageNet at 256 is trained with patches of 16.
 SIZES = {
@@ -48,6 +49,8 @@ class ModelConfig:
       ('none'), results of matrix products ('matmuls'), only block inputs
       ('full').
     pixel_remat: the same for the pixel path.
+    attention: the kernel; 'auto' chooses by platform and length, the others
+      are those of `model.attention`.
   """
 
   num_classes: int = 1000
@@ -67,6 +70,7 @@ class ModelConfig:
   scan: bool = True
   patch_remat: str = 'none'
   pixel_remat: str = 'none'
+  attention: str = 'auto'
 
   def __post_init__(self):
     for name in ('num_classes', 'in_channels', 'patch_size', 'patch_depth'):
@@ -95,6 +99,7 @@ class ModelConfig:
       ('dtype', DTYPES),
       ('patch_remat', REMAT),
       ('pixel_remat', REMAT),
+      ('attention', ATTENTION),
     ):
       if getattr(self, name) not in known:
         raise ValueError(

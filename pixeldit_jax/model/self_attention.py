@@ -14,6 +14,7 @@ class SelfAttention(nnx.Module):
 
   def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
     width, heads, size = config.width, config.heads, config.head_size
+    self.implementation = config.attention
     self.qkv = Linear(
       width,
       (3, heads, size),
@@ -41,4 +42,7 @@ class SelfAttention(nnx.Module):
     v_BLNK = qkv_BL3NK[:, :, 2]
     if rotary is not None:
       q_BLNK, k_BLNK = rotate(q_BLNK, rotary), rotate(k_BLNK, rotary)
-    return self.proj(attend(q_BLNK, k_BLNK, v_BLNK))
+    out_BLNK = attend(
+      q_BLNK, k_BLNK, v_BLNK, implementation=self.implementation
+    )
+    return self.proj(out_BLNK)

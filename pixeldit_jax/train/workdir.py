@@ -19,6 +19,7 @@ FIXED = ('seed', 'model', 'data', 'flow', 'ema')
 # These change speed or memory only.
 FREE = (
   'model.dtype',
+  'model.attention',
   'model.scan',
   'model.patch_remat',
   'model.pixel_remat',
