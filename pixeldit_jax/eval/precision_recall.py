@@ -16,7 +16,7 @@ import numpy as np
 from pixeldit_jax.typing import Array, Float
 
 NEIGHBOURS = 3
-_BLOCK = 4096  # feature vectors per side of one block of distances
+_BLOCK = 2048  # feature vectors per side of one block of distances
 
 
 def precision_recall(
@@ -65,6 +65,7 @@ def squared_radii(
     for columns, count in _blocks(features, block):
       real = jax.device_put(np.arange(block) < count)
       nearest = _keep_nearest(nearest, rows, columns, real)
+      nearest.block_until_ready()  # or all columns wait in memory at once
     # The vector itself is the nearest of the k + 1.
     result.append(jax.device_get(nearest)[:row_count, -1])
   return np.concatenate(result)
@@ -85,6 +86,7 @@ def inside(
     for i, (columns, _) in enumerate(_blocks(centres, block)):
       reach = jax.device_put(radii[i * block : (i + 1) * block])
       found = _touch(found, rows, columns, reach)
+      found.block_until_ready()
     result.append(jax.device_get(found)[:row_count])
   return np.concatenate(result)
 
