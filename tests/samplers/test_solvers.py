@@ -59,6 +59,17 @@ def test_order_of_the_error(solver, order):
   assert abs(seen - order) < 0.3
 
 
+@pytest.mark.parametrize('solver', list(SOLVERS.values())[:4])
+def test_a_path_is_the_state_after_each_step(solver):
+  times, x = time_grid(32), jnp.ones((1, 1, 1, 1))
+  velocity = lambda x, t: jnp.cos(3 * t) * x  # noqa: E731
+  path = solver(velocity, x, times, path=True)
+  assert path.shape == (32, 1, 1, 1, 1)
+  assert path[-1] == solver(velocity, x, times)
+  exact = np.exp(np.sin(3 * times[1:]) / 3)
+  np.testing.assert_allclose(path.ravel(), exact, rtol=0.03)
+
+
 def test_a_straight_path_is_exact_in_one_step():
   x = jax.random.normal(jax.random.key(0), (2, 2, 2, 3))
   for solver in set(SOLVERS.values()):
