@@ -21,12 +21,15 @@ from jaxtyping import Array, Bool, Float, Int, UInt8
 
 Key = jax.Array  # a typed PRNG key (jax.random.key)
 PyTree = Any
+# What an image is to show: labels [B], or dict(text=[B T C], mask=[B T]).
+Condition = Int[Array, 'B'] | dict[str, Array]
 # v(x, t): images [B H W C] at times [B] to velocities [B H W C].
 VelocityFn = Callable[[jax.Array, jax.Array], jax.Array]
 
 __all__ = [
   'Array',
   'Bool',
+  'Condition',
   'Float',
   'Int',
   'Key',

@@ -1,9 +1,13 @@
-"""Weights of the authors' class-conditional release, in and out.
+"""Weights of the authors' releases, class-conditional and text, in and out.
+
+The text-to-image release predicts noise - image, so its last layer changes
+sign here; that it counts time as 1000 (1 - t) is `ModelConfig.time`.
 
 Letters of the patterns, beyond those of `pixeldit_jax.typing`: J pairs of
 channels in a head and i the two of a pair (theirs are neighbours, ours are
 halves; see `model.rope`), X the frequencies of time, Y rows of the class
-table, G the two inputs of SwiGLU, S query, key and value, O = 4E.
+table, G the two inputs of SwiGLU, S query, key and value, O = 4E, V the width
+of the text embeddings. A, n and j are D, N and J of the pixel path's attention.
 """
 
 import re
@@ -33,22 +37,36 @@ def _linear(path: str, name: str, pattern: str) -> list[Rule]:
   ]
 
 
-def _attention(path: str, name: str) -> list[Rule]:
+def _attention(
+  path: str, name: str, letters: str, stream: str = ''
+) -> list[Rule]:
+  """Letters of width, heads and pairs; stream '_x' or '_y' of MM-DiT."""
+  D, N, J = letters
+  head = f'({J}i)->(i{J})'
+  proj = f'{name}.proj{stream}'
   return [
-    Rule(f'{path}/qkv/kernel', f'{name}.qkv.weight', '(SNJi)D->DSN(iJ)'),
-    Rule(f'{path}/q_norm/weight', f'{name}.q_norm.weight', '(Ji)->(iJ)'),
-    Rule(f'{path}/k_norm/weight', f'{name}.k_norm.weight', '(Ji)->(iJ)'),
-    Rule(f'{path}/proj/kernel', f'{name}.proj.weight', 'D(NJi)->N(iJ)D'),
-    Rule(f'{path}/proj/bias', f'{name}.proj.bias', 'D->D'),
+    Rule(
+      f'{path}/qkv/kernel',
+      f'{name}.qkv{stream}.weight',
+      f'(S{N}{J}i){D}->{D}S{N}(i{J})',
+    ),
+    Rule(f'{path}/q_norm/weight', f'{name}.q_norm{stream}.weight', head),
+    Rule(f'{path}/k_norm/weight', f'{name}.k_norm{stream}.weight', head),
+    Rule(
+      f'{path}/proj/kernel', f'{proj}.weight', f'{D}({N}{J}i)->{N}(i{J}){D}'
+    ),
+    Rule(f'{path}/proj/bias', f'{proj}.bias', f'{D}->{D}'),
   ]
 
 
-def _patch_block(path: str, name: str) -> list[Rule]:
-  mlp = f'{name}.mlp'
+def _patch_block(
+  path: str, name: str, norm: str, stream: str, adaln: str
+) -> list[Rule]:
+  mlp = f'{name}.mlp{stream}'
   return [
-    Rule(f'{path}/norm1/weight', f'{name}.norm1.weight', 'D->D'),
-    *_attention(f'{path}/attn', f'{name}.attn'),
-    Rule(f'{path}/norm2/weight', f'{name}.norm2.weight', 'D->D'),
+    Rule(f'{path}/norm1/weight', f'{name}.{norm}1.weight', 'D->D'),
+    *_attention(f'{path}/attn', f'{name}.attn', 'DNJ', stream),
+    Rule(f'{path}/norm2/weight', f'{name}.{norm}2.weight', 'D->D'),
     Rule(
       f'{path}/mlp/up/kernel',
       (f'{mlp}.w1.weight', f'{mlp}.w3.weight'),
@@ -56,16 +74,16 @@ def _patch_block(path: str, name: str) -> list[Rule]:
     ),
     Rule(f'{path}/mlp/down/kernel', f'{mlp}.w2.weight', 'DF->FD'),
     # 'd' is the width as an input, of the same length as 'D'.
-    *_linear(f'{path}/adaln', f'{name}.adaLN_modulation.0', '(MD)d->dMD'),
+    *_linear(f'{path}/adaln', f'{name}.{adaln}.0', '(MD)d->dMD'),
   ]
 
 
 def _pixel_block(path: str, name: str) -> list[Rule]:
   return [
     Rule(f'{path}/norm1/weight', f'{name}.norm1.weight', 'E->E'),
-    *_linear(f'{path}/attn/compact', f'{name}.compress_to_attn', 'D(PE)->PED'),
-    *_attention(f'{path}/attn/attn', f'{name}.attn'),
-    *_linear(f'{path}/attn/expand', f'{name}.expand_from_attn', '(PE)D->DPE'),
+    *_linear(f'{path}/attn/compact', f'{name}.compress_to_attn', 'A(PE)->PEA'),
+    *_attention(f'{path}/attn/attn', f'{name}.attn', 'Anj'),
+    *_linear(f'{path}/attn/expand', f'{name}.expand_from_attn', '(PE)A->APE'),
     Rule(f'{path}/norm2/weight', f'{name}.norm2.weight', 'E->E'),
     *_linear(f'{path}/mlp/up', f'{name}.mlp.fc1', 'OE->EO'),
     *_linear(f'{path}/mlp/down', f'{name}.mlp.fc2', 'EO->OE'),
@@ -73,12 +91,26 @@ def _pixel_block(path: str, name: str) -> list[Rule]:
   ]
 
 
-RULES = [
+_BLOCK = 'patch_blocks.{i}'
+_CLASS_RULES = [
+  Rule('class_embed/table', 'y_embedder.embedding_table.weight', 'YD->YD'),
+  *_patch_block('patch_blocks', _BLOCK, 'norm', '', 'adaLN_modulation'),
+]
+_TEXT_RULES = [
+  *_linear('text_embed/proj', 'y_embedder.proj', 'DV->VD'),
+  Rule('text_embed/norm/weight', 'y_embedder.norm.weight', 'D->D'),
+  Rule('text_embed/positions', 'y_pos_embedding', 'UTD->(UT)D'),
+  *_patch_block(
+    'patch_blocks/image', _BLOCK, 'norm_x', '_x', 'adaLN_modulation_img'
+  ),
+  *_patch_block(
+    'patch_blocks/text', _BLOCK, 'norm_y', '_y', 'adaLN_modulation_txt'
+  ),
+]
+_SHARED_RULES = [
   *_linear('time_embed/up', 't_embedder.mlp.0', 'DX->XD'),
   *_linear('time_embed/down', 't_embedder.mlp.2', 'Dd->dD'),
-  Rule('class_embed/table', 'y_embedder.embedding_table.weight', 'YD->YD'),
   *_linear('patch_embed/proj', 's_embedder.proj', 'D(CP)->PCD'),
-  *_patch_block('patch_blocks', 'patch_blocks.{i}'),
   *_linear('pixel_embed/proj', 'pixel_embedder.proj', 'EC->CE'),
   *_pixel_block('pixel_blocks', 'pixel_blocks.{i}'),
   Rule('output/norm/weight', 'final_layer.norm.weight', 'E->E'),
@@ -86,9 +118,15 @@ RULES = [
 ]
 
 
+def _rules(config: ModelConfig) -> list[Rule]:
+  return _SHARED_RULES + (_TEXT_RULES if config.text_width else _CLASS_RULES)
+
+
 def _sizes(config: ModelConfig) -> dict[str, int]:
   """The length of each letter; m counts the pixel path's modulations."""
+  attention_width, attention_heads = config.pixel_attention_size
   return dict(
+    A=attention_width,
     C=config.in_channels,
     D=config.width,
     d=config.width,
@@ -101,9 +139,14 @@ def _sizes(config: ModelConfig) -> dict[str, int]:
     O=4 * config.pixel_width,
     P=config.pixels,
     S=3,
+    T=config.text_tokens,
+    U=1,
+    V=config.text_width,
     X=TIME_FEATURES,
     Y=config.num_classes + 1,
     i=2,
+    j=attention_width // attention_heads // 2,
+    n=attention_heads,
     m=4 if config.modulation == 'post' else 6,
   )
 
@@ -139,16 +182,33 @@ def infer_config(weights: Mapping[str, np.ndarray], **overrides) -> ModelConfig:
   pixel_width, channels = shape('pixel_embedder.proj.weight')
   width, patch_inputs = shape('s_embedder.proj.weight')
   pixels = patch_inputs // channels
+  if 'y_embedder.proj.weight' in weights:
+    condition = dict(
+      num_classes=0,
+      text_width=shape('y_embedder.proj.weight')[1],
+      text_tokens=shape('y_pos_embedding')[1],
+      time='noise',
+      zero_modulation=False,
+    )
+    head_size = shape('patch_blocks.0.attn.q_norm_x.weight')[0]
+  else:
+    classes = shape('y_embedder.embedding_table.weight')[0] - 1
+    condition = dict(num_classes=classes)
+    head_size = shape('patch_blocks.0.attn.q_norm.weight')[0]
+  attention_width = shape('pixel_blocks.0.compress_to_attn.weight')[0]
   modulation = shape('pixel_blocks.0.adaLN_modulation.0.weight')[0]
   found = dict(
-    num_classes=shape('y_embedder.embedding_table.weight')[0] - 1,
+    condition,
     in_channels=channels,
     patch_size=round(pixels**0.5),
     width=width,
-    heads=width // shape('patch_blocks.0.attn.q_norm.weight')[0],
+    heads=width // head_size,
     patch_depth=depth('patch_blocks'),
     pixel_width=pixel_width,
     pixel_depth=depth('pixel_blocks'),
+    pixel_attention_width=attention_width,
+    pixel_heads=attention_width
+    // shape('pixel_blocks.0.attn.q_norm.weight')[0],
     modulation='post' if modulation == 4 * pixels * pixel_width else 'pre',
   )
   return ModelConfig(**(found | overrides))
@@ -166,7 +226,9 @@ def from_official(weights: Mapping[str, np.ndarray], **overrides) -> PixelDiT:
     ValueError: names or shapes that do not fit, all of them listed.
   """
   config = infer_config(weights, **overrides)
-  ours = to_ours(RULES, weights, _sizes(config), _depths(config))
+  ours = to_ours(_rules(config), weights, _sizes(config), _depths(config))
+  if config.text_width:
+    ours = _turned(ours)
   graphdef = nnx.graphdef(abstract_model(config))
   arrays = jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), ours)
   return nnx.merge(graphdef, arrays)
@@ -192,6 +254,18 @@ def rename_to_official(
         f'model.{name}={getattr(config, name)!r}: the release has no name '
         'for the weights of this variant.'
       )
+  time = 'noise' if config.text_width else 'unit'
+  if config.time != time:
+    raise ValueError(f'model.time={config.time!r}: the release has {time!r}.')
   if not config.pixel_depth:
     raise ValueError('model.pixel_depth=0: the release has no single level.')
-  return to_theirs(RULES, tree, _sizes(config), _depths(config))
+  if config.text_width:
+    tree = _turned(tree)
+  return to_theirs(_rules(config), tree, _sizes(config), _depths(config))
+
+
+def _turned(tree: PyTree) -> PyTree:
+  """The weights of the opposite velocity: the last layer's sign changes."""
+  output = tree['output']
+  proj = {name: -array for name, array in output['proj'].items()}
+  return tree | dict(output=output | dict(proj=proj))

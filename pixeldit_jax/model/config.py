@@ -7,6 +7,7 @@ PIXEL_ADALN = ('pixel', 'patch', 'global')
 MODULATION = ('pre', 'post')
 NORMS = ('rms', 'layer')
 POSITIONS = ('rope', 'absolute')
+TIME = ('unit', 'noise')
 DTYPES = ('float32', 'bfloat16')
 REMAT = ('none', 'matmuls', 'full')
 ATTENTION = ('auto', 'xla', 'blockwise', 'splash', 'cudnn')
@@ -16,19 +17,38 @@ SIZES = {
   'B': dict(patch_depth=12, pixel_depth=2, width=768, heads=12),
   'L': dict(patch_depth=22, pixel_depth=4, width=1024, heads=16),
   'XL': dict(patch_depth=26, pixel_depth=4, width=1152, heads=16),
+  'T2I': dict(
+    patch_depth=14,
+    pixel_depth=2,
+    width=1536,
+    heads=24,
+    pixel_attention_width=1152,
+    pixel_heads=16,
+    num_classes=0,
+    text_width=2304,  # Gemma-2-2b
+    text_tokens=300,
+    time='noise',
+    zero_modulation=False,
+  ),
 }
 
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
-  """A class-conditional PixelDiT. Every ablation of the paper is a value here.
+  """Any PixelDiT. Every ablation of the paper is a value here.
 
   Attributes:
-    num_classes: labels 0..num_classes-1; num_classes itself is "no class".
+    num_classes: labels 0..num_classes-1; num_classes itself is "no class". 0
+      where a text is the condition.
+    text_width: of the text embeddings; 0 where a class is the condition. With
+      a text, image and text tokens go through MM-DiT blocks.
+    text_tokens: the most tokens that a text has.
+    text_mask: attend only to the text tokens that the mask of a text names;
+      the release attends to all.
     in_channels: channels of the image.
     patch_size: side p of a patch; both image sides are multiples of it.
     width: D, the width of the patch path.
-    heads: attention heads of both paths.
+    heads: attention heads.
     patch_depth: blocks of the patch path.
     pixel_width: E, the width of one pixel token.
     pixel_depth: PiT blocks; 0 leaves the patch path alone (single level).
@@ -37,11 +57,17 @@ class ModelConfig:
     pixel_adaln: one modulation for each pixel ('pixel'), for each patch
       ('patch'), or for the whole image from time and class ('global'; the
       patch tokens are then added to the pixel tokens, once).
+    pixel_attention_width: of attention in the pixel path; 0 is `width`.
+    pixel_heads: of attention in the pixel path; 0 is `heads`.
     modulation: 'pre' scales and shifts what enters attention and MLP and gates
       what leaves; 'post' scales and shifts what leaves (no loss spikes).
     norm: 'rms' or 'layer', for all norms.
     positions: 'rope', 2-D rotary in attention, or 'absolute', fixed 2-D
       sine-cosine added to the patch tokens.
+    time: what the features of time are of: t ('unit', as for classes), or the
+      noise level 1000 (1 - t) ('noise', as the text-to-image release).
+    zero_modulation: blocks start with modulation zero, as the identity if
+      'pre'; the text-to-image release starts them random.
     dtype: of activations and matrix products; parameters are float32.
     scan: blocks as one scanned loop (quick to compile, TPU and GPU), or
       unrolled (faster on CPU). The weights are stacked either way.
@@ -54,6 +80,9 @@ class ModelConfig:
   """
 
   num_classes: int = 1000
+  text_width: int = 0
+  text_tokens: int = 300
+  text_mask: bool = False
   in_channels: int = 3
   patch_size: int = 16
   width: int = 1152
@@ -62,10 +91,14 @@ class ModelConfig:
   pixel_width: int = 16
   pixel_depth: int = 4
   pixel_attention: str = 'patch'
+  pixel_attention_width: int = 0
+  pixel_heads: int = 0
   pixel_adaln: str = 'pixel'
   modulation: str = 'pre'
   norm: str = 'rms'
   positions: str = 'rope'
+  time: str = 'unit'
+  zero_modulation: bool = True
   dtype: str = 'float32'
   scan: bool = True
   patch_remat: str = 'none'
@@ -73,18 +106,27 @@ class ModelConfig:
   attention: str = 'auto'
 
   def __post_init__(self):
-    for name in ('num_classes', 'in_channels', 'patch_size', 'patch_depth'):
-      if getattr(self, name) < 1:
-        raise ValueError(f'model.{name}={getattr(self, name)}: at least 1.')
-    if self.pixel_depth < 0:
-      raise ValueError(f'model.pixel_depth={self.pixel_depth}: at least 0.')
-    unit = 4 * max(1, self.heads)  # 2-D rotary turns 4 channels together
-    if self.heads < 1 or self.width < 1 or self.width % unit:
+    for name, least in (
+      ('num_classes', 0),
+      ('text_width', 0),
+      ('text_tokens', 1),
+      ('in_channels', 1),
+      ('patch_size', 1),
+      ('patch_depth', 1),
+      ('pixel_depth', 0),
+    ):
+      if getattr(self, name) < least:
+        raise ValueError(
+          f'model.{name}={getattr(self, name)}: at least {least}.'
+        )
+    if bool(self.num_classes) == bool(self.text_width):
       raise ValueError(
-        f'model.width={self.width} with model.heads={self.heads}: the width '
-        f'must be a multiple of 4 x heads, such as '
-        f'{unit * max(1, round(self.width / unit))}.'
+        f'model.num_classes={self.num_classes} with '
+        f'model.text_width={self.text_width}: the condition is a class or a '
+        'text; set one of them and let the other be 0.'
       )
+    _check_heads('', self.width, self.heads)
+    _check_heads('pixel_attention_', *self.pixel_attention_size)
     if self.pixel_width < 4 or self.pixel_width % 4:
       raise ValueError(
         f'model.pixel_width={self.pixel_width}: a multiple of 4, for 2-D '
@@ -96,6 +138,7 @@ class ModelConfig:
       ('modulation', MODULATION),
       ('norm', NORMS),
       ('positions', POSITIONS),
+      ('time', TIME),
       ('dtype', DTYPES),
       ('patch_remat', REMAT),
       ('pixel_remat', REMAT),
@@ -109,6 +152,14 @@ class ModelConfig:
   @property
   def head_size(self) -> int:
     return self.width // self.heads
+
+  @property
+  def pixel_attention_size(self) -> tuple[int, int]:
+    """Width and heads of attention in the pixel path."""
+    return (
+      self.pixel_attention_width or self.width,
+      self.pixel_heads or self.heads,
+    )
 
   @property
   def mlp_width(self) -> int:
@@ -134,3 +185,13 @@ class ModelConfig:
         f'{p} x {p} (model.patch_size): use {near[0]} x {near[1]}.'
       )
     return height // p, width // p
+
+
+def _check_heads(path: str, width: int, heads: int) -> None:
+  """Raises ValueError for a width that does not divide into heads."""
+  unit = 4 * max(1, heads)  # 2-D rotary turns 4 channels together
+  if heads < 1 or width < 1 or width % unit:
+    raise ValueError(
+      f'model.{path}width={width} with {heads} heads: the width must be a '
+      f'multiple of 4 x heads, such as {unit * max(1, round(width / unit))}.'
+    )

@@ -20,22 +20,27 @@ def count_parameters(config: ModelConfig) -> int:
   return sum(math.prod(a.shape) for a in jax.tree.leaves(weights))
 
 
-def forward_flops(config: ModelConfig, height: int, width: int) -> int:
+def forward_flops(
+  config: ModelConfig, height: int, width: int, text: int | None = None
+) -> int:
   """Operations of one forward pass of one image.
+
+  Args:
+    config: of the network.
+    height, width: of the image.
+    text: tokens of its text, by default `config.text_tokens`.
 
   Raises:
     ValueError: sides that are not multiples of the patch.
   """
   L = math.prod(config.grid(height, width))
-  D, E, P, C = (
-    config.width,
-    config.pixel_width,
-    config.pixels,
-    (config.in_channels),
-  )
-  attention = L * 4 * D * D + 2 * L * L * D
-  patch_block = attention + L * 3 * D * config.mlp_width + 6 * D * D
-  total = L * P * C * D + TIME_FEATURES * D + D * D
+  T = config.text_tokens if text is None else text
+  T = T if config.text_width else 0
+  D, E, P = config.width, config.pixel_width, config.pixels
+  C = config.in_channels
+  patch_block = _attention(L + T, D) + (L + T) * 3 * D * config.mlp_width
+  patch_block += (2 if T else 1) * 6 * D * D
+  total = L * P * C * D + TIME_FEATURES * D + D * D + T * config.text_width * D
   total += config.patch_depth * patch_block
   if not config.pixel_depth:
     return 2 * (total + L * D * P * C)
@@ -44,10 +49,16 @@ def forward_flops(config: ModelConfig, height: int, width: int) -> int:
   pixel_block = patches * D * modulation_vectors(config) * modulated * E
   pixel_block += L * P * 8 * E * E
   if config.pixel_attention == 'patch':
-    pixel_block += 2 * L * P * E * D + attention
+    A, _ = config.pixel_attention_size
+    pixel_block += 2 * L * P * E * A + _attention(L, A)
   if config.pixel_adaln == 'global':
     total += L * D * E
   return 2 * (total + config.pixel_depth * pixel_block + 2 * L * P * C * E)
+
+
+def _attention(tokens: int, width: int) -> int:
+  """Multiply-adds of projections and products of attention among tokens."""
+  return tokens * 4 * width**2 + 2 * tokens**2 * width
 
 
 def train_flops(config: ModelConfig, height: int, width: int) -> int:

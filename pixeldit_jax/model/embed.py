@@ -1,4 +1,4 @@
-"""From pixels, time and label to tokens, and back to pixels."""
+"""From pixels, time, label and text to tokens, and back to pixels."""
 
 import math
 
@@ -95,10 +95,14 @@ class PixelEmbed(nnx.Module):
 
 
 class TimeEmbed(nnx.Module):
-  """Cosines and sines of t in [0, 1], then a two-layer perceptron."""
+  """Cosines and sines of time, then a two-layer perceptron.
+
+  Time is t in [0, 1] or, if `config.time` is 'noise', 1000 (1 - t).
+  """
 
   def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
     width, dtype = config.width, config.dtype
+    self.time = config.time
     self.up = Linear(
       TIME_FEATURES,
       width,
@@ -120,7 +124,10 @@ class TimeEmbed(nnx.Module):
     half = TIME_FEATURES // 2
     k = jnp.arange(half, dtype=jnp.float32)
     frequencies = TIME_MAX_PERIOD ** (-k / half)
-    angles = t.astype(jnp.float32)[:, None] * frequencies
+    time = t.astype(jnp.float32)
+    if self.time == 'noise':
+      time = 1000 * (1 - time)
+    angles = time[:, None] * frequencies
     features = jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], -1)
     return self.down(jax.nn.silu(self.up(features)))
 
@@ -137,6 +144,35 @@ class ClassEmbed(nnx.Module):
 
   def __call__(self, y: Int[Array, 'B']) -> Float[Array, 'B D']:
     return self.table[...].astype(self.dtype)[y]
+
+
+class TextEmbed(nnx.Module):
+  """Text embeddings to the width of the patches; learned positions added."""
+
+  def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
+    self.proj = Linear(
+      config.text_width,
+      config.width,
+      (None, 'embed'),
+      dtype=config.dtype,
+      rngs=rngs,
+    )
+    self.norm = make_norm(config, config.width)
+    shape = (config.text_tokens, config.width)
+    init = jax.nn.initializers.normal(1.0)
+    self.positions = nnx.Param(
+      init(rngs.params(), shape, jnp.float32), axes=(None, 'embed')
+    )
+
+  def __call__(self, text: Float[Array, 'B T C']) -> Float[Array, 'B T D']:
+    T, (most, _) = text.shape[1], self.positions.shape
+    if T > most:
+      raise ValueError(
+        f'a text of {T} tokens: the network takes {most} '
+        '(model.text_tokens); cut the text.'
+      )
+    tokens = self.norm(self.proj(text))
+    return tokens + self.positions[:T].astype(tokens.dtype)
 
 
 class PixelOutput(nnx.Module):

@@ -112,6 +112,11 @@ def modulate(
   return x * (1 + scale) + shift
 
 
+def modulation_init(config: ModelConfig) -> Initializer | None:
+  """How linear layers of modulation start; None is as any other layer."""
+  return zeros if config.zero_modulation else None
+
+
 class SwiGLU(nnx.Module):
   """w2(SiLU(w1 x) * w3 x), without biases; w1 and w3 are one product."""
 

@@ -9,7 +9,7 @@ from pixeldit_jax.model.layers import (
   SwiGLU,
   make_norm,
   modulate,
-  zeros,
+  modulation_init,
 )
 from pixeldit_jax.model.rope import Rotary
 from pixeldit_jax.model.self_attention import SelfAttention
@@ -20,21 +20,29 @@ from pixeldit_jax.typing import Array, Float
 class PatchBlock(nnx.Module):
   """x += gate * Attn(modulate(norm x)); x += gate * SwiGLU(modulate(norm x)).
 
-  The six modulation vectors are one linear layer of the condition, zero at
-  the start, so that the block starts as the identity.
+  The six modulation vectors are one linear layer of the condition, by default
+  zero at the start, so that the block starts as the identity.
   """
 
-  def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
+  def __init__(
+    self,
+    config: ModelConfig,
+    tokens: str | None = 'patches',
+    *,
+    rngs: nnx.Rngs,
+  ):
+    """Makes the block; `tokens` is the logical axis of what it is for."""
+    self.tokens = tokens
     self.norm1 = make_norm(config, config.width)
-    self.attn = SelfAttention(config, rngs=rngs)
+    self.attn = SelfAttention(config, config.width, config.heads, rngs=rngs)
     self.norm2 = make_norm(config, config.width)
     self.mlp = SwiGLU(config, rngs=rngs)
     self.adaln = Linear(
       config.width,
       (6, config.width),
       ('embed', None, None),
-      kernel_init=zeros,
-      bias_init=zeros,
+      kernel_init=modulation_init(config),
+      bias_init=modulation_init(config),
       dtype=config.dtype,
       rngs=rngs,
     )
@@ -45,7 +53,16 @@ class PatchBlock(nnx.Module):
     c: Float[Array, 'B D'],
     rotary: Rotary | None,
   ) -> Float[Array, 'B L D']:
-    m = jnp.unstack(self.adaln(c)[:, None], axis=2)  # six of [B, 1, D]
-    x += m[2] * self.attn(modulate(self.norm1(x), m[0], m[1]), rotary)
+    qkv, m = self.enter(x, c, rotary)
+    return self.leave(x, self.attn.attend(*qkv), m)
+
+  def enter(self, x, c, rotary):
+    """Queries, keys and values [B, L, N, K]; six modulations [B, 1, D]."""
+    m = jnp.unstack(self.adaln(c)[:, None], axis=2)
+    return self.attn.project(modulate(self.norm1(x), m[0], m[1]), rotary), m
+
+  def leave(self, x, attended_BLNK, m):
+    """The output, given what attention made of the queries."""
+    x += m[2] * self.attn.proj(attended_BLNK)
     x += m[5] * self.mlp(modulate(self.norm2(x), m[3], m[4]))
-    return constrain(x, 'batch', 'patches', None)
+    return constrain(x, 'batch', self.tokens, None)

@@ -12,7 +12,7 @@ from pixeldit_jax.model.layers import (
   PixelMLP,
   make_norm,
   modulate,
-  zeros,
+  modulation_init,
 )
 from pixeldit_jax.model.rope import Rotary
 from pixeldit_jax.model.self_attention import SelfAttention
@@ -23,22 +23,23 @@ from pixeldit_jax.typing import Array, Float
 class CompactAttention(nnx.Module):
   """Attention of pixels at the price of patches.
 
-  The P pixel tokens of a patch become one token of width D, those attend to
-  each other across the image, and each returns to its P pixels.
+  The P pixel tokens of a patch become one token of the attention's width,
+  those attend to each other across the image, and each returns to its P pixels.
   """
 
   def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
     patch = (config.pixels, config.pixel_width)
+    width, heads = config.pixel_attention_size
     self.compact = Linear(
       patch,
-      config.width,
+      width,
       ('pixels', None, 'embed'),
       dtype=config.dtype,
       rngs=rngs,
     )
-    self.attn = SelfAttention(config, rngs=rngs)
+    self.attn = SelfAttention(config, width, heads, rngs=rngs)
     self.expand = Linear(
-      config.width,
+      width,
       patch,
       ('embed', 'pixels', None),
       dtype=config.dtype,
@@ -82,8 +83,8 @@ class PixelBlock(nnx.Module):
       config.width,
       outputs,
       ('embed', None, 'pixels' if pixelwise else None, None),
-      kernel_init=zeros,
-      bias_init=zeros,
+      kernel_init=modulation_init(config),
+      bias_init=modulation_init(config),
       dtype=config.dtype,
       rngs=rngs,
     )

@@ -1,6 +1,7 @@
 """PixelDiT: a patch-level DiT and a pixel-level path (arXiv 2511.20645)."""
 
 import contextlib
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -13,21 +14,23 @@ from pixeldit_jax.model.embed import (
   PatchOutput,
   PixelEmbed,
   PixelOutput,
+  TextEmbed,
   TimeEmbed,
   patchify,
   unpatchify,
 )
 from pixeldit_jax.model.layers import Linear
+from pixeldit_jax.model.mmdit_block import MMDiTBlock
 from pixeldit_jax.model.patch_block import PatchBlock
 from pixeldit_jax.model.pixel_block import PixelBlock
-from pixeldit_jax.model.rope import rotary_2d
+from pixeldit_jax.model.rope import Rotary, rotary_1d, rotary_2d
 from pixeldit_jax.model.stack import run_blocks, stack_blocks
 from pixeldit_jax.sharding import constrain
-from pixeldit_jax.typing import Array, Float, Int, PyTree
+from pixeldit_jax.typing import Array, Condition, Float, PyTree
 
 
 class PixelDiT(nnx.Module):
-  """The velocity of an image at a time, given its class (figure 2).
+  """The velocity of an image at a time, given its class or text (figure 2).
 
   Patch tokens carry the meaning of the image; with the time they condition,
   pixel by pixel, the path that makes the velocity of every pixel.
@@ -36,10 +39,14 @@ class PixelDiT(nnx.Module):
   def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
     self.config = config
     self.time_embed = TimeEmbed(config, rngs=rngs)
-    self.class_embed = ClassEmbed(config, rngs=rngs)
+    if config.text_width:
+      self.text_embed = TextEmbed(config, rngs=rngs)
+    else:
+      self.class_embed = ClassEmbed(config, rngs=rngs)
     self.patch_embed = PatchEmbed(config, rngs=rngs)
+    Block = MMDiTBlock if config.text_width else PatchBlock
     self.patch_blocks = stack_blocks(
-      lambda rngs: PatchBlock(config, rngs=rngs), config.patch_depth, rngs
+      lambda rngs: Block(config, rngs=rngs), config.patch_depth, rngs
     )
     if config.pixel_depth:
       self.pixel_embed = PixelEmbed(config, rngs=rngs)
@@ -62,14 +69,16 @@ class PixelDiT(nnx.Module):
     self,
     x: Float[Array, 'B H W C'],
     t: Float[Array, 'B'] | float,
-    y: Int[Array, 'B'],
+    y: Condition,
   ) -> Float[Array, 'B H W C']:
     """Velocity, float32.
 
     Args:
       x: noisy images, data in [-1, 1]; sides are multiples of the patch.
       t: times in [0, 1], 0 is noise and 1 is data; one for all, or each.
-      y: labels; `config.num_classes` for no class.
+      y: labels [B], `config.num_classes` for no class; of a network with
+        text, dict(text=[B, T, C]), its embeddings, and with
+        `config.text_mask` also mask=[B, T], True for the tokens of the text.
     """
     return self.with_features(x, t, y)[0]
 
@@ -90,24 +99,12 @@ class PixelDiT(nnx.Module):
   def _forward(self, x, t, y):
     config = self.config
     grid = config.grid(*x.shape[1:3])
-    rotary = None
-    if config.positions == 'rope':
-      rotary = rotary_2d(*grid, config.head_size)
     t = jnp.broadcast_to(jnp.asarray(t, jnp.float32), x.shape[:1])
     x_BLPC = patchify(x.astype(config.dtype), config.patch_size)
-
     time = self.time_embed(t)
-    c = jax.nn.silu(time + self.class_embed(y))
     s = self.patch_embed(x_BLPC, grid)
     s = constrain(s, 'batch', 'patches', None)
-    s, patch_features = run_blocks(
-      self.patch_blocks,
-      s,
-      c,
-      rotary,
-      scan=config.scan,
-      remat=config.patch_remat,
-    )
+    s, c, patch_features = self._patch_path(s, time, y, grid)
     features = {'patch_blocks': patch_features}
     if config.pixel_depth:
       condition = jax.nn.silu(s + time[:, None])
@@ -117,16 +114,44 @@ class PixelDiT(nnx.Module):
         z += self.pixel_join(condition)[:, :, None]
         condition = c[:, None]
       z = constrain(z, 'batch', 'patches', None, None)
+      width, heads = config.pixel_attention_size
       s, features['pixel_blocks'] = run_blocks(
         self.pixel_blocks,
         z,
         condition,
-        rotary,
+        self._rotary(rotary_2d, *grid, width // heads),
         scan=config.scan,
         remat=config.pixel_remat,
       )
     v = unpatchify(self.output(s), grid)
     return v.astype(jnp.float32), features
+
+  def _patch_path(self, s, time, y, grid):
+    """Patch tokens [B, L, D], the condition [B, D], outputs of all blocks."""
+    config = self.config
+    run = functools.partial(
+      run_blocks, self.patch_blocks, scan=config.scan, remat=config.patch_remat
+    )
+    rotary = self._rotary(rotary_2d, *grid, config.head_size)
+    if not config.text_width:
+      c = jax.nn.silu(time + self.class_embed(y))
+      s, features = run(s, c, rotary)
+      return s, c, features
+    c = jax.nn.silu(time)
+    text = constrain(self.text_embed(y['text']), 'batch', None, None)
+    rotary = rotary, self._rotary(rotary_1d, text.shape[1], config.head_size)
+    mask = y.get('mask') if config.text_mask else None
+    if config.text_mask and mask is None:
+      raise ValueError(
+        'model.text_mask=True, but the texts came without a mask [B, T]: pass '
+        'y = dict(text=..., mask=...), or set it to False.'
+      )
+    (s, _), (features, _) = run((s, text), c, rotary, mask)
+    return s, c, features
+
+  def _rotary(self, make, *args) -> Rotary | None:
+    """The tables that `make` makes, where positions are rotary."""
+    return make(*args) if self.config.positions == 'rope' else None
 
 
 def abstract_model(config: ModelConfig) -> PixelDiT:

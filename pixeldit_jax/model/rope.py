@@ -1,4 +1,4 @@
-"""2-D rotary positions (PixelDiT, section 3.2).
+"""Rotary positions: of patches in 2-D (PixelDiT, section 3.2), of text in 1-D.
 
 The grid always spans 0..16 in both directions, whatever the resolution. Of the
 K/2 channel pairs of a head, even ones turn with the column, odd ones with the
@@ -30,6 +30,14 @@ def rotary_2d(rows: int, columns: int, head_size: int) -> Rotary:
   y = jnp.repeat(jnp.linspace(0.0, SPAN, rows), columns)
   angles = jnp.stack([x, y], 1)[:, None, :] * frequencies[None, :, None]
   angles = angles.reshape(rows * columns, head_size // 2)
+  return jnp.cos(angles), jnp.sin(angles)
+
+
+def rotary_1d(length: int, head_size: int) -> Rotary:
+  """Cosines and sines of the angles of a row of tokens, at 0, 1, 2 and on."""
+  k = jnp.arange(head_size // 2, dtype=jnp.float32)
+  frequencies = THETA ** (-2.0 * k / head_size)
+  angles = jnp.arange(length, dtype=jnp.float32)[:, None] * frequencies
   return jnp.cos(angles), jnp.sin(angles)
 
 

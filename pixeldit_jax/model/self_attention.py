@@ -6,14 +6,20 @@ from pixeldit_jax.model.attention import attend
 from pixeldit_jax.model.config import ModelConfig
 from pixeldit_jax.model.layers import Linear, make_norm
 from pixeldit_jax.model.rope import Rotary, rotate
-from pixeldit_jax.typing import Array, Float
+from pixeldit_jax.typing import Array, Bool, Float
 
 
 class SelfAttention(nnx.Module):
-  """Fused qkv without bias, norms of q and k per head, projection with bias."""
+  """Fused qkv without bias, norms of q and k per head, projection with bias.
 
-  def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
-    width, heads, size = config.width, config.heads, config.head_size
+  Its parts are public: text and image tokens, each with weights of their own,
+  attend together in an MM-DiT block.
+  """
+
+  def __init__(
+    self, config: ModelConfig, width: int, heads: int, *, rngs: nnx.Rngs
+  ):
+    size = width // heads
     self.implementation = config.attention
     self.qkv = Linear(
       width,
@@ -36,13 +42,28 @@ class SelfAttention(nnx.Module):
   def __call__(
     self, x: Float[Array, 'B L D'], rotary: Rotary | None
   ) -> Float[Array, 'B L D']:
+    return self.proj(self.attend(*self.project(x, rotary)))
+
+  def project(
+    self, x: Float[Array, 'B L D'], rotary: Rotary | None
+  ) -> tuple[Float[Array, 'B L N K'], ...]:
+    """Queries, keys and values."""
     qkv_BL3NK = self.qkv(x)
     q_BLNK = self.q_norm(qkv_BL3NK[:, :, 0])
     k_BLNK = self.k_norm(qkv_BL3NK[:, :, 1])
     v_BLNK = qkv_BL3NK[:, :, 2]
     if rotary is not None:
       q_BLNK, k_BLNK = rotate(q_BLNK, rotary), rotate(k_BLNK, rotary)
-    out_BLNK = attend(
-      q_BLNK, k_BLNK, v_BLNK, implementation=self.implementation
+    return q_BLNK, k_BLNK, v_BLNK
+
+  def attend(
+    self, q_BLNK, k_BSNK, v_BSNK, mask_BS: Bool[Array, 'B S'] | None = None
+  ) -> Float[Array, 'B L N K']:
+    """By the kernel that the configuration names."""
+    return attend(
+      q_BLNK,
+      k_BSNK,
+      v_BSNK,
+      mask_BS=mask_BS,
+      implementation=self.implementation,
     )
-    return self.proj(out_BLNK)

@@ -33,16 +33,16 @@ def stack_blocks(
 
 def run_blocks(
   blocks: nnx.Module,
-  x: jax.Array,
+  x: PyTree,
   *conditions: PyTree,
   scan: bool,
   remat: str,
-) -> tuple[jax.Array, jax.Array | list[jax.Array]]:
+) -> tuple[PyTree, PyTree]:
   """x = block(x, *conditions) for each block in turn.
 
   Args:
     blocks: from `stack_blocks`.
-    x: what the first block takes.
+    x: what the first block takes, an array or several.
     conditions: the same for every block.
     scan: one loop (True), or unrolled.
     remat: 'none', 'matmuls' or 'full'.
@@ -69,7 +69,7 @@ def run_blocks(
   for layer in unstack(weights):
     x, _ = body(x, layer)
     outputs.append(x)
-  return x, jnp.stack(outputs)
+  return x, jax.tree.map(lambda *a: jnp.stack(a), *outputs)
 
 
 def unstack(tree: PyTree) -> list[PyTree]:

@@ -12,7 +12,7 @@ from pixeldit_jax.convert.pixeldit import (
 )
 from pixeldit_jax.model.pixeldit import weights_of
 
-CASES = ['c2i_forward', 'c2i_forward_postmod']
+CASES = ['c2i_forward', 'c2i_forward_postmod', 't2i']
 
 
 @pytest.mark.parametrize('name', CASES)

@@ -12,7 +12,8 @@ from pixeldit_jax.model.pixeldit import abstract_model, weights_of
 
 
 @pytest.mark.parametrize(
-  'size, parameters', [('B', 184.7e6), ('L', 569.6e6), ('XL', 797.4e6)]
+  'size, parameters',
+  [('B', 184.7e6), ('L', 569.6e6), ('XL', 797.4e6), ('T2I', 1302.5e6)],
 )
 def test_parameters_are_the_papers(size, parameters):
   assert count_parameters(ModelConfig(**SIZES[size])) == pytest.approx(
@@ -28,6 +29,8 @@ def test_parameters_are_the_papers(size, parameters):
     ('L', 256, 227.77),
     ('XL', 256, 311.19),
     ('XL', 512, 1352.24),
+    ('T2I', 512, 1432.57),
+    ('T2I', 1024, 6183.12),
   ],
 )
 def test_operations_are_the_papers(size, side, gflops):

@@ -97,6 +97,17 @@ def test_forward_and_every_block_are_the_authors(
       assert_close(block.reshape(expected.shape), expected)
 
 
+@pytest.mark.parametrize('size', ['16x16x12', '16x24x7'])
+def test_forward_with_text_is_the_authors(golden, assert_close, size):
+  """Theirs takes 1000 (1 - t) and gives noise - image; ours is a velocity."""
+  arrays = golden('t2i')
+  model = from_official(arrays.below('w'))
+  x = arrays[f'{size}/x'].transpose(0, 2, 3, 1)
+  y = dict(text=arrays[f'{size}/y'])
+  v, _ = run(model, x, 1 - arrays[f'{size}/t'] / 1000, y)
+  assert_close(-v.transpose(0, 3, 1, 2), arrays[f'{size}/out'])
+
+
 @pytest.mark.parametrize('overrides', ABLATIONS, ids=str)
 def test_every_ablation_starts_at_zero(overrides):
   x, t, y = inputs()
