@@ -52,6 +52,7 @@ def make_bucket_pipeline(
   num_threads: int = 0,
   num_workers: int = 0,
   prefetch: int = 2,
+  pick: pipeline.Pick | None = None,
 ) -> pipeline.BatchIterator:
   """Returns the endless iterator over batches of one bucket each.
 
@@ -111,4 +112,5 @@ def make_bucket_pipeline(
     num_threads=num_threads,
     num_workers=num_workers,
     prefetch=prefetch,
+    pick=pick,
   )

@@ -22,6 +22,8 @@ from pixeldit_jax.data.sources import Source
 _MAX_NEIGHBOURS = 16  # bad examples in a row before the data are given up
 # place(position in the stream) -> (index in the source, (height, width)).
 Place = Callable[[int], tuple[int, tuple[int, int]]]
+# pick(example of the source, its random numbers) -> entries of the batch.
+Pick = Callable[[dict[str, Any], np.random.Generator], dict[str, Any]]
 
 
 def make_pipeline(
@@ -36,12 +38,14 @@ def make_pipeline(
   num_threads: int = 0,
   num_workers: int = 0,
   prefetch: int = 2,
+  pick: Pick | None = None,
 ) -> BatchIterator:
   """Returns the endless iterator over this process's part of each batch.
 
   With b = batch_size // process_count, a batch is a dict of numpy arrays:
   'image' uint8 [b H W 3], 'label' int32 [b], 'id' int32 [b] (the index in the
-  source); and of a source with captions, 'caption', a list of b str.
+  source); of a source with captions, 'caption', a list of b str; and of one
+  with side arrays each of them, stacked [b, ...].
 
   Args:
     source: examples by index.
@@ -57,6 +61,9 @@ def make_pipeline(
       Threads are enough for few cores, as decoding leaves Python's lock most
       of the time; with many cores, processes go further.
     prefetch: batches made ahead, by each worker if there are workers.
+    pick: entries to add to those above or to replace them, for instance one of
+      several captions. Arrays and numbers are stacked, other values listed.
+      The generator depends on the seed and the position in the stream alone.
 
   Raises:
     ValueError: for values that cannot be met, before anything is read.
@@ -82,6 +89,7 @@ def make_pipeline(
     num_threads=num_threads,
     num_workers=num_workers,
     prefetch=prefetch,
+    pick=pick,
   )
 
 
@@ -96,6 +104,7 @@ def batches_of(
   num_threads: int,
   num_workers: int,
   prefetch: int,
+  pick: Pick | None,
 ) -> BatchIterator:
   """Returns the iterator over the batches of the stream that `place` orders.
 
@@ -115,16 +124,15 @@ def batches_of(
     )
   local = batch_size // process_count
   threads = num_threads or usable_cores()
-  load = _Load(source)
+  load = _Load(source, identity['seed'], pick)
 
   def build(start: int) -> grain.IterDataset:
     """Returns the batches from position `start` of the stream on."""
 
     def load_local(index: int) -> dict[str, Any]:
       batch, offset = divmod(index, local)
-      return load(
-        *place(start + batch * batch_size + process_index * local + offset)
-      )
+      position = start + batch * batch_size + process_index * local + offset
+      return load(position, *place(position))
 
     examples = grain.MapDataset.range(sys.maxsize).map(load_local)
     if num_workers:
@@ -179,10 +187,14 @@ def _check(source, batch_size, process_index, process_count):
 class _Load:
   """Reads, decodes and crops one example."""
 
-  def __init__(self, source: Source):
+  def __init__(self, source: Source, seed: int, pick: Pick | None):
     self._source = source
+    self._seed = seed
+    self._pick = pick
 
-  def __call__(self, index: int, shape: tuple[int, int]) -> dict[str, Any]:
+  def __call__(
+    self, position: int, index: int, shape: tuple[int, int]
+  ) -> dict[str, Any]:
     """Loads example `index`, or the next in the source that is sound."""
     skipped = []
     for step in range(_MAX_NEIGHBOURS):
@@ -192,17 +204,22 @@ class _Load:
         example = self._source[at]
         name = example['name']
         image = transforms.decode(example['image'])
-        loaded = {
-          'image': transforms.crop(image, *shape),
-          'label': np.int32(example['label']),
-          'id': np.int32(at),
-          'skipped': skipped,
-        }
+        pixels = transforms.crop(image, *shape)
       except (transforms.BadExample, OSError) as error:
         skipped.append(f'{name}: {error}')
         continue
+      loaded = {
+        'image': pixels,
+        'label': np.int32(example['label']),
+        'id': np.int32(at),
+        'skipped': skipped,
+      }
       if self._source.captions:
         loaded['caption'] = example['caption']
+      loaded |= {key: example[key] for key in self._source.arrays}
+      if self._pick:
+        random = np.random.default_rng((self._seed, position))
+        loaded |= self._pick(example, random)
       return loaded
     raise ValueError(
       f'{_MAX_NEIGHBOURS} bad examples in a row, the data are damaged: '
@@ -211,12 +228,10 @@ class _Load:
 
 
 def _stack(examples: list[dict[str, Any]]) -> dict[str, Any]:
-  """Stacks examples; captions and the names of skipped files stay lists."""
-  batch = {
-    key: np.stack([example[key] for example in examples])
-    for key in ('image', 'label', 'id')
-  }
-  if 'caption' in examples[0]:
-    batch['caption'] = [example['caption'] for example in examples]
-  batch['skipped'] = [n for example in examples for n in example['skipped']]
+  """Stacks arrays and numbers; all else, as captions, stays a list."""
+  batch = {key: [example[key] for example in examples] for key in examples[0]}
+  for key, values in batch.items():
+    if isinstance(values[0], np.ndarray | np.generic):
+      batch[key] = np.stack(values)
+  batch['skipped'] = [name for names in batch['skipped'] for name in names]
   return batch

@@ -21,7 +21,13 @@ import numpy as np
 import tqdm
 from absl import logging
 
-from pixeldit_jax.data import contact_sheet, shard_job, shards, transforms
+from pixeldit_jax.data import (
+  contact_sheet,
+  shard_job,
+  shards,
+  transforms,
+  whole_files,
+)
 from pixeldit_jax.data.pipeline import usable_cores
 from pixeldit_jax.data.shard_job import Settings
 from pixeldit_jax.data.sources import Source, open_source
@@ -96,7 +102,7 @@ def _start(job: dict[str, Any], out: str):
     raise ValueError(f'{out} holds other files; give --out a new folder')
   else:
     os.makedirs(reports, exist_ok=True)
-    shard_job.write_whole(begun_path, _json(job))
+    whole_files.write_whole(begun_path, _json(job))
     return
   differ = [
     f'{key} was {begun.get(key)!r}, now {value!r}'
@@ -108,10 +114,8 @@ def _start(job: dict[str, Any], out: str):
       f'{out} holds another preparation ({"; ".join(differ)}); give --out a '
       'new folder, or delete this one'
     )
-  for folder in (out, reports):  # what a killed run left half-written
-    for name in os.listdir(folder) if os.path.isdir(folder) else ():
-      if name.startswith(shard_job.TEMPORARY):
-        os.remove(os.path.join(folder, name))
+  for folder in (out, reports):
+    whole_files.remove_temporaries(folder)
 
 
 def _reports(
@@ -216,7 +220,7 @@ def _finish(
   if settings.bucketed:
     manifest['indices'].append(_write_bucket_index(out, reports))
   _draw_sheet(out, manifest)
-  shard_job.write_whole(os.path.join(out, shards.MANIFEST), _json(manifest))
+  whole_files.write_whole(os.path.join(out, shards.MANIFEST), _json(manifest))
   shutil.rmtree(os.path.join(out, shard_job.REPORTS))
   return shards.read_manifest(out)  # as a later run will read it
 
@@ -227,17 +231,13 @@ def _write_bucket_index(out: str, reports: list) -> dict[str, Any]:
   buffer = io.BytesIO()
   np.save(buffer, index)
   path = os.path.join(out, shards.BUCKET_INDEX)
-  shard_job.write_whole(path, buffer.getvalue())
-  return {
-    'file': shards.BUCKET_INDEX,
-    'bytes': os.path.getsize(path),
-    'sha256': shards.sha256(path),
-  }
+  whole_files.write_whole(path, buffer.getvalue())
+  return whole_files.entry_of(path)
 
 
 def _draw_sheet(out: str, manifest: dict[str, Any]):
   """Draws a contact sheet of examples spread evenly over the shards."""
-  records = shards.open_records(out, manifest)
+  records = whole_files.open_records(out, manifest['shards'])
   count = min(_SHEET_IMAGES, len(records))
   images, titles = [], []
   for k in range(count):
@@ -248,7 +248,7 @@ def _draw_sheet(out: str, manifest: dict[str, Any]):
     titles.append(header.get('caption') or kind)
   buffer = io.BytesIO()
   contact_sheet.draw(images, titles).save(buffer, 'PNG')
-  shard_job.write_whole(os.path.join(out, _SHEET), buffer.getvalue())
+  whole_files.write_whole(os.path.join(out, _SHEET), buffer.getvalue())
 
 
 def summary(manifest: dict[str, Any]) -> str:

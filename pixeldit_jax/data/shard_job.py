@@ -11,11 +11,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from pixeldit_jax.data import buckets, shards, transforms
+from pixeldit_jax.data import buckets, shards, transforms, whole_files
 from pixeldit_jax.data.sources import Source
 
 REPORTS = '.prepare'  # folder of the reports, inside the output folder
-TEMPORARY = '.tmp-'  # how the names of half-written files begin
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,15 +60,6 @@ def report_path(out: str, index: int) -> str:
   return os.path.join(out, REPORTS, f'{index:05d}.json')
 
 
-def write_whole(path: str, data: bytes):
-  """Writes a file beside its place and renames it: it is whole or absent."""
-  folder, name = os.path.split(path)
-  beside = os.path.join(folder, f'{TEMPORARY}{os.getpid()}-{name}')
-  with open(beside, 'wb') as file:
-    file.write(data)
-  os.replace(beside, path)
-
-
 _process: dict[str, Any] = {}  # what this process of the pool works on
 
 
@@ -86,17 +76,11 @@ def begin_process(settings: Settings, source: Source, out: str):
 
 def write_shard(name: str, index: int, start: int, end: int) -> dict[str, Any]:
   """Writes source[start:end] as the shard `name`; returns its report."""
-  from array_record.python import array_record_module
-
   settings, source, out = (_process[k] for k in ('settings', 'source', 'out'))
-  beside = os.path.join(out, f'{TEMPORARY}{os.getpid()}-{name}')
-  report = {'file': name, 'examples': 0, 'classes': {}, 'captions': 0}
+  report = {'examples': 0, 'classes': {}, 'captions': 0}
   report |= {'enlarged': 0, 'skipped': [], 'buckets': []}
-  # Images are compressed already; groups of one make access random.
-  writer = array_record_module.ArrayRecordWriter(
-    beside, 'group_size:1,uncompressed'
-  )
-  try:
+  path = os.path.join(out, name)
+  with whole_files.write_records(path) as writer:
     for i in range(start, end):
       at = f'example {i}'
       try:
@@ -107,14 +91,8 @@ def write_shard(name: str, index: int, start: int, end: int) -> dict[str, Any]:
         report['skipped'].append({'name': at, 'reason': str(error)})
       else:
         writer.write(record)
-  finally:
-    writer.close()
-  report |= {
-    'bytes': os.path.getsize(beside),
-    'sha256': shards.sha256(beside),
-  }
-  os.replace(beside, os.path.join(out, name))
-  write_whole(report_path(out, index), json.dumps(report).encode())
+  report |= whole_files.entry_of(path)
+  whole_files.write_whole(report_path(out, index), json.dumps(report).encode())
   return report
 
 

@@ -4,8 +4,6 @@ A record is the length of its header (4 bytes, little endian), a JSON header
 (name, label, true height and width, bucket, caption) and the encoded image.
 """
 
-import concurrent.futures
-import hashlib
 import json
 import os
 import struct
@@ -13,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from pixeldit_jax.data import whole_files
 from pixeldit_jax.data.sources import Source
 from pixeldit_jax.data.transforms import BadExample
 
@@ -31,12 +30,6 @@ def unpack(record: bytes) -> tuple[dict[str, Any], bytes]:
   """Returns the header and the encoded image of a record."""
   (length,) = struct.unpack_from('<I', record)
   return json.loads(record[4 : 4 + length]), record[4 + length :]
-
-
-def sha256(path: str) -> str:
-  """Returns the checksum of a file, in hex."""
-  with open(path, 'rb') as file:
-    return hashlib.file_digest(file, 'sha256').hexdigest()
 
 
 def read_manifest(path: str) -> dict[str, Any]:
@@ -88,23 +81,13 @@ def check_shards(
     faults.append(
       f'resolution is {manifest["resolution"]}, the run expects {resolution}'
     )
-  files = manifest['shards'] + manifest['indices']
-  for entry in files:
-    name = os.path.join(path, entry['file'])
-    size = os.path.getsize(name) if os.path.exists(name) else 'no'
-    if size != entry['bytes']:
-      faults.append(f'{entry["file"]} has {size} bytes, not {entry["bytes"]}')
-  if checksums and not faults:
-    part = files[process_index::process_count]
-    with concurrent.futures.ThreadPoolExecutor() as pool:
-      sums = pool.map(
-        sha256, [os.path.join(path, entry['file']) for entry in part]
-      )
-      faults += [
-        f'{entry["file"]} is damaged: its checksum differs'
-        for entry, found in zip(part, sums)
-        if found != entry['sha256']
-      ]
+  faults += whole_files.faults(
+    path,
+    manifest['shards'] + manifest['indices'],
+    checksums,
+    process_index,
+    process_count,
+  )
   if faults:
     raise ValueError(
       f'the prepared data in {path} do not match: {"; ".join(faults)}. '
@@ -129,7 +112,9 @@ class ShardSource(Source):
     self.class_names = tuple(self.manifest['class_names'])
     self.captions = self.manifest['captions'] > 0
     self.buckets = tuple(map(tuple, self.manifest['buckets']))
-    self._records = open_records(self._path, self.manifest)
+    self._records = whole_files.open_records(
+      self._path, self.manifest['shards']
+    )
 
   def __reduce__(self):
     return ShardSource, (self._path,)
@@ -157,17 +142,3 @@ class ShardSource(Source):
     except (RuntimeError, ValueError, struct.error) as error:
       raise BadExample(f'record {index} of {self._path}: {error}') from error
     return {**header, 'image': image}
-
-
-def open_records(path: str, manifest: dict[str, Any]) -> Any:
-  """Opens the records of all shards of a manifest as one sequence of bytes."""
-  from array_record.python import array_record_data_source
-
-  return array_record_data_source.ArrayRecordDataSource(
-    [
-      # With its range, a shard need not be opened to be counted.
-      f'{os.path.abspath(path)}/{shard["file"]}[0:{shard["examples"]}]'
-      for shard in manifest['shards']
-      if shard['examples']
-    ]
-  )

@@ -1,6 +1,7 @@
 """Random-access sources of images, none of which needs TensorFlow."""
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -29,10 +30,12 @@ class Source:
   Attributes:
     class_names: one name per class, in the order of the labels.
     captions: whether examples have captions.
+    arrays: names of the arrays stored beside the images that examples have.
   """
 
   class_names: tuple[str, ...] = ()
   captions: bool = False
+  arrays: tuple[str, ...] = ()
 
   @property
   def num_classes(self) -> int:
@@ -61,8 +64,13 @@ class Source:
     """
 
 
-def open_source(spec: str) -> Source:
+def open_source(spec: str, arrays: Sequence[str] = ()) -> Source:
   """Opens the source that a spec such as 'folder:/data/flowers' names.
+
+  Args:
+    spec: the kind and place of the data.
+    arrays: names of arrays stored beside shards (see `side_arrays`), to be
+      read with each example.
 
   Raises:
     ValueError: for an unknown kind, or data that cannot be used as they are.
@@ -70,6 +78,15 @@ def open_source(spec: str) -> Source:
   """
   # Each kind imports its own reader: h5py or tfds only where they are used.
   kind, _, rest = spec.partition(':')
+  if arrays:
+    if kind != 'shards' or not rest:
+      raise ValueError(
+        f'data source {spec!r}: {", ".join(arrays)} can be stored beside '
+        'shards only; prepare the data with launch/prepare_data.py'
+      )
+    from pixeldit_jax.data.side_arrays import ArraySource
+
+    return ArraySource(rest, arrays)
   if spec == 'digits':
     return DigitsSource()
   if kind in ('folder', 'images') and rest:
