@@ -33,7 +33,7 @@ def make_sample_fn(
   """
   sampler, side = config.sampler, config.data.resolution
   solver = solvers.named(sampler.solver)
-  times = time_grid(sampler.steps, sampler.shift)
+  times = time_grid(sampler.steps, sampler.shift, sampler.start)
   shape = (side, side, config.model.in_channels)
   graphdef = nnx.graphdef(abstract_model(model_config(config)))
   seed = config.seed

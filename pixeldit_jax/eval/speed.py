@@ -117,7 +117,7 @@ def measure_sampling(
 def sampling_evaluations(config: ConfigDict) -> int:
   """How often one image runs through the network."""
   s = config.sampler
-  times = time_grid(s.steps, s.shift)
+  times = time_grid(s.steps, s.shift, s.start)
   evaluated = list(times[:-1])
   if s.solver == 'heun':
     evaluated += list(times[1:-1])

@@ -5,14 +5,21 @@ import numpy as np
 from pixeldit_jax.flow.time import shift_time
 
 
-def time_grid(steps: int, shift: float = 1.0) -> np.ndarray:
-  """steps + 1 times from 0 (noise) to 1 (data), shifted, float32.
+def time_grid(steps: int, shift: float = 1.0, start: float = 0.0) -> np.ndarray:
+  """steps + 1 times from `start`, by default 0 (noise), to 1 (data), float32.
+
+  They are even before the shift. The text-to-image release starts a little
+  after the noise, at 0.001.
 
   Raises:
-    ValueError: fewer than one step, or a shift that is not positive.
+    ValueError: fewer than one step, a shift that is not positive, or a start
+      outside [0, 1).
   """
   if steps < 1:
     raise ValueError(f'sampler.steps={steps}: at least 1.')
   if not shift > 0:
     raise ValueError(f'sampler.shift={shift}: must be positive; 1 is none.')
-  return shift_time(np.linspace(0, 1, steps + 1), shift).astype(np.float32)
+  if not 0 <= start < 1:
+    raise ValueError(f'sampler.start={start}: at least 0, the noise, below 1.')
+  times = shift_time(np.linspace(start, 1, steps + 1), shift)
+  return times.astype(np.float32)

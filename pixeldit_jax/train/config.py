@@ -54,11 +54,12 @@ def get_config() -> ConfigDict:
         warmup=True,  # decay of at most (1 + step) / (10 + step)
       ),
       sampler=dict(
-        solver='flow_dpm',  # euler, heun, heun_reuse, flow_dpm
+        solver='flow_dpm',  # euler, heun, heun_reuse, flow_dpm, dpm_solver
         steps=100,
         guidance=3.25,
         interval=(0.1, 1.0),  # times that are guided
         shift=1.0,
+        start=0.0,  # time of the noise: 0.001 in the text-to-image release
         batch_size=64,  # of all devices together
       ),
       checkpoint=dict(
@@ -159,7 +160,7 @@ def validate(config: ConfigDict) -> None:
   model.grid(config.data.resolution, config.data.resolution)
   sampler = config.sampler
   solvers.named(sampler.solver)
-  grid.time_grid(sampler.steps, sampler.shift)
+  grid.time_grid(sampler.steps, sampler.shift, sampler.start)
   guidance.check_interval(sampler.interval)
   optimizer = config.optimizer
   if optimizer.schedule not in SCHEDULES:

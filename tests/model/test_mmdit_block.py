@@ -35,13 +35,12 @@ CONFIG = ModelConfig(
 
 @pytest.fixture(scope='module')
 def weights():
-  """Random, the last layer too: it starts at zero."""
-  make = jax.jit(lambda: weights_of(PixelDiT(CONFIG, rngs=nnx.Rngs(0))))
-  weights = make()
-  kernel = weights['output']['proj']['kernel']
-  noise = jax.random.normal(jax.random.key(1), kernel.shape)
-  weights['output']['proj']['kernel'] = noise
-  return weights
+  """All random: the last layer would start at zero."""
+  random = np.random.default_rng(0)
+  return jax.tree.map(
+    lambda a: random.normal(0, 0.2, a.shape).astype(a.dtype),
+    weights_of(abstract_model(CONFIG)),
+  )
 
 
 @jax.jit
@@ -71,6 +70,7 @@ def test_what_the_mask_hides_is_not_seen_and_the_rest_is(weights):
   assert jnp.abs(forward(weights, x, swapped) - v)[0].max() > 1e-3
 
 
+@pytest.mark.slow
 def test_a_mesh_changes_nothing(weights, assert_close):
   x, y = inputs(4)
   mesh = sharding.make_mesh(dict(data=1, fsdp=2, sequence=2, tensor=2))
@@ -81,6 +81,16 @@ def test_a_mesh_changes_nothing(weights, assert_close):
       in_shardings=(places, *[sharding.batch_sharding(mesh)] * 2),
     )(weights, x, y)
   assert_close(split, forward(weights, x, y), 1e-5)
+
+
+@pytest.mark.slow
+def test_weights_start_as_in_the_release():
+  weights = weights_of(PixelDiT(CONFIG, rngs=nnx.Rngs(0)))
+  assert abs(float(weights['text_embed']['positions'].std()) - 1) < 0.1
+  assert not jnp.any(weights['output']['proj']['kernel'])
+  for block in weights['patch_blocks'].values():
+    adaln = block['adaln']['kernel']
+    assert abs(float(adaln.std()) - (3 * 48) ** -0.5) < 0.01
 
 
 def test_a_missing_mask_and_a_text_too_long_are_refused(weights):

@@ -38,6 +38,23 @@ def test_samples_are_the_authors(golden, assert_close, name):
   assert_close(sample.transpose(0, 3, 1, 2), arrays[name])
 
 
+def test_the_text_to_image_sample_is_the_authors(golden, assert_close):
+  arrays = golden('t2i')
+  *_, steps, shift, scale = arrays.meta['sample']
+  model = from_official(arrays.below('w'))
+  cond, uncond = (
+    dict(text=jnp.asarray(arrays[f'sample/{name}']))
+    for name in ('cond', 'uncond')
+  )
+  velocity = guide(
+    lambda x, t: model(x, t, cond), lambda x, t: model(x, t, uncond), scale
+  )
+  times = time_grid(steps, shift, start=0.001)
+  noise = jnp.asarray(arrays['sample/noise'].transpose(0, 2, 3, 1))
+  sample = jax.jit(lambda x: solvers.dpm_solver(velocity, x, times))(noise)
+  assert_close(sample.transpose(0, 3, 1, 2), arrays['sample/out'])
+
+
 @pytest.mark.parametrize(
   'solver, order',
   [
@@ -45,6 +62,7 @@ def test_samples_are_the_authors(golden, assert_close, name):
     (solvers.heun, 2),
     (solvers.heun_reuse, 2),
     (solvers.flow_dpm, 2),
+    (solvers.dpm_solver, 2),
   ],
 )
 def test_order_of_the_error(solver, order):
@@ -59,7 +77,7 @@ def test_order_of_the_error(solver, order):
   assert abs(seen - order) < 0.3
 
 
-@pytest.mark.parametrize('solver', list(SOLVERS.values())[:4])
+@pytest.mark.parametrize('solver', solvers.SOLVERS)
 def test_a_path_is_the_state_after_each_step(solver):
   times, x = time_grid(32), jnp.ones((1, 1, 1, 1))
   velocity = lambda x, t: jnp.cos(3 * t) * x  # noqa: E731
@@ -72,7 +90,7 @@ def test_a_path_is_the_state_after_each_step(solver):
 
 def test_a_straight_path_is_exact_in_one_step():
   x = jax.random.normal(jax.random.key(0), (2, 2, 2, 3))
-  for solver in set(SOLVERS.values()):
+  for solver in solvers.SOLVERS:
     end = solver(lambda x, t: jnp.ones_like(x), x, time_grid(1))
     np.testing.assert_allclose(end, x + 1, atol=1e-6)
 
@@ -124,6 +142,7 @@ def test_noise_of_a_sample_is_its_own():
     (lambda: solvers.named('rk4'), 'rk4.*euler'),
     (lambda: time_grid(0), 'steps=0'),
     (lambda: time_grid(5, -1.0), 'shift=-1.0'),
+    (lambda: time_grid(5, start=1.5), 'start=1.5'),
     (lambda: guide(None, None, 2.0, (0.9, 0.1)), 'interval'),
   ],
 )
