@@ -1,29 +1,32 @@
 """The device mesh, and the one table from logical axes to mesh axes.
 
 Modules name the axes of their weights and activations (`'embed'`, `'mlp'`);
-only this file knows which of them are split, and over what.
+only this table says which of them are split, and over what.
 """
 
 import contextlib
 import contextvars
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from pixeldit_jax.typing import PyTree
+from pixeldit_jax.typing import Int, PyTree
 
 # data: replicas; fsdp: batch and weights; sequence: patches; tensor: heads.
 MESH_AXES = ('data', 'fsdp', 'sequence', 'tensor')
 
-Rules = Mapping[str, str | tuple[str, ...] | None]
+# Logical axis to mesh axes, with commas between several; '' is not split.
+# `config.mesh.rules` has a copy, for a run to change.
+Rules = Mapping[str, str]
 
 RULES: Rules = {
-  'batch': ('data', 'fsdp'),
+  'batch': 'data,fsdp',
   'patches': 'sequence',
-  'layers': None,
+  'layers': '',
   'embed': 'fsdp',
   'heads': 'tensor',
   'mlp': 'tensor',
@@ -35,22 +38,52 @@ _context: contextvars.ContextVar[tuple[Mesh, Rules] | None] = (
 )
 
 
-def make_mesh(sizes: Mapping[str, int], devices=None) -> Mesh:
+def make_mesh(config: Mapping, devices: Sequence | None = None) -> Mesh:
   """The mesh of `MESH_AXES`; a size of -1 takes the devices left over.
 
   Args:
-    sizes: axis name to number of devices; axes not named have 1.
+    config: `config.mesh`: sizes by axis, those not named have 1; 'slices', of
+      devices that are joined by the data center's network alone: the data axis
+      goes across them, the other axes stay inside one; 'rules' are not read.
     devices: the devices to use, all by default.
 
   Raises:
     ValueError: unknown axes, or sizes whose product is not the device count.
   """
   devices = jax.devices() if devices is None else devices
+  sizes = {k: v for k, v in config.items() if k not in ('rules', 'slices')}
   unknown = set(sizes) - set(MESH_AXES)
   if unknown:
     raise ValueError(
       f'mesh axes {sorted(unknown)} are not known; use {MESH_AXES}.'
     )
+  shape = _shape(sizes, len(devices))
+  auto = (AxisType.Auto,) * len(shape)
+  slices = config.get('slices', 1)
+  found = len({getattr(d, 'slice_index', 0) for d in devices})
+  # GPUs tell their hosts as slices; there a mesh may go across them in any way.
+  free = slices == 1 and devices[0].platform != 'tpu'
+  if slices != found and not free:
+    raise ValueError(
+      f'mesh slices={slices}, but the devices are of {found}: set '
+      f'config.mesh.slices={found}.'
+    )
+  if slices == 1:
+    return jax.make_mesh(shape, MESH_AXES, axis_types=auto, devices=devices)
+  data, *inner = shape
+  if data % slices:
+    raise ValueError(
+      f'mesh data={data} does not divide over slices={slices}: the data axis '
+      'is the one that goes across slices.'
+    )
+  grid = mesh_utils.create_hybrid_device_mesh(
+    (data // slices, *inner), (slices, 1, 1, 1), devices
+  )
+  return Mesh(grid, MESH_AXES, axis_types=auto)
+
+
+def _shape(sizes: Mapping[str, int], devices: int) -> list[int]:
+  """Devices along each mesh axis."""
   shape = [sizes.get(axis, 1) for axis in MESH_AXES]
   product = ' x '.join(f'{a}={n}' for a, n in zip(MESH_AXES, shape))
   if any(n < 1 and n != -1 for n in shape) or shape.count(-1) > 1:
@@ -58,22 +91,46 @@ def make_mesh(sizes: Mapping[str, int], devices=None) -> Mesh:
       f'mesh {product}: sizes are positive, and at most one of them is -1.'
     )
   known = math.prod(n for n in shape if n != -1)
-  if len(devices) % known or (-1 not in shape and known != len(devices)):
+  if devices % known or (-1 not in shape and known != devices):
     raise ValueError(
       f'mesh {product} takes {"a multiple of " if -1 in shape else ""}{known} '
-      f'devices, but there are {len(devices)}: change config.mesh.'
+      f'devices, but there are {devices}: change config.mesh.'
     )
-  shape = [len(devices) // known if n == -1 else n for n in shape]
-  auto = (AxisType.Auto,) * len(shape)
-  return jax.make_mesh(shape, MESH_AXES, axis_types=auto, devices=devices)
+  return [devices // known if n == -1 else n for n in shape]
+
+
+def make_rules(config: Mapping) -> Rules:
+  """The table of `config.mesh`: `RULES` with the changes of its 'rules'.
+
+  Raises:
+    ValueError: a logical or mesh axis that there is not.
+  """
+  changes = dict(config.get('rules', {}))
+  if unknown := set(changes) - set(RULES):
+    raise ValueError(
+      f'config.mesh.rules: logical axes {sorted(unknown)} are not known; '
+      f'there are {sorted(RULES)}.'
+    )
+  for name, axes in changes.items():
+    chosen = _split(axes)
+    if set(chosen) - set(MESH_AXES) or len(set(chosen)) < len(chosen):
+      raise ValueError(
+        f'config.mesh.rules.{name}={axes!r}: write mesh axes of {MESH_AXES}, '
+        "each at most once, as 'data,fsdp', or '' for none."
+      )
+  return {**RULES, **changes}
+
+
+def _split(axes: str) -> tuple[str, ...]:
+  return tuple(axes.split(',')) if axes else ()
 
 
 @contextlib.contextmanager
 def use(mesh: Mesh, rules: Rules = RULES):
   """Within it, programs are compiled for `mesh`.
 
-  `constrain` places activations on it by `rules`, and attention takes it from
-  JAX's context.
+  `constrain` places activations on it by `rules`, and attention takes both
+  from the context.
   """
   token = _context.set((mesh, rules))
   try:
@@ -83,14 +140,33 @@ def use(mesh: Mesh, rules: Rules = RULES):
     _context.reset(token)
 
 
+def mesh_axes(name: str) -> tuple[str, ...]:
+  """What splits a logical axis, by the rules in use."""
+  context = _context.get()
+  return _split((RULES if context is None else context[1])[name])
+
+
 def spec(axes: tuple[str | None, ...], rules: Rules = RULES) -> PartitionSpec:
-  """Logical axis names to the mesh axes that split them."""
-  unknown = {a for a in axes if a is not None} - set(rules)
-  if unknown:
+  """Logical axis names to the mesh axes that split them.
+
+  Raises:
+    ValueError: a name without a rule, or a mesh axis that splits two.
+  """
+  names = [a for a in axes if a is not None]
+  if unknown := set(names) - set(rules):
     raise ValueError(
       f'logical axes {sorted(unknown)} are not in the rules {sorted(rules)}.'
     )
-  return PartitionSpec(*(None if a is None else rules[a] for a in axes))
+  used = [axis for name in names for axis in _split(rules[name])]
+  if len(set(used)) < len(used):
+    which = ', '.join(f'{name}={rules[name]!r}' for name in names)
+    raise ValueError(
+      f'config.mesh.rules split two axes of one array over the same mesh axis: '
+      f'{which}.'
+    )
+  return PartitionSpec(
+    *(None if a is None else _split(rules[a]) or None for a in axes)
+  )
 
 
 def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
@@ -111,17 +187,56 @@ def weight_shardings(axes: PyTree, mesh: Mesh, rules: Rules = RULES) -> PyTree:
   )
 
 
+def placed(shapes: PyTree, shardings: PyTree) -> PyTree:
+  """Shapes with shardings: nothing is allocated.
+
+  Raises:
+    ValueError: an axis that the mesh does not divide.
+  """
+
+  def place(path, a, sharding):
+    for size, axes in zip(a.shape, sharding.spec):
+      axes = (axes,) if isinstance(axes, str) else axes or ()
+      parts = math.prod(sharding.mesh.shape[axis] for axis in axes)
+      if size % parts:
+        raise ValueError(
+          f'{jax.tree_util.keystr(path, simple=True, separator="/")} '
+          f'{a.shape}: {size} does not divide over {" x ".join(axes)} = '
+          f'{parts} devices: change config.mesh or config.mesh.rules.'
+        )
+    return jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding)
+
+  return jax.tree_util.tree_map_with_path(place, shapes, shardings)
+
+
 def batch_sharding(mesh: Mesh, rules: Rules = RULES) -> NamedSharding:
   """The first axis split over the devices that share a batch."""
   return NamedSharding(mesh, spec(('batch',), rules))
+
+
+def batch_shards(mesh: Mesh, rules: Rules = RULES) -> int:
+  """In how many parts a batch is split."""
+  return math.prod(mesh.shape[axis] for axis in _split(rules['batch']))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
   return NamedSharding(mesh, PartitionSpec())
 
 
+def local_rows(
+  sharding: NamedSharding, batch_size: int
+) -> Int[np.ndarray, 'B']:
+  """The rows of a global batch that devices of this process hold, rising.
+
+  On a pod these need not be neighbours, and processes may share some.
+  """
+  parts = sharding.addressable_devices_indices_map((batch_size,)).values()
+  rows = [np.arange(batch_size)[index] for index in parts]
+  return np.unique(np.concatenate(rows))
+
+
 def put_batch(batch: PyTree, sharding: NamedSharding) -> PyTree:
-  """Each process's rows, as NumPy, to one global array on the devices."""
+  """Each process's rows (`local_rows`) to one global array on the devices."""
   return jax.tree.map(
     lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x)),
     batch,

@@ -6,6 +6,7 @@ size / 16 (so of the 16-pixel patch) and ratios from 1:4 to 4:1, as in SDXL
 """
 
 import math
+from collections.abc import Sequence
 
 import grain
 import numpy as np
@@ -49,6 +50,7 @@ def make_bucket_pipeline(
   seed: int,
   process_index: int = 0,
   process_count: int = 1,
+  rows: Sequence[int] | None = None,
   num_threads: int = 0,
   num_workers: int = 0,
   prefetch: int = 2,
@@ -109,6 +111,7 @@ def make_bucket_pipeline(
     batch_size=batch_size,
     process_index=process_index,
     process_count=process_count,
+    rows=rows,
     num_threads=num_threads,
     num_workers=num_workers,
     prefetch=prefetch,

@@ -2,13 +2,13 @@
 
 Every epoch is one global shuffle of the source. Global batch k holds the
 examples k * batch_size onwards of the stream of shuffled epochs, and process p
-of n takes the p-th of its n equal parts. Each part is random access, so the
-order depends on no host, thread, worker or restart.
+of n takes the p-th of its n equal parts, or the rows that it is told. All of it
+is random access: the order depends on no host, thread, worker or restart.
 """
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import grain
@@ -34,6 +34,7 @@ def make_pipeline(
   seed: int,
   process_index: int = 0,
   process_count: int = 1,
+  rows: Sequence[int] | None = None,
   shuffle: bool = True,
   num_threads: int = 0,
   num_workers: int = 0,
@@ -54,6 +55,9 @@ def make_pipeline(
     seed: decides the order; 0 <= seed < 2**32.
     process_index: this process, 0 <= process_index < process_count.
     process_count: the processes that share each batch.
+    rows: the places in a global batch that this process takes, in place of
+      its equal part (b is their number): on a pod, devices that are neighbours
+      in the mesh belong to different processes, and processes may share rows.
     shuffle: a new order each epoch, else that of the source.
     num_threads: decoding threads of this process; 0 means one per core. More
       than cores only pay where reading waits for a network.
@@ -86,6 +90,7 @@ def make_pipeline(
     batch_size=batch_size,
     process_index=process_index,
     process_count=process_count,
+    rows=rows,
     num_threads=num_threads,
     num_workers=num_workers,
     prefetch=prefetch,
@@ -105,6 +110,7 @@ def batches_of(
   num_workers: int,
   prefetch: int,
   pick: Pick | None,
+  rows: Sequence[int] | None = None,
 ) -> BatchIterator:
   """Returns the iterator over the batches of the stream that `place` orders.
 
@@ -122,7 +128,10 @@ def batches_of(
       'num_threads and num_workers must be 0 or more and prefetch 1 or more, '
       f'got {num_threads}, {num_workers} and {prefetch}'
     )
-  local = batch_size // process_count
+  if rows is None:
+    equal = batch_size // process_count
+    rows = range(process_index * equal, (process_index + 1) * equal)
+  local = len(rows)
   threads = num_threads or usable_cores()
   load = _Load(source, identity['seed'], pick)
 
@@ -131,7 +140,7 @@ def batches_of(
 
     def load_local(index: int) -> dict[str, Any]:
       batch, offset = divmod(index, local)
-      position = start + batch * batch_size + process_index * local + offset
+      position = start + batch * batch_size + int(rows[offset])
       return load(position, *place(position))
 
     examples = grain.MapDataset.range(sys.maxsize).map(load_local)

@@ -8,6 +8,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 from PIL import Image
 
+from pixeldit_jax import sharding
 from pixeldit_jax.eval.sampling import make_sample_fn, sample_images
 from pixeldit_jax.typing import UInt8
 
@@ -52,7 +53,12 @@ def make_grid_evaluator(config: ConfigDict, mesh: Mesh):
   def evaluate(step, weights):
     del step
     batches = sample_images(
-      sample, weights, labels, min(count, config.sampler.batch_size), mesh
+      sample,
+      weights,
+      labels,
+      min(count, config.sampler.batch_size),
+      mesh,
+      rules=sharding.make_rules(config.mesh),
     )
     return {'samples': image_grid(np.concatenate(list(batches)), columns)}
 

@@ -75,15 +75,16 @@ def write_sample_set(
     FileNotFoundError: the run has no such checkpoint.
   """
   mesh = sharding.make_mesh(config.mesh)
+  rules = sharding.make_rules(config.mesh)
   weights, step = restore_weights(
-    workdir, model_config(config), mesh, ema=ema, step=step
+    workdir, model_config(config), mesh, ema=ema, step=step, rules=rules
   )
   log.info('Sampling from step %d of %s.', step, workdir)
   folder = pathlib.Path(out)
   started, images = time.perf_counter(), []
   sample = make_sample_fn(config, mesh)
   for batch in sample_images(
-    sample, weights, labels, config.sampler.batch_size, mesh
+    sample, weights, labels, config.sampler.batch_size, mesh, rules=rules
   ):
     images.append(batch)
     done = sum(map(len, images))

@@ -23,9 +23,7 @@ from pixeldit_jax.typing import PyTree
 SampleFn = Callable[[PyTree, jax.Array, jax.Array], jax.Array]
 
 
-def make_sample_fn(
-  config: ConfigDict, mesh: Mesh, rules: sharding.Rules = sharding.RULES
-) -> SampleFn:
+def make_sample_fn(config: ConfigDict, mesh: Mesh) -> SampleFn:
   """The compiled sampler of `config.sampler`, batches split over the mesh.
 
   Raises:
@@ -49,6 +47,7 @@ def make_sample_fn(
     )
     return to_uint8(solver(velocity, sample_noise(seed, indices, shape), times))
 
+  rules = sharding.make_rules(config.mesh)
   batch = sharding.batch_sharding(mesh, rules)
   compiled = jax.jit(
     sample,
@@ -70,6 +69,7 @@ def sample_images(
   batch_size: int,
   mesh: Mesh,
   first: int = 0,
+  rules: sharding.Rules = sharding.RULES,
 ) -> Iterator[np.ndarray]:
   """Batches of uint8 images [b, H, W, C], one for each label in turn.
 
@@ -81,10 +81,11 @@ def sample_images(
       not depend on it.
     mesh: that of `sample`.
     first: index of the first image.
+    rules: of `config.mesh`.
   """
-  devices = mesh.shape['data'] * mesh.shape['fsdp']
+  devices = sharding.batch_shards(mesh, rules)
   size = -(-batch_size // devices) * devices
-  place = sharding.batch_sharding(mesh)
+  place = sharding.batch_sharding(mesh, rules)
   for start in range(0, len(labels), size):
     part = np.asarray(labels[start : start + size], np.int32)
     # One program for all batches: the last one is filled up and cut.

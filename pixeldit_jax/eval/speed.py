@@ -58,8 +58,9 @@ def measure_training(
   validate(config)
   model, tx = model_config(config), make_optimizer(config)
   mesh = sharding.make_mesh(config.mesh)
-  place = sharding.batch_sharding(mesh)
-  shardings = state_shardings(model, tx, mesh)
+  rules = sharding.make_rules(config.mesh)
+  place = sharding.batch_sharding(mesh, rules)
+  shardings = state_shardings(model, tx, mesh, rules)
   state = jax.jit(
     lambda: init_state(model, tx, config.seed), out_shardings=shardings
   )()
@@ -84,7 +85,7 @@ def measure_training(
     state, metrics = step(state, batch)
     return metrics
 
-  with sharding.use(mesh):
+  with sharding.use(mesh, rules):
     seconds = _timed(call, steps, profile)
   return _report(seconds, B, B * train_flops(model, side, side))
 
@@ -99,14 +100,15 @@ def measure_sampling(
   validate(config)
   model, tx = model_config(config), make_optimizer(config)
   mesh = sharding.make_mesh(config.mesh)
+  rules = sharding.make_rules(config.mesh)
   weights = jax.jit(
     lambda: init_state(model, tx, config.seed).weights,
-    out_shardings=state_shardings(model, tx, mesh).weights,
+    out_shardings=state_shardings(model, tx, mesh, rules).weights,
   )()
   B, side = config.sampler.batch_size, config.data.resolution
   indices, labels = jax.device_put(
     (np.arange(B, dtype=np.int32), np.zeros(B, np.int32)),
-    sharding.batch_sharding(mesh),
+    sharding.batch_sharding(mesh, rules),
   )
   sample = make_sample_fn(config, mesh)
   seconds = _timed(lambda: sample(weights, indices, labels), count, profile)

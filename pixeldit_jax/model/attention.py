@@ -17,6 +17,7 @@ from pixeldit_jax.model.kernels.cudnn import cudnn_attention
 from pixeldit_jax.model.kernels.sharded import MeshAxes, sharded
 from pixeldit_jax.model.kernels.splash import splash_attention
 from pixeldit_jax.model.kernels.xla import xla_attention
+from pixeldit_jax.sharding import mesh_axes
 from pixeldit_jax.typing import Array, Bool, Float
 
 # From LONG x LONG scores on, the kernels that never hold them take over. On CPU
@@ -34,7 +35,7 @@ def attend(
   mask_BS: Bool[Array, 'B S'] | None = None,
   implementation: str = 'auto',
   mesh: Mesh | AbstractMesh | None = None,
-  axes: MeshAxes = MeshAxes(),  # noqa: B008, a named tuple does not change
+  axes: MeshAxes | None = None,
 ) -> Float[Array, 'B L N K']:
   """softmax(q k / sqrt(K)) v, with the softmax in float32.
 
@@ -47,7 +48,8 @@ def attend(
     implementation: one of `IMPLEMENTATIONS`; 'auto' takes the kernel by
       platform, length, precision and head size (see `choose`).
     mesh: the devices; that of the context by default.
-    axes: which mesh axes split batch, tokens and heads.
+    axes: which mesh axes split batch, tokens and heads; those of the rules in
+      use (`sharding.use`) by default.
 
   Raises:
     ValueError: shapes or types that do not belong together, an unknown
@@ -63,6 +65,8 @@ def attend(
   # Inside somebody's shard_map the arrays are a device's own already.
   if mesh.size <= 1 or AxisType.Manual in mesh.axis_types:
     return kernel(q_BLNK, k_BSNK, v_BSNK, mask_BS)
+  if axes is None:
+    axes = MeshAxes(*map(mesh_axes, ('batch', 'patches', 'heads')))
   return sharded(kernel, q_BLNK, k_BSNK, v_BSNK, mask_BS, mesh, axes)
 
 

@@ -5,7 +5,6 @@ that a step is whole or not there, and any item can be read without the rest.
 """
 
 import grain
-import jax
 import orbax.checkpoint as ocp
 from etils import epath
 from jax.sharding import Mesh
@@ -123,8 +122,7 @@ def restore_weights(
       f'no checkpoint of step {step} in {folder}; there are {sorted(steps)}.'
     )
   network = abstract_model(model)
-  like = jax.tree.map(
-    lambda a, place: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=place),
+  like = sharding.placed(
     weights_of(network),
     sharding.weight_shardings(axes_of(network), mesh, rules),
   )

@@ -9,6 +9,7 @@ import math
 
 from ml_collections import ConfigDict
 
+from pixeldit_jax import sharding
 from pixeldit_jax.model.config import SIZES, ModelConfig
 from pixeldit_jax.samplers import grid, guidance, solvers
 
@@ -72,7 +73,15 @@ def get_config() -> ConfigDict:
         samples_every=10_000,  # a grid in TensorBoard; 0 is never
         samples=16,
       ),
-      mesh=dict(data=-1, fsdp=1, sequence=1, tensor=1),
+      mesh=dict(
+        # Devices along each axis; -1 takes those left over.
+        data=-1,  # replicas
+        fsdp=1,  # split batch and weights
+        sequence=1,  # split patches
+        tensor=1,  # split heads and hidden widths
+        slices=1,  # TPU slices joined by DCN alone; the data axis spans them
+        rules=dict(sharding.RULES),  # logical axis to mesh axes
+      ),
     )
   )
 
@@ -158,6 +167,7 @@ def validate(config: ConfigDict) -> None:
   """
   model = model_config(config)
   model.grid(config.data.resolution, config.data.resolution)
+  sharding.make_rules(config.mesh)
   sampler = config.sampler
   solvers.named(sampler.solver)
   grid.time_grid(sampler.steps, sampler.shift, sampler.start)

@@ -57,8 +57,9 @@ def train(
 
   # ---- Mesh
   mesh = sharding.make_mesh(config.mesh)
-  batch_sharding = sharding.batch_sharding(mesh)
-  shards = mesh.shape['data'] * mesh.shape['fsdp']
+  rules = sharding.make_rules(config.mesh)
+  batch_sharding = sharding.batch_sharding(mesh, rules)
+  shards = sharding.batch_shards(mesh, rules)
   if batch_size % (shards * config.optimizer.accumulate):
     raise ValueError(
       f'data.batch_size={batch_size} does not divide over {shards} devices '
@@ -84,8 +85,7 @@ def train(
     resolution=resolution,
     batch_size=batch_size,
     seed=config.seed,
-    process_index=jax.process_index(),
-    process_count=jax.process_count(),
+    rows=sharding.local_rows(batch_sharding, batch_size),
     num_threads=config.data.num_threads,
     num_workers=config.data.num_workers,
     prefetch=config.data.prefetch,
@@ -93,7 +93,7 @@ def train(
 
   # ---- State: from a checkpoint, or fresh
   tx = make_optimizer(config)
-  shardings = state_shardings(model, tx, mesh)
+  shardings = state_shardings(model, tx, mesh, rules)
   like = abstract_state(model, tx, shardings)
   checkpoints = Checkpoints(workdir, config)
   first = checkpoints.latest()
@@ -119,7 +119,7 @@ def train(
     image=jax.ShapeDtypeStruct(image, np.uint8),
     label=jax.ShapeDtypeStruct((batch_size,), np.int32),
   )
-  with sharding.use(mesh):
+  with sharding.use(mesh, rules):
     train_step = (
       jax.jit(
         make_train_step(config),

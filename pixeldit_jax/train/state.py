@@ -87,10 +87,10 @@ def abstract_state(
   tx: optax.GradientTransformation,
   shardings: TrainState,
 ) -> TrainState:
-  """Shapes and shardings of a state, with nothing allocated."""
+  """Shapes and shardings of a state, with nothing allocated.
+
+  Raises:
+    ValueError: an axis of a weight that the mesh does not divide.
+  """
   shapes = jax.eval_shape(lambda: init_state(config, tx, 0))
-  return jax.tree.map(
-    lambda a, place: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=place),
-    shapes,
-    shardings,
-  )
+  return sharding.placed(shapes, shardings)

@@ -17,6 +17,9 @@ AXES = ('data', 'fsdp', 'sequence', 'tensor')
 SPEC = PartitionSpec(('data', 'fsdp'), 'sequence', 'tensor')
 
 
+MESH_AXES = MeshAxes(('data', 'fsdp'), 'sequence', 'tensor')
+
+
 def make_mesh(*sizes):
   return jax.make_mesh(sizes, AXES, axis_types=(AxisType.Auto,) * 4)
 
@@ -66,7 +69,7 @@ def test_splash_runs_on_a_mesh():
   kernel = functools.partial(splash_attention, interpret=True)
   mesh = make_mesh(1, 2, 2, 2)
   actual = jax.jit(
-    lambda q, k, v, mask: sharded(kernel, q, k, v, mask, mesh, MeshAxes())
+    lambda q, k, v, mask: sharded(kernel, q, k, v, mask, mesh, MESH_AXES)
   )(q, k, v, mask)
   assert_equal([actual], [attend(q, k, v, mask_BS=mask)])
 

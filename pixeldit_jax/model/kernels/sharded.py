@@ -37,9 +37,9 @@ Axes = str | tuple[str, ...] | None
 class MeshAxes(NamedTuple):
   """The mesh axes that split the batch, the tokens and the heads."""
 
-  batch: Axes = ('data', 'fsdp')
-  sequence: Axes = 'sequence'
-  heads: Axes = 'tensor'
+  batch: Axes
+  sequence: Axes
+  heads: Axes
 
 
 def sharded(
