@@ -5,6 +5,10 @@
 
 Train on the result with --config.data.source=shards:/data/imagenet256. After
 an interruption, the same command goes on where it was.
+
+--features=facebook/dinov2-base (or a file of its weights) then stores what this
+teacher sees in each image, for REPA without running it:
+--config.repa.teacher=features.
 """
 
 import sys
@@ -31,6 +35,12 @@ _MAX_BAD_FILES = flags.DEFINE_integer(
   'max_bad_files', 100, 'stop at more files than this that cannot be used'
 )
 _PROCESSES = flags.DEFINE_integer('processes', 0, '0: one per core')
+_FEATURES = flags.DEFINE_string(
+  'features', None, 'teacher whose features are stored too: its name or file'
+)
+_PATCH_SIZE = flags.DEFINE_integer(
+  'patch_size', 16, 'of the network that will align with --features'
+)
 flags.mark_flags_as_required(['source', 'out'])
 
 
@@ -51,17 +61,35 @@ def main(argv):
       quality=_QUALITY.value,
       shard_size=_SHARD_SIZE.value,
     )
+    store = _make_store(settings) if _FEATURES.value else None
     manifest = prepare.prepare(
       settings,
       _OUT.value,
       max_bad_files=_MAX_BAD_FILES.value,
       num_processes=_PROCESSES.value,
     )
+    if store:
+      store(_OUT.value)
   except (ValueError, OSError, ImportError, RuntimeError) as error:
     sys.exit(f'prepare_data.py: {error}')
   print(prepare.summary(manifest))
   seconds = time.perf_counter() - begin
   print(f'{seconds:.1f} s; look at {_OUT.value}/contact_sheet.png')
+
+
+def _make_store(settings):
+  """f(out) stores the features; fails before any work where it would."""
+  from pixeldit_jax.convert.vision import load_dinov2
+  from pixeldit_jax.data import stored_features
+
+  if settings.bucketed:
+    raise ValueError('--features are of squares: leave out --buckets')
+  config, weights = load_dinov2(_FEATURES.value)
+  meta = stored_features.describe(
+    *(_FEATURES.value, weights, settings.resolution, _PATCH_SIZE.value)
+  )
+  features = stored_features.make_features(config, weights, _PATCH_SIZE.value)
+  return lambda out: stored_features.store(out, features, meta)
 
 
 if __name__ == '__main__':

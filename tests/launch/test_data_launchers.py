@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pixeldit_jax.data.sources import open_source
+
 CONFIG = """
 from ml_collections import ConfigDict
 def get_config():
@@ -61,3 +63,30 @@ def test_wrong_flags_are_one_clear_line(folder):
   assert done.returncode == 1 and 'Traceback' not in done.stderr
   assert "unknown data source 'flickr'" in done.stderr
   assert not (folder / 'out').exists()
+
+
+def test_features_without_weights_stop_before_any_work(folder):
+  flags = [f'--source=folder:{folder}/in', f'--out={folder}/out']
+  done = launch('prepare_data', *flags, f'--features={folder}/none.pth')
+  assert done.returncode == 1 and 'Traceback' not in done.stderr
+  assert 'none.pth' in done.stderr and not (folder / 'out').exists()
+
+
+@pytest.mark.slow
+def test_features_of_a_teacher_are_stored_and_go_on(folder, monkeypatch):
+  pytest.importorskip('torch')
+  # DINOv2 needs none, and one built for another torch cannot be imported.
+  monkeypatch.setitem(sys.modules, 'torchvision', None)
+  transformers = pytest.importorskip('transformers')
+  size = dict(hidden_size=64, num_hidden_layers=1, num_attention_heads=1)
+  config = transformers.Dinov2Config(**size, image_size=28, patch_size=14)
+  transformers.Dinov2Model(config).save_pretrained(folder / 'teacher')
+  out = folder / 'out'
+  flags = [f'--source=folder:{folder}/in', f'--out={out}', '--resolution=16']
+  flags += [f'--features={folder}/teacher', '--patch_size=8', '--processes=1']
+  for _ in range(2):  # the second time, all is there
+    done = launch('prepare_data', *flags)
+    assert done.returncode == 0, done.stderr
+  source = open_source(f'shards:{out}', arrays=['features'])
+  assert source[5]['features'].shape == (4, 64)
+  assert source.stored['features'].meta['grid'] == [2, 2]
