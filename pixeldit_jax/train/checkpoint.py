@@ -16,6 +16,14 @@ from pixeldit_jax.model.pixeldit import abstract_model, axes_of, weights_of
 from pixeldit_jax.train.state import TrainState
 from pixeldit_jax.typing import PyTree
 
+# An array that is the same on many devices is cut among them to be written,
+# which costs a small program for each cut. Below 1 MiB one device writes it.
+ocp.type_handlers.register_type_handler(
+  jax.Array,
+  ocp.type_handlers.ArrayHandler(min_slice_bytes_for_replica_parallel=2**20),
+  override=True,
+)
+
 FOLDER = 'checkpoints'
 ITEMS = ('weights', 'ema', 'opt_state', 'progress')
 
