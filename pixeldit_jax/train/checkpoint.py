@@ -5,6 +5,7 @@ that a step is whole or not there, and any item can be read without the rest.
 """
 
 import grain
+import jax
 import orbax.checkpoint as ocp
 from etils import epath
 from jax.sharding import Mesh
