@@ -43,7 +43,8 @@ def main(argv):
     batch = next(batches)
     names = [source.class_names[k] if k >= 0 else '' for k in batch['label']]
     images += list(batch['image'])
-    titles += batch.get('caption', names)
+    given = batch.get('caption', names)
+    titles += [text or name for text, name in zip(given, names)]
   batches.close()
   sheet = contact_sheet.draw(images[: _COUNT.value], titles[: _COUNT.value])
   beside = f'{_OUT.value}.tmp'

@@ -1,6 +1,5 @@
 """Folders of image files, with the captions that lie beside them."""
 
-import csv
 import json
 import os
 from typing import Any
@@ -8,15 +7,14 @@ from typing import Any
 import numpy as np
 from absl import logging
 
+from pixeldit_jax.data import captions
 from pixeldit_jax.data.sources import Source
 from pixeldit_jax.data.transforms import BadExample
 
 IMAGE_SUFFIXES = (
   *('.jpg', '.jpeg', '.png', '.webp', '.bmp', '.gif', '.tif', '.tiff'),
 )
-_CAPTION_SUFFIXES = ('', '.txt', '.json')
-_CAPTION_KEYS = ('caption', 'text', 'prompt')
-_TABLES = ('metadata.csv', 'metadata.jsonl')
+_SUFFIXES = ('', *captions.SUFFIXES)
 
 
 class FolderSource(Source):
@@ -27,9 +25,9 @@ class FolderSource(Source):
   folder without an image keeps its number, and is named in a warning, as are
   images outside any class folder.
 
-  The caption of an image is a file of the same stem (`.txt`, or `.json` with
-  'caption', 'text' or 'prompt'), or its row in `metadata.csv` or
-  `metadata.jsonl` of the folder (columns 'file_name' and one of those three).
+  The captions of an image are its rows in `metadata.csv` or `metadata.jsonl` of
+  the folder, or else a file of the same stem, `.txt` or `.json`: see
+  `captions`.
   """
 
   def __init__(self, path: str, labelled: bool = True):
@@ -47,13 +45,12 @@ class FolderSource(Source):
       )
     # One block of bytes: a list of a million strings is slow to hand on.
     self._names = np.array([name for name, _ in files], 'S')
-    self._captions = np.array([caption for _, caption in files], np.uint8)
+    self._suffixes = np.array([suffix for _, suffix in files], np.uint8)
     self._labels = np.full(len(files), -1, np.int32)
     if labelled:
       number = {name: i for i, name in enumerate(self.class_names)}
       self._labels[:] = [number[_class_of(name)] for name, _ in files]
-    self._table = _read_table(self._path)
-    self._warn_about_captions()
+    self._take_captions()
 
   def _take_classes(self, files: list) -> list:
     """Sets `class_names`; returns the files that lie in a class folder."""
@@ -80,18 +77,31 @@ class FolderSource(Source):
       )
     return [file for file in files if b'/' in file[0]]
 
-  def _warn_about_captions(self):
+  def _take_captions(self):
     """Sets `captions`, and warns where only some images have one."""
-    count = len(self)
-    with_caption = int((self._captions > 0).sum())
-    if self._table:
-      names = (os.fsdecode(name) for name in self._names)
-      with_caption = sum(name in self._table for name in names)
-    self.captions = with_caption > 0
-    if 0 < with_caption < count:
+    table = captions.read_table(self._path)
+    names = [os.fsdecode(name) for name in self._names]
+    unknown = sorted(table.keys() - set(names))
+    if unknown:
+      logging.warning(
+        '%s: the table has captions of %d files that are no images here: %s',
+        *(self._path, len(unknown), ', '.join(unknown[:20])),
+      )
+    # One block of bytes and where each image's part of it ends.
+    rows = [
+      json.dumps(table[name]).encode() if name in table else b''
+      for name in names
+    ]
+    self._rows = b''.join(rows)
+    self._ends = np.cumsum([len(row) for row in rows])
+    without = sum(
+      not row and not suffix for row, suffix in zip(rows, self._suffixes)
+    )
+    self.captions = without < len(self)
+    if self.captions and without:
       logging.warning(
         '%s: %d of %d images have no caption; theirs is empty',
-        *(self._path, count - with_caption, count),
+        *(self._path, without, len(self)),
       )
 
   def __len__(self) -> int:
@@ -103,22 +113,22 @@ class FolderSource(Source):
       image = file.read()
     example = {'image': image, 'label': int(self._labels[index]), 'name': name}
     if self.captions:
-      example['caption'] = self._read_caption(index, name)
+      example['captions'] = self._captions_of(index, name)
     return example
 
-  def _read_caption(self, index: int, name: str) -> str:
-    if self._table:
-      return self._table.get(name, '')
-    suffix = _CAPTION_SUFFIXES[self._captions[index]]
+  def _captions_of(self, index: int, name: str) -> list[captions.Caption]:
+    start = self._ends[index - 1] if index else 0
+    row = self._rows[start : self._ends[index]]
+    if row:
+      return [captions.Caption(*caption) for caption in json.loads(row)]
+    suffix = _SUFFIXES[self._suffixes[index]]
     if not suffix:
-      return ''
+      return []
     path = os.path.join(self._path, os.path.splitext(name)[0] + suffix)
     try:
-      with open(path, encoding='utf-8') as file:
-        text = file.read()
-      return text.strip() if suffix == '.txt' else _pick(json.loads(text))
-    except (UnicodeDecodeError, ValueError, KeyError) as error:
-      raise BadExample(f'caption {path}: {error}') from error
+      return captions.read_file(path)
+    except (ValueError, KeyError) as error:
+      raise BadExample(f'captions in {path}: {error}') from error
 
 
 def _class_of(name: bytes) -> str:
@@ -135,8 +145,8 @@ def _list_images(root: str) -> list[tuple[bytes, int]]:
     files = [name for name in files if not name.startswith('.')]
     inside = os.path.relpath(base, root)
     kinds = {
-      os.path.splitext(name)[0]: _CAPTION_SUFFIXES.index(suffix)
-      for suffix in _CAPTION_SUFFIXES[1:]
+      os.path.splitext(name)[0]: _SUFFIXES.index(suffix)
+      for suffix in _SUFFIXES[1:]
       for name in files
       if name.endswith(suffix)
     }
@@ -146,34 +156,3 @@ def _list_images(root: str) -> list[tuple[bytes, int]]:
         kind = kinds.get(os.path.splitext(name)[0], 0)
         found.append((os.fsencode(path), kind))
   return sorted(found)
-
-
-def _read_table(root: str) -> dict[str, str]:
-  """Reads the captions of a metadata table: file name to caption."""
-  for table in _TABLES:
-    path = os.path.join(root, table)
-    if not os.path.exists(path):
-      continue
-    with open(path, encoding='utf-8', newline='') as file:
-      if table.endswith('.csv'):
-        rows = list(csv.DictReader(file))
-      else:
-        rows = [json.loads(line) for line in file if line.strip()]
-    try:
-      return {row['file_name']: _pick(row) for row in rows}
-    except KeyError as error:
-      raise ValueError(
-        f"{path}: expected the columns 'file_name' and one of "
-        f'{", ".join(_CAPTION_KEYS)}; {error} is missing'
-      ) from error
-  return {}
-
-
-def _pick(value: Any) -> str:
-  """Returns the caption in what a JSON file or a row of a table held."""
-  if isinstance(value, str):
-    return value.strip()
-  for key in _CAPTION_KEYS:
-    if isinstance(value, dict) and isinstance(value.get(key), str):
-      return value[key].strip()
-  raise KeyError(' or '.join(_CAPTION_KEYS))

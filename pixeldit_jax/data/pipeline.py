@@ -45,8 +45,9 @@ def make_pipeline(
 
   With b = batch_size // process_count, a batch is a dict of numpy arrays:
   'image' uint8 [b H W 3], 'label' int32 [b], 'id' int32 [b] (the index in the
-  source); of a source with captions, 'caption', a list of b str; and of one
-  with side arrays each of them, stacked [b, ...].
+  source); of a source with captions, 'caption', a list of b str (the first of
+  each image, '' where it has none); and of one with side arrays each of them,
+  stacked [b, ...].
 
   Args:
     source: examples by index.
@@ -224,7 +225,8 @@ class _Load:
         'skipped': skipped,
       }
       if self._source.captions:
-        loaded['caption'] = example['caption']
+        given = example['captions']
+        loaded['caption'] = given[0].text if given else ''
       loaded |= {key: example[key] for key in self._source.arrays}
       if self._pick:
         random = np.random.default_rng((self._seed, position))

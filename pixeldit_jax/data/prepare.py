@@ -245,7 +245,8 @@ def _draw_sheet(out: str, manifest: dict[str, Any]):
     images.append(np.asarray(transforms.decode(image)))
     names = manifest['class_names']
     kind = names[header['label']] if header['label'] >= 0 else header['name']
-    titles.append(header.get('caption') or kind)
+    given = header.get('captions')
+    titles.append(given[0][0] if given else kind)
   buffer = io.BytesIO()
   contact_sheet.draw(images, titles).save(buffer, 'PNG')
   whole_files.write_whole(os.path.join(out, _SHEET), buffer.getvalue())
@@ -255,7 +256,7 @@ def summary(manifest: dict[str, Any]) -> str:
   """Returns for people what went in, what was left out and what is odd."""
   lines = [
     f'{manifest["examples"]} images of {len(manifest["class_names"])} classes '
-    f'in {len(manifest["shards"])} shards; {manifest["captions"]} captions'
+    f'in {len(manifest["shards"])} shards; {manifest["captions"]} have captions'
   ]
   if manifest['enlarged']:
     lines.append(

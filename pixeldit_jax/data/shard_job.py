@@ -110,13 +110,13 @@ def _convert(
   header['height'] = example.get('height', image.height)
   header['width'] = example.get('width', image.width)
   header['bucket'] = bucket
-  if 'caption' in example:
-    header['caption'] = example['caption']
+  if 'captions' in example:
+    header['captions'] = example['captions']
   # Counted only now, when nothing can fail any more.
   label = str(example['label'])
   report['examples'] += 1
   report['classes'][label] = report['classes'].get(label, 0) + 1
-  report['captions'] += bool(example.get('caption'))
+  report['captions'] += bool(example.get('captions'))
   report['enlarged'] += image.height < height or image.width < width
   if settings.bucketed:
     report['buckets'].append(bucket)

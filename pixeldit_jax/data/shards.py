@@ -1,7 +1,7 @@
 """Prepared data: ArrayRecord shards under a manifest that vouches for them.
 
 A record is the length of its header (4 bytes, little endian), a JSON header
-(name, label, true height and width, bucket, caption) and the encoded image.
+(name, label, true height and width, bucket, captions) and the encoded image.
 """
 
 import json
@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from pixeldit_jax.data import whole_files
+from pixeldit_jax.data.captions import Caption
 from pixeldit_jax.data.sources import Source
 from pixeldit_jax.data.transforms import BadExample
 
@@ -141,4 +142,6 @@ class ShardSource(Source):
     # ArrayRecord reports a chunk that fails its own checksum as RuntimeError.
     except (RuntimeError, ValueError, struct.error) as error:
       raise BadExample(f'record {index} of {self._path}: {error}') from error
+    if 'captions' in header:
+      header['captions'] = [Caption(*item) for item in header['captions']]
     return {**header, 'image': image}

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from pixeldit_jax.data import captions
 from pixeldit_jax.data.digits import load_digits
 from pixeldit_jax.data.transforms import BadExample
 
@@ -25,8 +26,9 @@ class Source:
 
   `source[i]` is a dict: 'image' (encoded bytes, or uint8 [H W C]), 'label'
   (int, an index of `class_names`, or -1 where there are none), 'name' (str,
-  unique in the source) and, where `captions`, 'caption' (str). It raises
-  `BadExample` or `OSError` where that one example cannot be read.
+  unique in the source) and, where `captions`, 'captions' (a list of `Caption`,
+  perhaps empty). It raises `BadExample` or `OSError` where that one example
+  cannot be read.
 
   Attributes:
     class_names: one name per class, in the order of the labels.
@@ -129,7 +131,8 @@ class DigitsSource(Source):
 class TfdsSource(Source):
   """A data set that TensorFlow Datasets prepared as ArrayRecord.
 
-  It needs the feature 'image', and 'label' or 'caption' (or 'text').
+  It needs the feature 'image', and 'label' or 'caption' (or 'text'); the
+  latter may be a sequence.
   """
 
   def __init__(self, spec: str):
@@ -179,7 +182,7 @@ class TfdsSource(Source):
       'name': name,
     }
     if self.captions:
-      example['caption'] = _text(record[self._caption])
+      example['captions'] = captions.parse(_texts(record[self._caption]))
     return example
 
 
@@ -206,3 +209,9 @@ def _open_tfds(name: str, split: str, data_dir: str | None) -> Any:
 
 def _text(value: Any) -> str:
   return value.decode() if isinstance(value, bytes) else str(value)
+
+
+def _texts(value: Any) -> str | list[str]:
+  if isinstance(value, list | np.ndarray):
+    return [_text(item) for item in value]
+  return _text(value)

@@ -1,5 +1,6 @@
 """Folders of real files: classes, captions, and what is odd about them."""
 
+import csv
 import json
 import pickle
 
@@ -8,6 +9,7 @@ import pytest
 from PIL import Image
 
 from pixeldit_jax.data import sources, transforms
+from pixeldit_jax.data.captions import Caption
 
 
 def save(path, value=0, size=(12, 10)):
@@ -85,27 +87,47 @@ def test_captions_beside_images(tmp_path, caplog):
   assert '1 of 3 images have no caption' in caplog.text
   assert source.captions and source.num_classes == 0
   examples = [source[i] for i in range(3)]
-  assert [e['caption'] for e in examples] == ['a cat', 'ein Bär', '']
+  given = [e['captions'] for e in examples]
+  assert given == [[Caption('a cat')], [Caption('ein Bär')], []]
   assert [e['label'] for e in examples] == [-1] * 3
 
 
 @pytest.mark.parametrize('table', ['metadata.csv', 'metadata.jsonl'])
-def test_captions_in_a_table(tmp_path, table):
+def test_captions_in_a_table(tmp_path, table, caplog):
   save(tmp_path / 'k' / 'a.png')
-  rows = [{'file_name': 'k/a.png', 'text': 'one, "two"'}]
-  if table.endswith('.csv'):
-    text = 'file_name,text\nk/a.png,"one, ""two"""\n'
-  else:
-    text = '\n'.join(map(json.dumps, rows))
-  (tmp_path / table).write_text(text)
-  source = sources.open_source(f'folder:{tmp_path}')
-  assert source[0]['caption'] == 'one, "two"' and source[0]['label'] == 0
+  save(tmp_path / 'k' / 'b.png')
+  (tmp_path / 'k' / 'b.txt').write_text('beside')
+  rows = [
+    {'file_name': 'k/a.png', 'text': 'one, "two"', 'kind': 'human'},
+    {'file_name': 'k/a.png', 'text': 'two', 'kind': 'vlm', 'score': 0.5},
+    {'file_name': 'gone.png', 'text': 'x'},
+  ]
+  with open(tmp_path / table, 'w', newline='') as file:
+    if table.endswith('.csv'):
+      writer = csv.DictWriter(file, ['file_name', 'text', 'kind', 'score'])
+      writer.writeheader()
+      writer.writerows(rows)
+    else:
+      file.write('\n'.join(map(json.dumps, rows)))
+  with caplog.at_level('WARNING'):
+    source = sources.open_source(f'folder:{tmp_path}')
+  assert 'captions of 1 files that are no images here: gone.png' in caplog.text
+  assert pickle.loads(pickle.dumps(source))[0]['captions'] == [
+    Caption('one, "two"', 'human'),
+    Caption('two', 'vlm', 0.5),
+  ]
+  assert source[1]['captions'] == [Caption('beside')]
+  assert source[0]['label'] == 0
 
 
 def test_a_table_without_the_column_is_refused(tmp_path):
   save(tmp_path / 'a.png')
   (tmp_path / 'metadata.csv').write_text('file,text\na.png,x\n')
-  with pytest.raises(ValueError, match="'file_name' is missing"):
+  with pytest.raises(ValueError, match="row 1: .*; 'file_name'"):
+    sources.open_source(f'images:{tmp_path}')
+  table = 'file_name,text,score\na.png,x,0.5\na.png,y,good\n'
+  (tmp_path / 'metadata.csv').write_text(table)
+  with pytest.raises(ValueError, match='row 2: .*good'):
     sources.open_source(f'images:{tmp_path}')
 
 

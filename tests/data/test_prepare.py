@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 from pixeldit_jax.data import prepare, shards, sources, transforms
+from pixeldit_jax.data.captions import Caption
 from pixeldit_jax.data.shard_job import Settings
 
 SIZE = 16
@@ -178,7 +179,10 @@ def test_captions_true_sizes_and_buckets_are_carried_along(tmp_path):
   index = source.bucket_of_examples()
   for i, (height, width) in enumerate(sizes):
     example = source[i]
-    assert example['caption'] == f'picture {i}' and example['label'] == -1
+    assert (
+      example['captions'] == [Caption(f'picture {i}')]
+      and example['label'] == -1
+    )
     assert (example['height'], example['width']) == (height, width)
     shape = source.buckets[index[i]]
     assert example['bucket'] == index[i]
@@ -247,6 +251,7 @@ def test_a_manifest_that_is_none_is_refused(tmp_path, text, message):
 PREPARE = """
 import sys
 from pixeldit_jax.data import prepare
+from pixeldit_jax.data.captions import Caption
 from pixeldit_jax.data.shard_job import Settings
 if __name__ == '__main__':
   settings = Settings(sys.argv[1], 64, shard_size=3)

@@ -60,7 +60,7 @@ def tfds_dir(tmp_path_factory):
             'image': tfds.features.Image(shape=(None, None, 3)),
             'label': tfds.features.ClassLabel(names=['rose', 'iris']),
             'file_name': tfds.features.Text(),
-            'caption': tfds.features.Text(),
+            'caption': tfds.features.Sequence(tfds.features.Text()),
           }
         ),
       )
@@ -79,7 +79,7 @@ def tfds_dir(tmp_path_factory):
             'image': image,
             'label': i % 2,
             'file_name': f'{i}.png',
-            'caption': f'flower {i}',
+            'caption': [f'flower {i}', 'a flower'],
           },
         )
 
@@ -103,7 +103,8 @@ def test_a_prepared_tfds_data_set_is_read_without_tensorflow(
     assert pixels.shape == (8, 9, 3)
     assert example['label'] == value % 2
     assert example['name'] == f'train/{i:08d}/{value}.png'
-    assert example['caption'] == f'flower {value}'
+    texts = [caption.text for caption in example['captions']]
+    assert texts == [f'flower {value}', 'a flower']
     seen.add(value)
   assert seen == set(range(12))
   assert pickle.loads(pickle.dumps(source))[3] == source[3]

@@ -1,0 +1,142 @@
+"""The captions of an image: where they come from, and which one is used.
+
+A caption has a kind (who wrote it, for example 'human' or the name of a
+network; '' if nobody says) and may have a score (how well it fits the image).
+"""
+
+import csv
+import json
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+SUFFIXES = ('.txt', '.json')  # of files beside an image
+TABLES = ('metadata.csv', 'metadata.jsonl')  # of a folder of images
+_KEYS = ('caption', 'text', 'prompt')
+
+
+class Caption(NamedTuple):
+  """One caption of an image."""
+
+  text: str
+  kind: str = ''
+  score: float | None = None
+
+
+def parse(value: Any) -> list[Caption]:
+  """Returns the captions in what a JSON file or a row of a table holds.
+
+  That is a text; or a dict with a text or a list of texts under 'caption',
+  'text' or 'prompt'; or one with 'captions', a list of texts and such dicts,
+  or a dict of them by kind. A dict may have a 'kind' and a 'score'.
+
+  Raises:
+    KeyError: if there is none of these.
+    ValueError: for a score that is no number.
+  """
+  if isinstance(value, str):
+    text = value.strip()
+    return [Caption(text)] if text else []
+  if isinstance(value, list):
+    return [caption for item in value for caption in parse(item)]
+  if not isinstance(value, dict):
+    raise KeyError(' or '.join(_KEYS))
+  several = value.get('captions')
+  if isinstance(several, dict):
+    return [
+      caption._replace(kind=kind)
+      for kind, item in several.items()
+      for caption in parse(item)
+    ]
+  if isinstance(several, list):
+    return parse(several)
+  for key in _KEYS:
+    if isinstance(value.get(key), str | list):
+      score = value.get('score')
+      given = {
+        'kind': str(value.get('kind') or ''),
+        'score': float(score) if score not in (None, '') else None,
+      }
+      return [caption._replace(**given) for caption in parse(value[key])]
+  raise KeyError(' or '.join(_KEYS))
+
+
+def read_file(path: str) -> list[Caption]:
+  """Reads the captions of a file beside an image; a text file is one caption.
+
+  Raises:
+    OSError, UnicodeDecodeError, ValueError, KeyError: if it cannot be used.
+  """
+  with open(path, encoding='utf-8') as file:
+    text = file.read()
+  return parse(text if path.endswith('.txt') else json.loads(text))
+
+
+def read_table(root: str) -> dict[str, list[Caption]]:
+  """Reads the captions of the images in a folder, by file name.
+
+  Rows of one file are its several captions. Columns: 'file_name', one of
+  'caption', 'text' and 'prompt', and perhaps 'kind' and 'score'.
+
+  Raises:
+    ValueError: if a row lacks what it needs; without a table, none.
+  """
+  table: dict[str, list[Caption]] = {}
+  for name in TABLES:
+    path = os.path.join(root, name)
+    if not os.path.exists(path):
+      continue
+    with open(path, encoding='utf-8', newline='') as file:
+      rows = (
+        csv.DictReader(file)
+        if name.endswith('.csv')
+        else (json.loads(line) for line in file if line.strip())
+      )
+      done = 0
+      try:
+        for row in rows:
+          table.setdefault(row['file_name'], []).extend(parse(row))
+          done += 1
+      except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+          f"{path}, row {done + 1}: expected the columns 'file_name' and one "
+          f'of {", ".join(_KEYS)}, and numbers under score; {error}'
+        ) from error
+    break
+  return table
+
+
+def choose(
+  captions: Sequence[Caption],
+  random: np.random.Generator,
+  *,
+  weights: Mapping[str, float] | None = None,
+  min_score: float | None = None,
+) -> int | None:
+  """Draws the caption that an image is shown with; None if it has none.
+
+  Args:
+    captions: of one image.
+    random: decides.
+    weights: how often each kind is drawn, relative to the others; a kind that
+      is not among them never. None draws all captions alike.
+    min_score: captions of a lower score are left out; those without a score
+      stay. If none would be left, the one with the best score is used.
+
+  Returns:
+    Its index in `captions`.
+  """
+  chances = np.array(
+    [1.0 if weights is None else weights.get(c.kind, 0.0) for c in captions]
+  )
+  if not chances.any():
+    return None
+  if min_score is not None:
+    scores = np.array(
+      [np.inf if c.score is None else c.score for c in captions]
+    )
+    scores = np.where(chances > 0, scores, -np.inf)
+    chances = np.where(scores >= min(min_score, scores.max()), chances, 0.0)
+  return int(random.choice(len(captions), p=chances / chances.sum()))
