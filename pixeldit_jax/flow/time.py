@@ -1,6 +1,7 @@
 """Which times are trained on, and the shift towards noise."""
 
 import jax
+import jax.numpy as jnp
 
 from pixeldit_jax.typing import Array, Float, Key
 
@@ -10,6 +11,15 @@ def shift_time(t: Float[Array, '...'], shift: float) -> Float[Array, '...']:
   return t / (t + (1 - t) * shift)
 
 
-def sample_time(key: Key, batch: int, shift: float) -> Float[Array, 'B']:
-  """Logit-normal times, sigmoid of N(0, 1), then shifted."""
-  return shift_time(jax.nn.sigmoid(jax.random.normal(key, (batch,))), shift)
+def sample_time(
+  key: Key, batch: int, shift: float, discrete_steps: int = 0
+) -> Float[Array, 'B']:
+  """Logit-normal times, sigmoid of N(0, 1), then shifted.
+
+  With `discrete_steps` n they are first rounded down to a multiple of 1 / n,
+  as the text-to-image release is trained.
+  """
+  t = jax.nn.sigmoid(jax.random.normal(key, (batch,)))
+  if discrete_steps:
+    t = jnp.floor(t * discrete_steps) / discrete_steps
+  return shift_time(t, shift)

@@ -50,7 +50,9 @@ class Linear(nnx.Module):
     default = uniform(1 / math.sqrt(math.prod(inputs)))
     shape = (*inputs, *outputs)
     self.kernel = nnx.Param(
-      (kernel_init or default)(rngs.params(), shape, jnp.float32), axes=axes
+      (kernel_init or default)(rngs.params(), shape, jnp.float32),
+      axes=axes,
+      inputs=len(inputs),
     )
     self.has_bias = bias
     if bias:

@@ -2,6 +2,8 @@
 
 import contextlib
 import functools
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -166,10 +168,23 @@ def weights_of(model: nnx.Module) -> PyTree:
 
 def axes_of(model: nnx.Module) -> PyTree:
   """The logical axis names of each weight, as a dict like `weights_of`."""
+  return _each_weight(model, lambda weight: weight.get_metadata('axes'))
+
+
+def matrix_axes_of(model: nnx.Module) -> PyTree:
+  """Of each weight, (axes of stacked blocks, axes of inputs after them).
+
+  Only kernels have inputs; all other weights are vectors, or tables of them.
+  """
+
+  def count(weight):
+    stacked = weight.get_metadata('axes')[0] == 'layers'
+    return int(stacked), weight.get_metadata('inputs', 0)
+
+  return _each_weight(model, count)
+
+
+def _each_weight(model: nnx.Module, fn: Callable[[nnx.Param], Any]) -> PyTree:
+  is_weight = lambda p: isinstance(p, nnx.Param)  # noqa: E731
   state = nnx.state(model, nnx.Param)
-  names = jax.tree.map(
-    lambda p: p.get_metadata('axes'),
-    state,
-    is_leaf=lambda p: isinstance(p, nnx.Param),
-  )
-  return nnx.to_pure_dict(names)
+  return nnx.to_pure_dict(jax.tree.map(fn, state, is_leaf=is_weight))

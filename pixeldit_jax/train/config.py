@@ -14,6 +14,7 @@ from pixeldit_jax.model.config import SIZES, ModelConfig
 from pixeldit_jax.samplers import grid, guidance, solvers
 
 SCHEDULES = ('constant', 'cosine', 'linear')
+OPTIMIZERS = ('adamw', 'came')
 
 
 def get_config() -> ConfigDict:
@@ -35,16 +36,19 @@ def get_config() -> ConfigDict:
       ),
       flow=dict(
         shift=1.0,  # of training times; above 1 is noisier
-        label_dropout=0.1,
+        discrete_steps=0,  # times are multiples of 1 / n; 0 is any time
+        label_dropout=0.1,  # or of the text
       ),
       optimizer=dict(
+        name='adamw',  # or came, of less memory
         learning_rate=1e-4,
         schedule='constant',  # after warmup: constant, cosine, linear
         warmup_steps=0,
         final_learning_rate=0.0,  # where cosine and linear end, at `steps`
         beta1=0.9,
         beta2=0.999,
-        eps=1e-8,
+        beta3=0.9999,  # of came
+        eps=1e-8,  # of adamw
         weight_decay=0.0,  # of kernels only
         clip_norm=1.0,
         accumulate=1,  # parts that a batch is computed in
@@ -173,6 +177,10 @@ def validate(config: ConfigDict) -> None:
   grid.time_grid(sampler.steps, sampler.shift, sampler.start)
   guidance.check_interval(sampler.interval)
   optimizer = config.optimizer
+  if optimizer.name not in OPTIMIZERS:
+    raise ValueError(
+      f'optimizer.name={optimizer.name!r}: use one of {OPTIMIZERS}.'
+    )
   if optimizer.schedule not in SCHEDULES:
     raise ValueError(
       f'optimizer.schedule={optimizer.schedule!r}: use one of {SCHEDULES}.'
@@ -194,6 +202,7 @@ def validate(config: ConfigDict) -> None:
     ('optimizer.accumulate', optimizer.accumulate, 1, math.inf),
     ('optimizer.learning_rate', optimizer.learning_rate, 0, math.inf),
     ('ema.decay', config.ema.decay, 0, 1),
+    ('flow.discrete_steps', config.flow.discrete_steps, 0, math.inf),
     ('flow.label_dropout', config.flow.label_dropout, 0, 1),
     ('checkpoint.every', config.checkpoint.every, 1, math.inf),
     ('checkpoint.keep', config.checkpoint.keep, 1, math.inf),

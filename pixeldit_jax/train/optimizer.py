@@ -1,10 +1,13 @@
-"""AdamW with its schedule and clipping, and the average of the weights."""
+"""AdamW or CAME with schedule and clipping, and the average of the weights."""
 
 import jax
 import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
+from pixeldit_jax.model.pixeldit import abstract_model, matrix_axes_of
+from pixeldit_jax.train.came import MatrixAxes, scale_by_came
+from pixeldit_jax.train.config import model_config
 from pixeldit_jax.typing import Array, Int, PyTree
 
 
@@ -30,19 +33,42 @@ def make_schedule(config: ConfigDict) -> optax.Schedule:
 
 
 def make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
-  """Clipping by global norm, then AdamW."""
+  """Clipping by global norm, then AdamW or CAME."""
   o = config.optimizer
-  return optax.chain(
-    optax.clip_by_global_norm(o.clip_norm),
-    optax.adamw(
-      make_schedule(config),
+  schedule = make_schedule(config)
+  if o.name == 'came':
+    axes = _matrix_axes(config)
+    rule = optax.chain(
+      scale_by_came(axes, beta1=o.beta1, beta2=o.beta2, beta3=o.beta3),
+      optax.add_decayed_weights(o.weight_decay, _decayed),
+      optax.scale_by_learning_rate(schedule),
+    )
+  else:
+    rule = optax.adamw(
+      schedule,
       b1=o.beta1,
       b2=o.beta2,
       eps=o.eps,
       weight_decay=o.weight_decay,
       mask=_decayed,
-    ),
+    )
+  return optax.chain(optax.clip_by_global_norm(o.clip_norm), rule)
+
+
+def _matrix_axes(config: ConfigDict) -> MatrixAxes:
+  """What CAME takes as matrices: all kernels, for each block by itself."""
+  network = matrix_axes_of(abstract_model(model_config(config)))
+  of_path = dict(
+    jax.tree_util.tree_leaves_with_path(
+      network, is_leaf=lambda axes: isinstance(axes, tuple)
+    )
   )
+
+  def matrix_axes(path, weight):
+    # The projector of REPA is not of the network; its kernels are matrices.
+    return of_path.get(path, (0, int(weight.ndim == 2)))
+
+  return matrix_axes
 
 
 def _decayed(weights: PyTree) -> PyTree:

@@ -61,14 +61,19 @@ def state_shardings(
   mesh: Mesh,
   rules: sharding.Rules = sharding.RULES,
 ) -> TrainState:
-  """A `TrainState` of shardings: moments and EMA lie as their weights do."""
+  """A `TrainState` of shardings: moments and EMA lie as their weights do.
+
+  What an optimizer keeps in another shape than its weight is everywhere.
+  """
   model = abstract_model(config)
+  shapes = weights_of(model)
   weights = sharding.weight_shardings(axes_of(model), mesh, rules)
   everywhere = sharding.replicated(mesh)
   opt_state = optax.tree_utils.tree_map_params(
     tx,
-    lambda _, place: place,
-    jax.eval_shape(tx.init, weights_of(model)),
+    lambda a, w, place: place if a.shape == w.shape else everywhere,
+    jax.eval_shape(tx.init, shapes),
+    shapes,
     weights,
     transform_non_params=lambda _: everywhere,
   )

@@ -44,7 +44,7 @@ def draw_examples(key: Key, batch: PyTree, config: ConfigDict) -> PyTree:
   return dict(
     data=data,
     noise=jax.random.normal(keys[0], data.shape),
-    t=sample_time(keys[1], B, config.flow.shift),
+    t=sample_time(keys[1], B, config.flow.shift, config.flow.discrete_steps),
     y=drop_labels(
       keys[2],
       batch['label'],

@@ -54,6 +54,16 @@ def test_times_are_logit_normal():
   np.testing.assert_allclose(shifted, shift_time(t, 3.0), rtol=1e-6)
 
 
+def test_discrete_times_are_multiples_before_the_shift():
+  key = jax.random.key(1)
+  t = sample_time(key, 2000, 1.0, discrete_steps=100)
+  np.testing.assert_allclose(t * 100, jnp.round(t * 100), atol=1e-4)
+  exact = sample_time(key, 2000, 1.0)
+  assert bool((exact - t >= 0).all()) and bool((exact - t < 0.01).all())
+  shifted = sample_time(key, 2000, 4.0, discrete_steps=100)
+  np.testing.assert_allclose(shifted, shift_time(t, 4.0), rtol=1e-6)
+
+
 def test_labels_are_dropped_at_the_rate():
   labels = jnp.arange(20_000, dtype=jnp.int32) % 10
   dropped = drop_labels(jax.random.key(2), labels, 0.1, 10)
