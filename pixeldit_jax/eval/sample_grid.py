@@ -8,7 +8,6 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 from PIL import Image
 
-from pixeldit_jax import sharding
 from pixeldit_jax.eval.sampling import make_sample_fn, sample_images
 from pixeldit_jax.typing import UInt8
 
@@ -48,17 +47,14 @@ def make_grid_evaluator(config: ConfigDict, mesh: Mesh):
   count = config.log.samples
   labels = np.arange(count) % config.model.num_classes
   columns = int(np.ceil(np.sqrt(count)))
+  batch_size = min(count, config.sampler.batch_size)
   sample = make_sample_fn(config, mesh)
 
   def evaluate(step, weights):
     del step
+    indices = np.arange(count)
     batches = sample_images(
-      sample,
-      weights,
-      labels,
-      min(count, config.sampler.batch_size),
-      mesh,
-      rules=sharding.make_rules(config.mesh),
+      config, mesh, sample, weights, indices, labels, batch_size
     )
     return {'samples': image_grid(np.concatenate(list(batches)), columns)}
 

@@ -1,20 +1,36 @@
-"""A set of samples on disk: single images, an `.npz`, and a grid."""
+"""A set of samples on disk: made by all processes, held whole by none.
 
+Image i depends on the weights, the sampler, the seed, its label and i alone.
+Each process writes the shards that fall to it; the set goes on where it was
+stopped.
+"""
+
+import concurrent.futures
 import logging
 import os
 import pathlib
-import time
+import shutil
+from collections.abc import Iterator
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
 from pixeldit_jax import sharding
+from pixeldit_jax.eval.fingerprint import fingerprint
+from pixeldit_jax.eval.image_sets import NpzImages
+from pixeldit_jax.eval.progress import Progress
 from pixeldit_jax.eval.sample_grid import image_grid, write_png
-from pixeldit_jax.eval.sampling import make_sample_fn, sample_images
+from pixeldit_jax.eval.sample_store import SHARD, SampleStore
+from pixeldit_jax.eval.sampling import (
+  make_sample_fn,
+  sample_images,
+  whole_batch,
+)
 from pixeldit_jax.train.checkpoint import restore_weights
 from pixeldit_jax.train.config import model_config
-from pixeldit_jax.typing import Int
+from pixeldit_jax.typing import Int, PyTree
 
 log = logging.getLogger(__name__)
 
@@ -50,60 +66,156 @@ def parse_labels(
   return np.resize(np.asarray(classes, np.int32), count)
 
 
-def write_sample_set(
+def make_sample_set(
   config: ConfigDict,
   workdir: str,
-  out: str,
-  labels: Int[np.ndarray, 'B'],
+  path: str | os.PathLike,
+  count: int,
   *,
+  labels: str | None = None,
   ema: bool = True,
   step: int | None = None,
-) -> pathlib.Path:
-  """Samples one image for each label and writes them.
+  overwrite: bool = False,
+) -> dict:
+  """Makes or completes a set, called by all processes.
 
   Args:
     config: of the run, with the sampler and seed wanted.
     workdir: the run.
-    out: folder for samples.png, images/ and samples.npz.
-    labels: a class for each image.
+    path: the `.npz` to write, on a disk that all processes see.
+    count: images in the set.
+    labels: classes that take turns, as `parse_labels` reads them.
     ema, step: which weights.
+    overwrite: whether a set of other settings at `path` makes room.
 
   Returns:
-    The path of the grid.
+    What was sampled and how, as JSON values.
 
   Raises:
     FileNotFoundError: the run has no such checkpoint.
+    ValueError: labels that are not there, or a set of other settings.
   """
+  classes = parse_labels(labels, config.model.num_classes, count)
   mesh = sharding.make_mesh(config.mesh)
   rules = sharding.make_rules(config.mesh)
   weights, step = restore_weights(
     workdir, model_config(config), mesh, ema=ema, step=step, rules=rules
   )
-  log.info('Sampling from step %d of %s.', step, workdir)
-  folder = pathlib.Path(out)
-  started, images = time.perf_counter(), []
-  sample = make_sample_fn(config, mesh)
-  for batch in sample_images(
-    sample, weights, labels, config.sampler.batch_size, mesh, rules=rules
-  ):
-    images.append(batch)
-    done = sum(map(len, images))
-    rate = done / (time.perf_counter() - started)
-    log.info('%d of %d images, %.1f images/s', done, len(labels), rate)
-  images = np.concatenate(images)
-  grid = folder / 'samples.png'
+  settings = _settings(config, weights) | dict(
+    step=step, ema=ema, labels=labels or f'0-{config.model.num_classes - 1}'
+  )
+  store, pending = _open(path, count, config, settings, overwrite)
+  if pending:
+    log.info(
+      'Sampling %s of %s images from step %d of %s.',
+      f'{sum(map(len, pending)):,}',
+      f'{count:,}',
+      step,
+      workdir,
+    )
+    _fill(store, pending, config, weights, classes, mesh)
   if jax.process_index() == 0:
-    _write(folder, images, labels)
-    write_png(grid, image_grid(images[:GRID], GRID_COLUMNS))
-    log.info('Wrote %s', grid)
-  return grid
+    store.finish(classes)
+  multihost_utils.sync_global_devices(f'samples {path}')
+  return dict(settings, count=count, workdir=str(workdir))
 
 
-def _write(folder: pathlib.Path, images: np.ndarray, labels: np.ndarray):
-  (folder / 'images').mkdir(parents=True, exist_ok=True)
-  for i, image in enumerate(images):
-    write_png(folder / 'images' / f'{i:06d}.png', image)
-  beside = folder / 'samples.npz.tmp'
-  with beside.open('wb') as file:
-    np.savez(file, arr_0=images, arr_1=labels)
-  os.replace(beside, folder / 'samples.npz')
+def _settings(config: ConfigDict, weights: PyTree) -> dict:
+  """All that decides an image but its place, label and class."""
+  sampler = config.sampler.to_dict()
+  sampler.pop('batch_size')
+  return dict(
+    sampler=sampler,
+    seed=config.seed,
+    resolution=config.data.resolution,
+    dtype=config.model.dtype,
+    weights=fingerprint(weights),
+  )
+
+
+def _open(
+  path, count, config, settings, overwrite
+) -> tuple[SampleStore, list[range]]:
+  """The store and its pending shards, as the first process finds them."""
+  side = config.data.resolution
+  shape = (side, side, config.model.in_channels)
+  store = None
+  if jax.process_index() == 0:
+    options = dict(shard=SHARD, overwrite=overwrite)
+    store = SampleStore(path, count, shape, settings, **options)
+    missing = store.pending()
+  # The others open what is there then: nothing for them to remove.
+  multihost_utils.sync_global_devices(f'opened {path}')
+  if store is None:
+    store = SampleStore(path, count, shape, settings, shard=SHARD)
+    missing = []
+  spans = store.spans()
+  mask = np.array([span in missing for span in spans])
+  # Disks may show the processes different files: they must agree.
+  mask = multihost_utils.broadcast_one_to_all(mask)
+  return store, [span for span, wanted in zip(spans, mask) if wanted]
+
+
+def _fill(store, pending, config, weights, labels, mesh):
+  """Samples the pending shards, each written by one of the processes."""
+  # Batches begin where they do in an unbroken run: equal to the last bit.
+  size = whole_batch(config, mesh)
+  wanted = np.concatenate([np.asarray(span) for span in pending])
+  indices = np.unique(wanted // size)[:, None] * size + np.arange(size)
+  indices = indices[indices < len(labels)]
+  sample = make_sample_fn(config, mesh)
+  batches = sample_images(
+    config, mesh, sample, weights, indices, labels[indices]
+  )
+  report, done = Progress('Sampled', len(wanted)), 0
+  for number, (span, images) in enumerate(_cut(batches, indices, pending)):
+    if number % jax.process_count() == jax.process_index():
+      store.write(span, images)
+    done += len(span)
+    report(done)
+
+
+def _cut(
+  batches: Iterator[np.ndarray],
+  indices: Int[np.ndarray, 'N'],
+  spans: list[range],
+) -> Iterator[tuple[range, np.ndarray]]:
+  """Cuts the images of each span out of a stream of those of `indices`."""
+  waiting, start = next(batches), 0
+  for span in spans:
+    first, last = np.searchsorted(indices, (span.start, span.stop))
+    while start + len(waiting) < last:
+      waiting = np.concatenate([waiting, next(batches)])
+    yield span, waiting[first - start : last - start]
+    waiting, start = waiting[last - start :], last
+
+
+def write_grid(path: str | os.PathLike, npz: str | os.PathLike):
+  """Draws the first images of a set."""
+  images = next(NpzImages(npz).batches(GRID))
+  write_png(path, image_grid(images, GRID_COLUMNS))
+  log.info('Wrote %s', path)
+
+
+def write_pngs(folder: str | os.PathLike, npz: str | os.PathLike):
+  """Writes the images of a set as 000000.png and on; the folder comes whole."""
+  from PIL import Image
+
+  folder = pathlib.Path(folder)
+  beside = folder.with_name(folder.name + '.tmp')
+  shutil.rmtree(beside, ignore_errors=True)
+  beside.mkdir(parents=True)
+  images = NpzImages(npz)
+  report, done = Progress('Wrote', images.count), 0
+
+  def write(numbered):
+    number, image = numbered
+    Image.fromarray(image).save(beside / f'{number:06d}.png')
+
+  with concurrent.futures.ThreadPoolExecutor() as pool:
+    for batch in images.batches(256):
+      list(pool.map(write, enumerate(batch, start=done)))
+      done += len(batch)
+      report(done)
+  shutil.rmtree(folder, ignore_errors=True)
+  beside.replace(folder)

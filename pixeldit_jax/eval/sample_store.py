@@ -16,7 +16,7 @@ import numpy as np
 
 from pixeldit_jax.typing import Int, UInt8
 
-SHARD = 256  # images per file: 50 MB at 256x256
+SHARD = 64  # images per file: 13 MB at 256x256
 
 
 class SampleStore:
@@ -34,6 +34,7 @@ class SampleStore:
     settings: dict,
     *,
     shard: int = SHARD,
+    overwrite: bool = False,
   ):
     """Opens or continues a sample set.
 
@@ -44,6 +45,7 @@ class SampleStore:
       settings: all that decides the images (checkpoint, sampler, guidance,
         seed...), as JSON values; a set of other settings is never continued.
       shard: images per shard file.
+      overwrite: whether a set of other settings makes room for this one.
 
     Raises:
       ValueError: a set of other settings is there.
@@ -54,19 +56,30 @@ class SampleStore:
     self._plan = self.path.with_name(self.path.name + '.json')
     plan = dict(settings, count=count, shape=list(shape), shard=shard)
     plan = json.loads(json.dumps(plan))  # tuples become lists, as when read
+    there = None
     if self._plan.exists():
-      _refuse_other(self._plan, json.loads(self._plan.read_text()), plan)
+      there = json.loads(self._plan.read_text())
+    if overwrite and there != plan:
+      self._remove()
+    elif there is not None:
+      _refuse_other(self._plan, there, plan)
+      return
     elif self.path.exists():
       raise ValueError(
         f'{self.path} exists, but no {self._plan.name} says how it was made. '
         'Evaluate it with --images, or move it away.'
       )
-    else:
-      self._folder.mkdir(parents=True, exist_ok=True)
-      text = json.dumps(plan, indent=2, sort_keys=True) + '\n'
-      # All hosts write the same plan: each beside in a file of its own.
-      own = f'{uuid.uuid4().hex}.tmp'
-      _replace(self._plan, lambda file: file.write(text.encode()), own)
+    self._folder.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(plan, indent=2, sort_keys=True) + '\n'
+    # All hosts write the same plan: each beside in a file of its own.
+    own = f'{uuid.uuid4().hex}.tmp'
+    _replace(self._plan, lambda file: file.write(text.encode()), own)
+
+  def _remove(self):
+    # The plan goes last: images without one are never taken for any set's.
+    self.path.unlink(missing_ok=True)
+    shutil.rmtree(self._folder, ignore_errors=True)
+    self._plan.unlink(missing_ok=True)
 
   @property
   def finished(self) -> bool:
@@ -75,7 +88,8 @@ class SampleStore:
   def _name(self, start: int) -> pathlib.Path:
     return self._folder / f'{start:08d}.raw'
 
-  def _spans(self) -> list[range]:
+  def spans(self) -> list[range]:
+    """Sample indices of all shards."""
     starts = range(0, self.count, self.shard)
     return [range(s, min(s + self.shard, self.count)) for s in starts]
 
@@ -89,7 +103,7 @@ class SampleStore:
       there = {f.name: f.stat().st_size for f in os.scandir(self._folder)}
     return [
       span
-      for span in self._spans()
+      for span in self.spans()
       if there.get(self._name(span.start).name) != len(span) * size
     ]
 
@@ -132,7 +146,7 @@ class SampleStore:
     with zipfile.ZipFile(file, 'w') as archive:
       with _member(archive, 'arr_0') as stream:
         _write_header(stream, np.dtype(np.uint8), (self.count, *self.shape))
-        for span in self._spans():
+        for span in self.spans():
           with open(self._name(span.start), 'rb') as shard:
             shutil.copyfileobj(shard, stream, 1 << 20)
       if labels is not None:
@@ -140,19 +154,6 @@ class SampleStore:
         with _member(archive, 'arr_1') as stream:
           _write_header(stream, labels.dtype, labels.shape)
           stream.write(labels.tobytes())
-
-
-def write_pngs(
-  folder: str | os.PathLike, start: int, images: UInt8[np.ndarray, 'B H W 3']
-):
-  """Writes samples `start`, `start` + 1, ... as 000000.png and so on."""
-  from PIL import Image
-
-  folder = pathlib.Path(folder)
-  folder.mkdir(parents=True, exist_ok=True)
-  for number, image in enumerate(images, start=start):
-    png = Image.fromarray(image)
-    _replace(folder / f'{number:06d}.png', lambda f, p=png: p.save(f, 'png'))
 
 
 def _replace(path: pathlib.Path, write, suffix: str = 'tmp'):
@@ -183,5 +184,5 @@ def _refuse_other(path: pathlib.Path, there: dict, asked: dict):
     if there.get(key) != asked.get(key):
       raise ValueError(
         f'{path} describes samples of {key}={there.get(key)}, now asked for '
-        f'{key}={asked.get(key)}. Choose another folder, or move it away.'
+        f'{key}={asked.get(key)}. Choose another folder, or --overwrite.'
       )

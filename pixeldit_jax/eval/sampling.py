@@ -17,14 +17,19 @@ from pixeldit_jax.samplers.grid import time_grid
 from pixeldit_jax.samplers.guidance import guide
 from pixeldit_jax.samplers.noise import sample_noise
 from pixeldit_jax.train.config import model_config
-from pixeldit_jax.typing import PyTree
+from pixeldit_jax.typing import Int, PyTree, UInt8
 
 # f(weights, indices [B], labels [B]) -> uint8 [B, H, W, C]
 SampleFn = Callable[[PyTree, jax.Array, jax.Array], jax.Array]
 
 
-def make_sample_fn(config: ConfigDict, mesh: Mesh) -> SampleFn:
+def make_sample_fn(
+  config: ConfigDict, mesh: Mesh, *, path: bool = False
+) -> SampleFn:
   """The compiled sampler of `config.sampler`, batches split over the mesh.
+
+  With `path`, it gives the noise and what each step makes of it [B, steps + 1,
+  H, W, C] in place of the images alone.
 
   Raises:
     ValueError: unknown solver, or impossible steps, shift or interval.
@@ -45,7 +50,11 @@ def make_sample_fn(config: ConfigDict, mesh: Mesh) -> SampleFn:
       sampler.guidance,
       sampler.interval,
     )
-    return to_uint8(solver(velocity, sample_noise(seed, indices, shape), times))
+    noise = sample_noise(seed, indices, shape)
+    images = solver(velocity, noise, times, path)
+    if path:
+      images = jnp.concatenate([noise[None], images]).swapaxes(0, 1)
+    return to_uint8(images)
 
   rules = sharding.make_rules(config.mesh)
   batch = sharding.batch_sharding(mesh, rules)
@@ -62,34 +71,55 @@ def make_sample_fn(config: ConfigDict, mesh: Mesh) -> SampleFn:
   return call
 
 
+def whole_batch(
+  config: ConfigDict, mesh: Mesh, batch_size: int | None = None
+) -> int:
+  """`config.sampler.batch_size`, or another, rounded up to fill the devices."""
+  devices = sharding.batch_shards(mesh, sharding.make_rules(config.mesh))
+  return -(-(batch_size or config.sampler.batch_size) // devices) * devices
+
+
 def sample_images(
+  config: ConfigDict,
+  mesh: Mesh,
   sample: SampleFn,
   weights: PyTree,
-  labels: np.ndarray,
-  batch_size: int,
-  mesh: Mesh,
-  first: int = 0,
-  rules: sharding.Rules = sharding.RULES,
-) -> Iterator[np.ndarray]:
-  """Batches of uint8 images [b, H, W, C], one for each label in turn.
+  indices: Int[np.ndarray, 'N'],
+  labels: Int[np.ndarray, 'N'],
+  batch_size: int | None = None,
+) -> Iterator[UInt8[np.ndarray, 'B H W C']]:
+  """Batches of images in the order of `indices`, in all processes alike.
+
+  While one batch is looked at, the devices make the next.
 
   Args:
-    sample: from `make_sample_fn`.
-    weights: placed on the mesh.
-    labels: of the images first, first + 1, ... of the sample set.
-    batch_size: made at once, rounded up to fill the devices; the images do
-      not depend on it.
+    config: of `sample`, which is from `make_sample_fn`.
     mesh: that of `sample`.
-    first: index of the first image.
-    rules: of `config.mesh`.
+    sample: the sampler.
+    weights: placed on the mesh.
+    indices: the places of the images in the sample set.
+    labels: the class of each.
+    batch_size: made at once, see `whole_batch`; the images do not depend on it.
   """
-  devices = sharding.batch_shards(mesh, rules)
-  size = -(-batch_size // devices) * devices
-  place = sharding.batch_sharding(mesh, rules)
-  for start in range(0, len(labels), size):
-    part = np.asarray(labels[start : start + size], np.int32)
+  size = whole_batch(config, mesh, batch_size)
+  place = sharding.batch_sharding(mesh, sharding.make_rules(config.mesh))
+
+  def put(x):
     # One program for all batches: the last one is filled up and cut.
-    padded = np.pad(part, (0, size - len(part)))
-    indices = np.arange(first + start, first + start + size, dtype=np.int32)
-    batch = jax.device_put((indices, padded), place)
-    yield jax.device_get(sample(weights, *batch))[: len(part)]
+    whole = np.zeros(size, np.int32)
+    whole[: len(x)] = x
+    return jax.make_array_from_callback((size,), place, lambda i: whole[i])
+
+  under_way = None
+  for start in range(0, len(indices), size):
+    part = slice(start, start + size)
+    images = sample(weights, put(indices[part]), put(labels[part]))
+    if under_way:
+      yield _fetch(*under_way)
+    under_way = images, len(indices[part])
+  if under_way:
+    yield _fetch(*under_way)
+
+
+def _fetch(images: jax.Array, count: int) -> np.ndarray:
+  return jax.device_get(images)[:count]

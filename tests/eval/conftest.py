@@ -92,3 +92,29 @@ def tiny_network():
       yield inception.Features(x[:, :6], x[:, 6:10], x[:, 10:])
 
   return features.FeatureNetwork(features.INCEPTION, 'abc', (6, 4, 10), extract)
+
+
+@pytest.fixture(scope='session')
+def tiny_run(tmp_path_factory):
+  """The configuration and folder of a run that was never trained."""
+  import jax
+  import orbax.checkpoint as ocp
+
+  from pixeldit_jax.train.config import get_config, make_debug, model_config
+  from pixeldit_jax.train.optimizer import make_optimizer
+  from pixeldit_jax.train.state import init_state
+  from pixeldit_jax.train.workdir import open_workdir
+
+  config = get_config()
+  make_debug(config)
+  workdir = tmp_path_factory.mktemp('run')
+  open_workdir(str(workdir), config)
+  state = init_state(model_config(config), make_optimizer(config), 0)
+  key = jax.random.key(3)  # zeros would give every sample the same velocity
+  noisy = jax.tree.map(
+    lambda a: a + 0.1 * jax.random.normal(key, a.shape), state.weights
+  )
+  with ocp.StandardCheckpointer() as checkpointer:
+    for name, weights in (('ema', noisy), ('weights', state.weights)):
+      checkpointer.save(workdir / 'checkpoints' / '4' / name, weights)
+  return config, str(workdir)

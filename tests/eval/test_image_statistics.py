@@ -39,6 +39,24 @@ def test_statistics_of_all_features(tiny_network, size):
   assert done[-1] == 31 and done == sorted(done)
 
 
+@pytest.mark.parametrize('keep', [1, 10, 31, 50])
+def test_features_are_kept_at_even_distances(tiny_network, keep):
+  images = _images()
+  (whole,) = tiny_network.extract([images])
+  kept = image_statistics.collect(
+    _batches(images, 7), tiny_network, 31, keep=keep
+  ).features
+  keep = min(keep, 31)
+  np.testing.assert_array_equal(
+    kept, whole.pooled[np.arange(keep) * 31 // keep]
+  )
+
+
+def test_no_features_are_kept_where_none_are_asked_for(tiny_network):
+  result = image_statistics.collect([_images()], tiny_network, 31, keep=0)
+  assert result.features is None and result.pooled.count == 31
+
+
 def test_another_count_is_refused(tiny_network):
   batches = _batches(_images(), 8)
   with pytest.raises(ValueError, match='There are 31 images, expected 50'):

@@ -1,11 +1,14 @@
 """References of every kind are read; of other networks or damaged, refused."""
 
+import hashlib
 import json
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from pixeldit_jax.data.sources import open_source
+from pixeldit_jax.data.transforms import center_crop, decode
 from pixeldit_jax.eval import features, reference
 from pixeldit_jax.eval.image_statistics import collect
 
@@ -87,17 +90,28 @@ def test_own_statistics_are_read_back(tiny_network, tmp_path):
   assert [p.name for p in tmp_path.iterdir()] == ['own.npz']
 
 
-def test_own_statistics_keep_features_of_all_classes(
-  tiny_network, tmp_path, monkeypatch
-):
-  monkeypatch.setattr(reference, 'KEPT_FEATURES', 10)
-  expected = _statistics(tiny_network, _images())
-  path = tmp_path / 'own.npz'
-  reference.write_reference(path, expected, tiny_network, 'noise')
-  kept = reference.read_reference(path, tiny_network).statistics.features
-  np.testing.assert_array_equal(
-    kept, expected.features[np.arange(10) * 31 // 10]
+def test_sources_are_cropped_as_for_training(tiny_network, tmp_path):
+  rng = np.random.default_rng(0)
+  for name in ('cat', 'dog'):
+    (tmp_path / name).mkdir()
+    for i in range(3):
+      pixels = rng.integers(0, 256, (12, 16, 3), np.uint8)
+      Image.fromarray(pixels).save(tmp_path / name / f'{i}.png')
+  spec = f'folder:{tmp_path}'
+  read = reference.read_reference(spec, tiny_network, resolution=4, keep=2)
+  source = open_source(spec)
+  images = [decode(source[i]['image']) for i in range(6)]
+  expected = np.stack([center_crop(image, 4) for image in images])
+  _assert_equal(
+    read.statistics.pooled, _statistics(tiny_network, expected).pooled
   )
+  assert read.kind == 'source' and len(read.statistics.features) == 2
+  assert read.checksum == hashlib.sha256(expected).hexdigest()
+  with pytest.raises(ValueError, match='--resolution'):
+    reference.read_reference(spec, tiny_network)
+  (tmp_path / 'dog' / '1.png').write_bytes(b'no image')
+  with pytest.raises(ValueError, match='image 4 cannot be read'):
+    reference.read_reference(spec, tiny_network, resolution=4)
 
 
 def test_other_networks_are_refused(tiny_network, tmp_path):

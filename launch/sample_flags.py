@@ -1,0 +1,54 @@
+"""Flags of `sample.py` and `evaluate.py`: which run, weights and sampler."""
+
+import pathlib
+
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+DEFAULTS = ROOT / 'pixeldit_jax' / 'train' / 'config.py'
+
+CONFIG = config_flags.DEFINE_config_file(
+  'config',
+  str(DEFAULTS),
+  'Takes its sampler from this file in place of that of the run. '
+  '--config.sampler.guidance=2.5 changes one value of either.',
+)
+WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the run.')
+LABELS = flags.DEFINE_string(
+  'labels',
+  None,
+  'Classes, as 0,3,7 or 0-9; used in turn. All classes by default.',
+)
+SEED = flags.DEFINE_integer('seed', 0, 'Of the noise.')
+STEP = flags.DEFINE_integer('step', None, 'Checkpoint; the newest by default.')
+EMA = flags.DEFINE_bool('ema', True, 'Average of the weights, or the last.')
+OVERWRITE = flags.DEFINE_bool(
+  'overwrite', False, 'Samples of other settings in --out make room.'
+)
+
+
+def read_config() -> ConfigDict:
+  """The run's configuration, with the sampler and seed that the flags ask for.
+
+  Raises:
+    FileNotFoundError: there is no run.
+    ValueError: a value that cannot be, or that is not the sampler's.
+  """
+  from pixeldit_jax.train.config import validate
+  from pixeldit_jax.train.workdir import read_config
+
+  config = read_config(WORKDIR.value)
+  if flags.FLAGS['config'].present:
+    config.sampler.update(CONFIG.value.sampler)
+  overrides = config_flags.get_override_values(flags.FLAGS['config'])
+  for key, value in overrides.items():
+    if not key.startswith('sampler.'):
+      raise ValueError(
+        f'--config.{key}: only --config.sampler values may differ from the '
+        'run that is sampled.'
+      )
+    config.update_from_flattened_dict({key: value})
+  config.seed = SEED.value
+  validate(config)
+  return config
