@@ -95,26 +95,37 @@ def tiny_network():
 
 
 @pytest.fixture(scope='session')
-def tiny_run(tmp_path_factory):
-  """The configuration and folder of a run that was never trained."""
+def tiny_weights():
+  """A tiny configuration, and two random sets of weights: EMA and raw."""
   import jax
-  import orbax.checkpoint as ocp
 
   from pixeldit_jax.train.config import get_config, make_debug, model_config
   from pixeldit_jax.train.optimizer import make_optimizer
   from pixeldit_jax.train.state import init_state
-  from pixeldit_jax.train.workdir import open_workdir
 
   config = get_config()
   make_debug(config)
+  model, tx = model_config(config), make_optimizer(config)
+  raw = jax.device_get(jax.jit(lambda: init_state(model, tx, 0).weights)())
+  # Zeros would give every sample the same velocity.
+  rng = np.random.default_rng(0)
+  ema = jax.tree.map(
+    lambda a: a + rng.normal(0, 0.1, a.shape).astype(np.float32), raw
+  )
+  return config, ema, raw
+
+
+@pytest.fixture(scope='session')
+def tiny_run(tiny_weights, tmp_path_factory):
+  """The configuration and folder of a run that was never trained."""
+  import orbax.checkpoint as ocp
+
+  from pixeldit_jax.train.workdir import open_workdir
+
+  config, ema, raw = tiny_weights
   workdir = tmp_path_factory.mktemp('run')
   open_workdir(str(workdir), config)
-  state = init_state(model_config(config), make_optimizer(config), 0)
-  key = jax.random.key(3)  # zeros would give every sample the same velocity
-  noisy = jax.tree.map(
-    lambda a: a + 0.1 * jax.random.normal(key, a.shape), state.weights
-  )
   with ocp.StandardCheckpointer() as checkpointer:
-    for name, weights in (('ema', noisy), ('weights', state.weights)):
+    for name, weights in (('ema', ema), ('weights', raw)):
       checkpointer.save(workdir / 'checkpoints' / '4' / name, weights)
   return config, str(workdir)

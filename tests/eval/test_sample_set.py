@@ -12,7 +12,7 @@ from pixeldit_jax.eval.fingerprint import fingerprint
 
 
 def _make(tiny_run, path, count=25, **options):
-  return sample_set.make_sample_set(*run, path, count, **options)
+  return sample_set.make_sample_set(*tiny_run, path, count, **options)
 
 
 def test_a_set_and_its_pictures(tiny_run, tmp_path):

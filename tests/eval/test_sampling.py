@@ -8,29 +8,10 @@ from pixeldit_jax import sharding
 from pixeldit_jax.eval.sample_grid import image_grid
 from pixeldit_jax.eval.sample_set import parse_labels
 from pixeldit_jax.eval.sampling import make_sample_fn, sample_images
-from pixeldit_jax.train.config import get_config, make_debug, model_config
-from pixeldit_jax.train.optimizer import make_optimizer
-from pixeldit_jax.train.state import init_state
 
 
-def debug_config():
-  config = get_config()
-  make_debug(config)
-  return config
-
-
-def random_weights(config):
-  tx = make_optimizer(config)
-  weights = init_state(model_config(config), tx, 0).weights
-  key = jax.random.key(3)
-  return jax.tree.map(
-    lambda a: a + 0.1 * jax.random.normal(key, a.shape), weights
-  )
-
-
-def test_an_image_depends_on_its_place_alone():
-  config = debug_config()
-  weights = random_weights(config)
+def test_an_image_depends_on_its_place_alone(tiny_weights):
+  config, weights, _ = tiny_weights
   labels = np.arange(12) % 10
 
   def images(devices, batch_size, first=0):
