@@ -22,7 +22,7 @@ _SOURCE = flags.DEFINE_string(
 _OUT = flags.DEFINE_string('out', None, 'folder to write')
 _RESOLUTION = flags.DEFINE_integer('resolution', 256, 'side in pixels')
 _BUCKETS = flags.DEFINE_bool(
-  'buckets', False, 'keep the aspect ratio, in buckets (resolution 512 or 1024)'
+  'buckets', False, 'keep the aspect ratio, in buckets, for text to image'
 )
 _ENCODING = flags.DEFINE_enum(
   'encoding', 'png', ['png', 'jpeg'], 'png is lossless'

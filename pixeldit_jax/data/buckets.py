@@ -1,8 +1,8 @@
 """Aspect-ratio buckets: batches of one shape each, mixed in a fixed order.
 
 A family has about size**2 pixels in every bucket, with both sides multiples of
-size / 16 (so of the 16-pixel patch) and ratios from 1:4 to 4:1, as in SDXL
-(arXiv 2307.01952, appendix I).
+size / 16 (at 512 and 1024 so of the 16-pixel patch) and ratios from 1:4 to 4:1,
+as in SDXL (arXiv 2307.01952, appendix I).
 """
 
 import math
@@ -15,17 +15,18 @@ from absl import logging
 from pixeldit_jax.data import pipeline
 from pixeldit_jax.data.shards import ShardSource
 
-FAMILIES = (512, 1024)
-
 
 def family(size: int) -> tuple[tuple[int, int], ...]:
   """Returns (height, width) of each bucket, from wide to tall.
 
   Raises:
-    ValueError: for a size other than 512 and 1024.
+    ValueError: for a size that is no multiple of 16.
   """
-  if size not in FAMILIES:
-    raise ValueError(f'aspect-ratio buckets exist at {FAMILIES}, got {size}')
+  if size < 32 or size % 16:
+    raise ValueError(
+      f'aspect-ratio buckets need a size that is a multiple of 16, got {size}: '
+      'use 512 or 1024'
+    )
   step = size // 16
   wide = [
     (short, step * round(size * size / short / step))

@@ -108,6 +108,25 @@ def read_table(root: str) -> dict[str, list[Caption]]:
   return table
 
 
+def parse_weights(text: str) -> dict[str, float] | None:
+  """'human=1,long=3' to a weight for each kind of caption; None for ''.
+
+  Raises:
+    ValueError: anything else, or a weight below 0.
+  """
+  try:
+    pairs = [part.rsplit('=', 1) for part in text.split(',') if part]
+    weights = {kind.strip(): float(weight) for kind, weight in pairs}
+    if any(weight < 0 for weight in weights.values()):
+      raise ValueError('a weight below 0')
+  except ValueError as error:
+    raise ValueError(
+      f'data.caption_weights={text!r}: write kinds and weights as '
+      f'human=1,long=3 ({error}).'
+    ) from error
+  return weights or None
+
+
 def choose(
   captions: Sequence[Caption],
   random: np.random.Generator,

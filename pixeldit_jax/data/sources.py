@@ -18,7 +18,9 @@ _KINDS = """\
                              dataset.json, or images.h5
   shards:/path               what launch/prepare_data.py wrote
   tfds:name:split[?dir]      a TensorFlow Datasets data set, e.g.
-                             tfds:imagenet2012:train?/data/tfds"""
+                             tfds:imagenet2012:train?/data/tfds
+  words:kind...              a source with captions, their words embedded as
+                             random vectors: to try text without an encoder"""
 
 
 class Source:
@@ -81,6 +83,10 @@ def open_source(spec: str, arrays: Sequence[str] = ()) -> Source:
   """
   # Each kind imports its own reader: h5py or tfds only where they are used.
   kind, _, rest = spec.partition(':')
+  if kind == 'words' and rest:
+    from pixeldit_jax.data.embedded_text import WordSource
+
+    return WordSource(open_source(rest))
   if arrays:
     if kind != 'shards' or not rest:
       raise ValueError(

@@ -7,9 +7,10 @@
 import dataclasses
 import math
 
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, config_dict
 
 from pixeldit_jax import sharding
+from pixeldit_jax.data import captions
 from pixeldit_jax.model.config import SIZES, ModelConfig
 from pixeldit_jax.samplers import grid, guidance, solvers
 
@@ -28,6 +29,10 @@ def get_config() -> ConfigDict:
         source='',  # see data.sources: digits, folder:/path, shards:/path
         resolution=256,
         batch_size=256,  # of all devices together
+        buckets=False,  # of aspect ratios, of about resolution**2 pixels
+        text_encoder='',  # that the texts must be encoded by; '' is any
+        caption_weights='',  # by kind, as human=1,long=3; '' is all alike
+        caption_min_score=config_dict.placeholder(float),  # of captions used
         flip=False,  # mirror half of the images
         checksums=False,  # read all shards at the start, to be sure of them
         num_threads=0,  # that decode; 0 is one for each core
@@ -172,6 +177,7 @@ def validate(config: ConfigDict) -> None:
   model = model_config(config)
   model.grid(config.data.resolution, config.data.resolution)
   sharding.make_rules(config.mesh)
+  captions.parse_weights(config.data.caption_weights)
   sampler = config.sampler
   solvers.named(sampler.solver)
   grid.time_grid(sampler.steps, sampler.shift, sampler.start)

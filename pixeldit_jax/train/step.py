@@ -19,20 +19,21 @@ from pixeldit_jax.train.optimizer import (
   update_ema,
 )
 from pixeldit_jax.train.state import TrainState
-from pixeldit_jax.typing import Key, PyTree
+from pixeldit_jax.typing import Condition, Key, PyTree
 
 Metrics = dict[str, jax.Array]
 
 
 def draw_examples(key: Key, batch: PyTree, config: ConfigDict) -> PyTree:
-  """What a batch is trained on: images, noise, times, labels.
+  """What a batch is trained on: images, noise, times, labels or texts.
 
   All randomness of a step is here, drawn for the global batch at once, so it
   depends on neither devices, processes nor accumulation.
 
   Args:
     key: of this step.
-    batch: 'image' uint8 [B, H, W, C] and 'label' int32 [B].
+    batch: 'image' uint8 [B, H, W, C], and 'label' int32 [B] or 'text' [B, T, C]
+      and perhaps 'text_mask' [B, T].
     config: of the run.
   """
   keys = jax.random.split(key, 4)
@@ -45,13 +46,17 @@ def draw_examples(key: Key, batch: PyTree, config: ConfigDict) -> PyTree:
     data=data,
     noise=jax.random.normal(keys[0], data.shape),
     t=sample_time(keys[1], B, config.flow.shift, config.flow.discrete_steps),
-    y=drop_labels(
-      keys[2],
-      batch['label'],
-      config.flow.label_dropout,
-      config.model.num_classes,
-    ),
+    y=_condition(keys[2], batch, config),
   )
+
+
+def _condition(key: Key, batch: PyTree, config: ConfigDict) -> Condition:
+  """What the network is told; texts come with some of them dropped."""
+  if not config.model.text_width:
+    rate, null = config.flow.label_dropout, config.model.num_classes
+    return drop_labels(key, batch['label'], rate, null)
+  y = dict(text=batch['text'])
+  return y | dict(mask=batch['text_mask']) if config.model.text_mask else y
 
 
 def make_gradients(

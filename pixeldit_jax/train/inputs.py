@@ -1,0 +1,143 @@
+"""What a run reads, and which of it goes to the devices in which shapes."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from pixeldit_jax.data import captions, embedded_text
+from pixeldit_jax.data.batch_iterator import BatchIterator
+from pixeldit_jax.data.buckets import make_bucket_pipeline
+from pixeldit_jax.data.pipeline import make_pipeline
+from pixeldit_jax.data.sources import Source, open_source
+from pixeldit_jax.model.cost import train_flops
+from pixeldit_jax.train.config import model_config
+
+Size = tuple[int, int]  # height, width
+
+
+def open_data(config: ConfigDict) -> Source:
+  """The source, checked for what the run needs of it.
+
+  Raises:
+    FileNotFoundError: it, or what is stored beside it, is not there.
+    ValueError: it has other classes or texts, or no buckets.
+  """
+  data, model = config.data, config.model
+  arrays = embedded_text.ARRAYS if model.text_width else ()
+  source = open_source(data.source, arrays)
+  if model.text_width:
+    check_text(config, text_meta(source))
+  elif source.num_classes != model.num_classes:
+    raise ValueError(
+      f'data.source={data.source!r} has {source.num_classes} classes, '
+      f'but model.num_classes={model.num_classes}.'
+    )
+  if data.buckets and not getattr(source, 'buckets', ()):
+    raise ValueError(
+      f'data.buckets=True with data.source={data.source!r}: only shards of '
+      'launch/prepare_data.py --buckets have them.'
+    )
+  for size in image_sizes(config, source):
+    model_config(config).grid(*size)
+  source.check(
+    resolution=data.resolution,
+    checksums=data.checksums,
+    process_index=jax.process_index(),
+    process_count=jax.process_count(),
+  )
+  return source
+
+
+def text_meta(source: Source) -> dict[str, Any]:
+  """What the texts of a source were encoded by; {} without texts."""
+  if embedded_text.TEXT not in source.arrays:
+    return {}
+  return source.stored[embedded_text.TEXT].meta
+
+
+def check_text(config: ConfigDict, meta: dict[str, Any]) -> None:
+  """Raises ValueError where the network cannot take the stored texts."""
+  data, model = config.data, config.model
+  if meta['width'] != model.text_width:
+    raise ValueError(
+      f'the texts of data.source={data.source!r} are {meta["width"]} wide (by '
+      f'{meta["encoder"]!r}), but model.text_width={model.text_width}.'
+    )
+  if meta['tokens'] > model.text_tokens:
+    raise ValueError(
+      f'the texts of data.source={data.source!r} have {meta["tokens"]} tokens, '
+      f'but model.text_tokens={model.text_tokens}.'
+    )
+  if data.text_encoder not in ('', meta['encoder']):
+    raise ValueError(
+      f'the texts of data.source={data.source!r} were encoded by '
+      f'{meta["encoder"]!r}, but data.text_encoder={data.text_encoder!r}: '
+      'encode them again (launch/encode_text.py), or change it.'
+    )
+
+
+def make_data(
+  config: ConfigDict, source: Source, rows: Sequence[int]
+) -> BatchIterator:
+  """The endless batches, of which this process takes the given rows."""
+  data = config.data
+  options = dict(
+    batch_size=data.batch_size,
+    seed=config.seed,
+    rows=rows,
+    num_threads=data.num_threads,
+    num_workers=data.num_workers,
+    prefetch=data.prefetch,
+  )
+  if config.model.text_width:
+    options['pick'] = embedded_text.PickText(
+      source,
+      dropout=config.flow.label_dropout,
+      weights=captions.parse_weights(data.caption_weights),
+      min_score=data.caption_min_score,
+    )
+  if data.buckets:
+    return make_bucket_pipeline(source, **options)
+  return make_pipeline(source, resolution=data.resolution, **options)
+
+
+def batch_shapes(
+  config: ConfigDict, source: Source
+) -> dict[Size, dict[str, jax.ShapeDtypeStruct]]:
+  """The entries of a batch that the step takes, for each size of image."""
+  B = config.data.batch_size
+  entries = dict(label=jax.ShapeDtypeStruct((B,), jnp.int32))
+  if config.model.text_width:
+    meta = text_meta(source)
+    shape = (B, meta['tokens'], meta['width'])
+    entries = dict(text=jax.ShapeDtypeStruct(shape, jnp.bfloat16))
+    if config.model.text_mask:
+      entries['text_mask'] = jax.ShapeDtypeStruct(shape[:2], jnp.bool_)
+  C = config.model.in_channels
+  return {
+    size: entries | dict(image=jax.ShapeDtypeStruct((B, *size, C), jnp.uint8))
+    for size in image_sizes(config, source)
+  }
+
+
+def image_sizes(config: ConfigDict, source: Source) -> dict[Size, float]:
+  """The sizes of the images, each with its share of the examples."""
+  side = config.data.resolution
+  if not config.data.buckets:
+    return {(side, side): 1.0}
+  counts = np.bincount(source.bucket_of_examples())
+  return {
+    source.buckets[k]: counts[k] / counts.sum() for k in np.flatnonzero(counts)
+  }
+
+
+def flops_of_batch(config: ConfigDict, sizes: dict[Size, float]) -> float:
+  """Operations of a training step, on average over the sizes."""
+  model = model_config(config)
+  return config.data.batch_size * sum(
+    share * train_flops(model, *size) for size, share in sizes.items()
+  )
