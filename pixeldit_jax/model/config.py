@@ -2,7 +2,7 @@
 
 import dataclasses
 
-PIXEL_ATTENTION = ('patch', 'none')
+PIXEL_ATTENTION = ('patch', 'channel', 'full', 'none')
 PIXEL_ADALN = ('pixel', 'patch', 'global')
 MODULATION = ('pre', 'post')
 NORMS = ('rms', 'layer')
@@ -48,17 +48,22 @@ class ModelConfig:
     in_channels: channels of the image.
     patch_size: side p of a patch; both image sides are multiples of it.
     width: D, the width of the patch path.
-    heads: attention heads.
+    heads: attention heads of the patch path.
     patch_depth: blocks of the patch path.
     pixel_width: E, the width of one pixel token.
     pixel_depth: PiT blocks; 0 leaves the patch path alone (single level).
     pixel_attention: 'patch' compacts the p*p pixels of a patch to one token
-      before attention (section 3.3); 'none' has no attention in PiT blocks.
+      before attention (section 3.3); 'channel' compacts the channels instead,
+      so that all H*W pixel tokens attend to each other at a narrow width;
+      'full' does that at the width of the patch path (the ablation without
+      compaction); 'none' has no attention in PiT blocks.
+    pixel_attention_width: A, the width of that attention. 0 is 128 for
+      'channel', `width` otherwise.
+    pixel_heads: heads of that attention. 0 is one for 'channel', `heads`
+      otherwise.
     pixel_adaln: one modulation for each pixel ('pixel'), for each patch
       ('patch'), or for the whole image from time and class ('global'; the
       patch tokens are then added to the pixel tokens, once).
-    pixel_attention_width: of attention in the pixel path; 0 is `width`.
-    pixel_heads: of attention in the pixel path; 0 is `heads`.
     modulation: 'pre' scales and shifts what enters attention and MLP and gates
       what leaves; 'post' scales and shifts what leaves (no loss spikes).
     norm: 'rms' or 'layer', for all norms.
@@ -155,11 +160,12 @@ class ModelConfig:
 
   @property
   def pixel_attention_size(self) -> tuple[int, int]:
-    """Width and heads of attention in the pixel path."""
-    return (
-      self.pixel_attention_width or self.width,
-      self.pixel_heads or self.heads,
-    )
+    """Width and heads of the attention in PiT blocks."""
+    narrow = self.pixel_attention == 'channel'
+    # One head of a TPU's 128 lanes: of 65,536 tokens, no other shape of the
+    # keys is as cheap to gather and to keep (`kernels.sharded`).
+    width, heads = (128, 1) if narrow else (self.width, self.heads)
+    return self.pixel_attention_width or width, self.pixel_heads or heads
 
   @property
   def mlp_width(self) -> int:

@@ -48,9 +48,10 @@ def forward_flops(
   modulated = P if config.pixel_adaln == 'pixel' else 1
   pixel_block = patches * D * modulation_vectors(config) * modulated * E
   pixel_block += L * P * 8 * E * E
-  if config.pixel_attention == 'patch':
+  if config.pixel_attention != 'none':
     A, _ = config.pixel_attention_size
-    pixel_block += 2 * L * P * E * A + _attention(L, A)
+    tokens = L if config.pixel_attention == 'patch' else L * P
+    pixel_block += 2 * L * P * E * A + _attention(tokens, A)
   if config.pixel_adaln == 'global':
     total += L * D * E
   return 2 * (total + config.pixel_depth * pixel_block + 2 * L * P * C * E)

@@ -1,12 +1,17 @@
 """A PiT block: pixel tokens, pixel-wise AdaLN, pixel token compaction.
 
-PixelDiT, sections 3.2 (pixel-wise AdaLN) and 3.3 (compaction).
+PixelDiT, sections 3.2 (pixel-wise AdaLN) and 3.3 (compaction). Pixel tokens are
+in the order of `embed.patchify`: patch after patch, row by row inside each, so
+that a share of the patches is also a share of the pixels.
 """
+
+import functools
 
 import jax.numpy as jnp
 from flax import nnx
 
 from pixeldit_jax.model.config import ModelConfig
+from pixeldit_jax.model.embed import patchify
 from pixeldit_jax.model.layers import (
   Linear,
   PixelMLP,
@@ -14,42 +19,58 @@ from pixeldit_jax.model.layers import (
   modulate,
   modulation_init,
 )
-from pixeldit_jax.model.rope import Rotary
+from pixeldit_jax.model.rope import Rotary, rotary_2d
 from pixeldit_jax.model.self_attention import SelfAttention
 from pixeldit_jax.sharding import constrain
 from pixeldit_jax.typing import Array, Float
 
 
-class CompactAttention(nnx.Module):
-  """Attention of pixels at the price of patches.
+class PixelAttention(nnx.Module):
+  """Attention across the image, of compacted pixel tokens.
 
-  The P pixel tokens of a patch become one token of the attention's width,
-  those attend to each other across the image, and each returns to its P pixels.
+  With 'patch' the P pixel tokens of a patch become one of width A, those attend
+  to each other, and each returns to its P pixels: attention of pixels at the
+  price of patches. With 'channel' and 'full' every pixel token goes to width A
+  and back by itself, and all L*P of them attend to each other.
   """
 
   def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
-    patch = (config.pixels, config.pixel_width)
     width, heads = config.pixel_attention_size
-    self.compact = Linear(
-      patch,
-      width,
-      ('pixels', None, 'embed'),
-      dtype=config.dtype,
-      rngs=rngs,
-    )
+    inputs, axes = (config.pixel_width,), (None,)
+    if config.pixel_attention == 'patch':
+      inputs, axes = (config.pixels, *inputs), ('pixels', *axes)
+    linear = functools.partial(Linear, dtype=config.dtype, rngs=rngs)
+    self.compact = linear(inputs, width, (*axes, 'embed'))
     self.attn = SelfAttention(config, width, heads, rngs=rngs)
-    self.expand = Linear(
-      width,
-      patch,
-      ('embed', 'pixels', None),
-      dtype=config.dtype,
-      rngs=rngs,
-    )
+    self.expand = linear(width, inputs, ('embed', *axes))
 
   def __call__(
     self, z: Float[Array, 'B L P E'], rotary: Rotary | None
   ) -> Float[Array, 'B L P E']:
-    return self.expand(self.attn(self.compact(z), rotary))
+    h = self.compact(z)  # [B, L, A] or [B, L, P, A]
+    h_BTA = h.reshape(h.shape[0], -1, h.shape[-1])
+    return self.expand(self.attn(h_BTA, rotary).reshape(h.shape))
+
+
+def pixel_rotary(config: ModelConfig, grid: tuple[int, int]) -> Rotary:
+  """Rotary of the tokens that meet in `PixelAttention`, in their order.
+
+  Args:
+    config: of the network.
+    grid: patches down and across.
+  """
+  width, heads = config.pixel_attention_size
+  if config.pixel_attention == 'patch':
+    return rotary_2d(*grid, width // heads)
+  rows, columns = (n * config.patch_size for n in grid)
+
+  def arrange(table):
+    image = table.reshape(1, rows, columns, -1)
+    table = patchify(image, config.patch_size).reshape(table.shape)
+    return constrain(table, 'patches', None)
+
+  cos, sin = rotary_2d(rows, columns, width // heads)
+  return arrange(cos), arrange(sin)
 
 
 def modulation_vectors(config: ModelConfig) -> int:
@@ -76,7 +97,7 @@ class PixelBlock(nnx.Module):
     )
     if self.attends:
       self.norm1 = make_norm(config, config.pixel_width)
-      self.attn = CompactAttention(config, rngs=rngs)
+      self.attn = PixelAttention(config, rngs=rngs)
     self.norm2 = make_norm(config, config.pixel_width)
     self.mlp = PixelMLP(config, rngs=rngs)
     self.adaln = Linear(

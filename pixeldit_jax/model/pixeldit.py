@@ -24,7 +24,7 @@ from pixeldit_jax.model.embed import (
 from pixeldit_jax.model.layers import Linear
 from pixeldit_jax.model.mmdit_block import MMDiTBlock
 from pixeldit_jax.model.patch_block import PatchBlock
-from pixeldit_jax.model.pixel_block import PixelBlock
+from pixeldit_jax.model.pixel_block import PixelBlock, pixel_rotary
 from pixeldit_jax.model.rope import Rotary, rotary_1d, rotary_2d
 from pixeldit_jax.model.stack import run_blocks, stack_blocks
 from pixeldit_jax.sharding import constrain
@@ -116,12 +116,11 @@ class PixelDiT(nnx.Module):
         z += self.pixel_join(condition)[:, :, None]
         condition = c[:, None]
       z = constrain(z, 'batch', 'patches', None, None)
-      width, heads = config.pixel_attention_size
       s, features['pixel_blocks'] = run_blocks(
         self.pixel_blocks,
         z,
         condition,
-        self._rotary(rotary_2d, *grid, width // heads),
+        self._rotary(pixel_rotary, config, grid),
         scan=config.scan,
         remat=config.pixel_remat,
       )

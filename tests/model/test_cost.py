@@ -38,6 +38,11 @@ def test_operations_are_the_papers(size, side, gflops):
   assert flops / 1e9 == pytest.approx(gflops, rel=1e-3)
 
 
+def test_operations_without_compaction_are_the_papers():
+  config = ModelConfig(**SIZES['XL'], pixel_attention='full')
+  assert forward_flops(config, 256, 256) / 1e9 == pytest.approx(82247, abs=1)
+
+
 @pytest.mark.parametrize(
   'overrides',
   [
@@ -46,6 +51,8 @@ def test_operations_are_the_papers(size, side, gflops):
     dict(pixel_adaln='patch'),
     dict(pixel_adaln='global'),
     dict(pixel_attention='none'),
+    dict(pixel_attention='channel', attention='xla'),
+    dict(pixel_attention='full', attention='xla'),
     dict(pixel_depth=0),
   ],
   ids=str,

@@ -36,6 +36,8 @@ ABLATIONS = [
   dict(pixel_adaln='patch'),
   dict(pixel_adaln='global'),
   dict(pixel_attention='none'),
+  dict(pixel_attention='channel'),
+  dict(pixel_attention='full', pixel_heads=4),
   dict(pixel_depth=0),
   dict(norm='layer'),
   dict(positions='absolute'),
@@ -200,6 +202,7 @@ def test_every_weight_names_each_of_its_axes(overrides):
   [
     (dict(width=100, heads=16), 'such as 128'),
     (dict(heads=0), 'heads'),
+    (dict(pixel_attention_width=36, pixel_heads=2), 'such as 32'),
     (dict(patch_depth=0), 'patch_depth'),
     (dict(pixel_width=6), 'pixel_width'),
     (dict(pixel_attention='channels'), 'pixel_attention'),
