@@ -12,6 +12,7 @@ from pixeldit_jax.data.transforms import BadExample
 
 _KINDS = """\
   digits                     5,000 MNIST digits, no download
+  captioned_digits           those in colours and places, with captions
   folder:/path               class folders of images
   images:/path               images without classes, for captions beside them
   edm2:/path                 the EDM2 / REPA layouts: a folder or zip with
@@ -98,6 +99,10 @@ def open_source(spec: str, arrays: Sequence[str] = ()) -> Source:
     return ArraySource(rest, arrays)
   if spec == 'digits':
     return DigitsSource()
+  if spec == 'captioned_digits':
+    from pixeldit_jax.data.captioned_digits import CaptionedDigits
+
+    return CaptionedDigits()
   if kind in ('folder', 'images') and rest:
     from pixeldit_jax.data.folders import FolderSource
 

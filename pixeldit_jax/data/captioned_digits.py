@@ -1,0 +1,107 @@
+"""Handwritten digits in colours and places, with captions that tell them.
+
+What a small text-to-image network can learn in minutes, and be judged on: real
+digits (see `digits`), tinted, somewhere on a black square. Some
+pairs of digit and colour are held out: a network that draws them has taken the
+words apart.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from pixeldit_jax.data.captions import Caption
+from pixeldit_jax.data.digits import load_digits
+from pixeldit_jax.data.sources import Source
+from pixeldit_jax.typing import UInt8
+
+SIDE = 32
+MARGIN = 4  # of the digits, in their 28 x 28 pixels
+COPIES = 2  # of each digit, in another colour and place
+
+WORDS = (
+  *('zero', 'one', 'two', 'three', 'four'),
+  *('five', 'six', 'seven', 'eight', 'nine'),
+)
+# The largest channel is full in all of them, so that it is the grey digit.
+COLOURS = {
+  'red': (255, 0, 0),
+  'green': (0, 255, 0),
+  'blue': (0, 0, 255),
+  'yellow': (255, 255, 0),
+  'purple': (255, 0, 255),
+  'white': (255, 255, 255),
+}
+# How far down and right of the middle, of all that there is room for.
+PLACES = {
+  'in the middle': (0, 0),
+  'on the left': (0, -1),
+  'on the right': (0, 1),
+  'at the top': (-1, 0),
+  'at the bottom': (1, 0),
+}
+# Pairs that no image has, one for each digit.
+HELD_OUT = tuple(
+  (digit, list(COLOURS)[digit % len(COLOURS)]) for digit in range(10)
+)
+# By kind; every image has a caption of each, in one of these wordings.
+WORDINGS = {
+  'sentence': (
+    'a handwritten {word} in {colour} {place}',
+    '{place}, the number {word}, written in {colour}',
+    'a picture of a {colour} {figure} {place}',
+  ),
+  'tags': ('{colour} {word} {place}', '{colour} digit {figure} {place}'),
+}
+
+
+def write_caption(wording: str, digit: int, colour: str, place: str) -> str:
+  """One of `WORDINGS` for a picture."""
+  return wording.format(
+    word=WORDS[digit], figure=digit, colour=colour, place=place
+  )
+
+
+def draw(
+  grey: UInt8[np.ndarray, '28 28'], colour: str, place: str
+) -> UInt8[np.ndarray, '32 32 3']:
+  """Tints a digit and puts its middle 20 x 20 pixels at a place."""
+  body = grey[MARGIN:-MARGIN, MARGIN:-MARGIN]
+  room = (SIDE - len(body)) // 2
+  top, left = (room + room * step for step in PLACES[place])
+  canvas = np.zeros((SIDE, SIDE, 3), np.uint8)
+  tinted = body[..., None].astype(np.uint16) * np.array(COLOURS[colour]) // 255
+  canvas[top : top + len(body), left : left + len(body)] = tinted
+  return canvas
+
+
+class CaptionedDigits(Source):
+  """`COPIES` images of each of the 5,000 digits, none of a held-out pair."""
+
+  class_names = tuple(WORDS)
+  captions = True
+
+  def __init__(self):
+    self._images, self._labels = load_digits()
+
+  def __len__(self) -> int:
+    return COPIES * len(self._labels)
+
+  def __getitem__(self, index: int) -> dict[str, Any]:
+    digit = index % len(self._labels)
+    label = int(self._labels[digit])
+    random = np.random.default_rng(index)  # what is drawn depends on it alone
+    colour = random.choice([c for c in COLOURS if (label, c) not in HELD_OUT])
+    place = random.choice(list(PLACES))
+    captions = [
+      Caption(
+        write_caption(random.choice(wordings), label, colour, place), kind
+      )
+      for kind, wordings in WORDINGS.items()
+    ]
+    return {
+      'image': draw(self._images[digit, ..., 0], colour, place),
+      'label': label,
+      'name': f'{index:05d}: {WORDS[label]} in {colour} {place}',
+      'captions': captions,
+    }
