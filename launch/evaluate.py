@@ -6,9 +6,10 @@
   python launch/evaluate.py --reference=folder:/data/imagenet/train \\
     --resolution=256 --make_reference=imagenet256.npz
 
-Writes samples.npz (the form of the ADM evaluation suite), result.json with all
-that was measured and on what, and prints a table. Sample i depends on the seed
-and i alone; stopped and run again, it goes on where it was.
+Writes samples.npz (the form of the ADM evaluation suite), samples.png (a grid)
+and result.json, with all that was measured and on what, and prints a table.
+Sample i depends on the seed and i alone; stopped and run again, it goes on
+where it was.
 
 The Inception network's weights (--weights) are those of 2015 that every paper
 uses. Without them, --features=digits measures 28x28 digits offline.

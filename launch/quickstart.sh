@@ -7,8 +7,9 @@ usage='usage: bash launch/quickstart.sh [-h]
 Makes a virtual environment, trains a small class-conditional PixelDiT on 5,000
 MNIST digits (they come with a package; nothing else is downloaded), samples
 500 digits with guidance and says how many are recognised as the digit that was
-asked for. A CPU is enough. Everything goes to build/quickstart. Stopped and
-run again, it goes on where it was.
+asked for, and how far their features lie from those of the real ones. A CPU is
+enough. Everything goes to build/quickstart. Stopped and run again, it goes on
+where it was.
 
 Settings: PYTHON=python3.12 (the Python to use), PIXELDIT_VENV=DIR (the place
 of the virtual environment; default .venv).'
@@ -37,14 +38,7 @@ samples=$workdir/samples
 echo "Training in $workdir"
 "$venv_python" launch/train.py --config=configs/mnist.py --workdir="$workdir"
 
-# Samples are written in one go, so those newer than any checkpoint are good.
-if [ ! -e "$samples/samples.npz" ] || [ -n "$(find "$workdir/checkpoints" \
-  -type f -newer "$samples/samples.npz" -print 2>/dev/null | head -n 1)" ]; then
-  echo 'Sampling 500 digits'
-  "$venv_python" launch/sample.py --workdir="$workdir" --out="$samples" \
-    --num_samples=500
-fi
-
-echo 'Judging the digits with a classifier trained on the real ones'
-"$venv_python" -m pixeldit_jax.eval.digits "$samples/samples.npz"
+echo 'Sampling 500 digits, and judging them by a classifier of the real ones'
+"$venv_python" launch/evaluate.py --workdir="$workdir" --out="$samples" \
+  --num_samples=500 --features=digits --overwrite
 echo "The picture: $root/$samples/samples.png"

@@ -35,10 +35,11 @@ def read_config() -> ConfigDict:
     FileNotFoundError: there is no run.
     ValueError: a value that cannot be, or that is not the sampler's.
   """
-  from pixeldit_jax.train.config import validate
+  from pixeldit_jax.train.config import get_config, validate
   from pixeldit_jax.train.workdir import read_config
 
   config = read_config(WORKDIR.value)
+  _fill(config, get_config())
   if flags.FLAGS['config'].present:
     config.sampler.update(CONFIG.value.sampler)
   overrides = config_flags.get_override_values(flags.FLAGS['config'])
@@ -52,3 +53,12 @@ def read_config() -> ConfigDict:
   config.seed = SEED.value
   validate(config)
   return config
+
+
+def _fill(config: ConfigDict, defaults: ConfigDict):
+  """Adds the keys that are younger than the run; their defaults are its way."""
+  for key, value in defaults.items():
+    if key not in config:
+      config[key] = value
+    elif isinstance(value, ConfigDict):
+      _fill(config[key], value)

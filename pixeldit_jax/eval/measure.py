@@ -17,11 +17,16 @@ from pixeldit_jax.eval.features import FeatureNetwork
 from pixeldit_jax.eval.image_sets import FolderImages, NpzImages, open_images
 from pixeldit_jax.eval.progress import Progress
 from pixeldit_jax.eval.reference import Reference
-from pixeldit_jax.eval.sample_set import make_sample_set, write_pngs
+from pixeldit_jax.eval.sample_set import (
+  make_sample_set,
+  write_grid,
+  write_pngs,
+)
 
 log = logging.getLogger(__name__)
 
-SAMPLES, RESULT, PNGS = 'samples.npz', 'result.json', 'images'
+SAMPLES, GRID, PNGS = 'samples.npz', 'samples.png', 'images'
+RESULT = 'result.json'
 
 
 def measure_run(
@@ -43,7 +48,7 @@ def measure_run(
   Args:
     config: of the run, with the sampler and seed wanted.
     workdir: the run.
-    out: folder for samples.npz and result.json.
+    out: folder for samples.npz, samples.png (a grid) and result.json.
     count: images to make.
     network: the feature network.
     reference: what to compare with; needed by the first process alone.
@@ -57,6 +62,7 @@ def measure_run(
   settings = make_sample_set(config, workdir, out / SAMPLES, count, **which)
   if jax.process_index():
     return None
+  write_grid(out / GRID, out / SAMPLES)
   if png:
     write_pngs(out / PNGS, out / SAMPLES)
   if result := _measured(out / RESULT, settings, network, reference):
