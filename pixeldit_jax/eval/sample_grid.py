@@ -8,8 +8,10 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 from PIL import Image
 
+from pixeldit_jax.data.embedded_text import ARRAYS, NULL, PickText
 from pixeldit_jax.eval.sampling import make_sample_fn, sample_images
-from pixeldit_jax.typing import UInt8
+from pixeldit_jax.train.inputs import open_data
+from pixeldit_jax.typing import PyTree, UInt8
 
 SMALL = 96  # images below this side are enlarged to be looked at
 
@@ -42,10 +44,25 @@ def write_png(path: str | pathlib.Path, image: UInt8[np.ndarray, 'H W C']):
   os.replace(beside, path)
 
 
+def grid_condition(config: ConfigDict, count: int) -> PyTree:
+  """All classes in turn, or the texts of the data's first images."""
+  if not config.model.text_width:
+    return np.arange(count, dtype=np.int32) % config.model.num_classes
+  source = open_data(config)
+  pick = PickText(source, dropout=0.0)
+  random = np.random.default_rng(config.seed)
+  texts = [pick(source[i % len(source)], random) for i in range(count)]
+  condition = {name: np.stack([t[name] for t in texts]) for name in ARRAYS}
+  for name, negative in zip(ARRAYS, ('negative', 'negative_mask')):
+    null = source.stored[name].constant(NULL)
+    condition[negative] = np.broadcast_to(null, condition[name].shape)
+  return condition
+
+
 def make_grid_evaluator(config: ConfigDict, mesh: Mesh):
   """f(step, weights) -> {'samples': picture}: the same seeds every time."""
   count = config.log.samples
-  labels = np.arange(count) % config.model.num_classes
+  condition = grid_condition(config, count)
   columns = int(np.ceil(np.sqrt(count)))
   batch_size = min(count, config.sampler.batch_size)
   sample = make_sample_fn(config, mesh)
@@ -54,7 +71,7 @@ def make_grid_evaluator(config: ConfigDict, mesh: Mesh):
     del step
     indices = np.arange(count)
     batches = sample_images(
-      config, mesh, sample, weights, indices, labels, batch_size
+      config, mesh, sample, weights, indices, condition, batch_size
     )
     return {'samples': image_grid(np.concatenate(list(batches)), columns)}
 

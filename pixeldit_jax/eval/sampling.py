@@ -17,36 +17,50 @@ from pixeldit_jax.samplers.grid import time_grid
 from pixeldit_jax.samplers.guidance import guide
 from pixeldit_jax.samplers.noise import sample_noise
 from pixeldit_jax.train.config import model_config
-from pixeldit_jax.typing import Int, PyTree, UInt8
+from pixeldit_jax.typing import Condition, Int, PyTree, UInt8
 
-# f(weights, indices [B], labels [B]) -> uint8 [B, H, W, C]
-SampleFn = Callable[[PyTree, jax.Array, jax.Array], jax.Array]
+# f(weights, indices [B], condition) -> uint8 [B, H, W, C]. The condition is
+# labels [B] or, of a text network, a dict: 'text' and 'negative' [B, T, C], from
+# which guidance leads away (a negative prompt, or the null text), and with
+# model.text_mask 'text_mask' and 'negative_mask' [B, T].
+SampleFn = Callable[[PyTree, jax.Array, PyTree], jax.Array]
 
 
 def make_sample_fn(
-  config: ConfigDict, mesh: Mesh, *, path: bool = False
+  config: ConfigDict,
+  mesh: Mesh,
+  *,
+  size: tuple[int, int] | None = None,
+  path: bool = False,
 ) -> SampleFn:
   """The compiled sampler of `config.sampler`, batches split over the mesh.
 
-  With `path`, it gives the noise and what each step makes of it [B, steps + 1,
-  H, W, C] in place of the images alone.
+  Args:
+    config: of the run.
+    mesh: the devices.
+    size: height and width of the images; the run's resolution by default.
+    path: give the noise and what each step makes of it [B, steps + 1, H, W, C]
+      in place of the images alone.
 
   Raises:
-    ValueError: unknown solver, or impossible steps, shift or interval.
+    ValueError: unknown solver, impossible steps, shift or interval, or a size
+      that does not divide into patches.
   """
   sampler, side = config.sampler, config.data.resolution
+  size = size or (side, side)
+  model_config(config).grid(*size)
   solver = solvers.named(sampler.solver)
   times = time_grid(sampler.steps, sampler.shift, sampler.start)
-  shape = (side, side, config.model.in_channels)
+  shape = (*size, config.model.in_channels)
   graphdef = nnx.graphdef(abstract_model(model_config(config)))
   seed = config.seed
 
-  def sample(weights, indices, labels):
+  def sample(weights, indices, condition):
     model = nnx.merge(graphdef, weights)
-    nothing = jnp.full_like(labels, config.model.num_classes)
+    wanted, unwanted = _branches(config, condition)
     velocity = guide(
-      lambda x, t: model(x, t, labels),
-      lambda x, t: model(x, t, nothing),
+      lambda x, t: model(x, t, wanted),
+      lambda x, t: model(x, t, unwanted),
       sampler.guidance,
       sampler.interval,
     )
@@ -64,11 +78,27 @@ def make_sample_fn(
     out_shardings=sharding.replicated(mesh),
   )
 
-  def call(weights, indices, labels):
+  def call(weights, indices, condition):
     with sharding.use(mesh, rules):
-      return compiled(weights, indices, labels)
+      return compiled(weights, indices, condition)
 
   return call
+
+
+def _branches(
+  config: ConfigDict, condition: PyTree
+) -> tuple[Condition, Condition]:
+  """What the two networks of guidance are told."""
+  if not config.model.text_width:
+    return condition, jnp.full_like(condition, config.model.num_classes)
+
+  def y(text, mask):
+    masked = config.model.text_mask
+    return dict(text=condition[text]) | (
+      dict(mask=condition[mask]) if masked else {}
+    )
+
+  return y('text', 'text_mask'), y('negative', 'negative_mask')
 
 
 def whole_batch(
@@ -85,7 +115,7 @@ def sample_images(
   sample: SampleFn,
   weights: PyTree,
   indices: Int[np.ndarray, 'N'],
-  labels: Int[np.ndarray, 'N'],
+  condition: PyTree,
   batch_size: int | None = None,
 ) -> Iterator[UInt8[np.ndarray, 'B H W C']]:
   """Batches of images in the order of `indices`, in all processes alike.
@@ -98,7 +128,7 @@ def sample_images(
     sample: the sampler.
     weights: placed on the mesh.
     indices: the places of the images in the sample set.
-    labels: the class of each.
+    condition: of each, in NumPy arrays [N, ...] as `SampleFn` tells.
     batch_size: made at once, see `whole_batch`; the images do not depend on it.
   """
   size = whole_batch(config, mesh, batch_size)
@@ -106,14 +136,16 @@ def sample_images(
 
   def put(x):
     # One program for all batches: the last one is filled up and cut.
-    whole = np.zeros(size, np.int32)
+    x = np.asarray(x, jax.dtypes.canonicalize_dtype(x.dtype))
+    whole = np.zeros((size, *x.shape[1:]), x.dtype)
     whole[: len(x)] = x
-    return jax.make_array_from_callback((size,), place, lambda i: whole[i])
+    return jax.make_array_from_callback(whole.shape, place, lambda i: whole[i])
 
   under_way = None
   for start in range(0, len(indices), size):
     part = slice(start, start + size)
-    images = sample(weights, put(indices[part]), put(labels[part]))
+    told = jax.tree.map(lambda x, part=part: put(x[part]), condition)
+    images = sample(weights, put(indices[part]), told)
     if under_way:
       yield _fetch(*under_way)
     under_way = images, len(indices[part])
