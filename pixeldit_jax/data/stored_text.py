@@ -10,9 +10,8 @@ from typing import Any
 import numpy as np
 
 from pixeldit_jax.data import shards, side_array_writer
+from pixeldit_jax.data.embedded_text import MASK, NULL, TEXT
 from pixeldit_jax.encoders.text import TextEncoder
-
-TEXT, MASK, NULL = 'text', 'text_mask', 'null'
 
 
 def store(

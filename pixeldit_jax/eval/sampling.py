@@ -20,9 +20,9 @@ from pixeldit_jax.train.config import model_config
 from pixeldit_jax.typing import Condition, Int, PyTree, UInt8
 
 # f(weights, indices [B], condition) -> uint8 [B, H, W, C]. The condition is
-# labels [B] or, of a text network, a dict: 'text' and 'negative' [B, T, C], from
-# which guidance leads away (a negative prompt, or the null text), and with
-# model.text_mask 'text_mask' and 'negative_mask' [B, T].
+# labels [B] or, of a text network, a dict: 'text' and 'negative' [B, T, C], of
+# which guidance leads away from the latter (a negative prompt, or the null
+# text), and with model.text_mask 'text_mask' and 'negative_mask' [B, T].
 SampleFn = Callable[[PyTree, jax.Array, PyTree], jax.Array]
 
 
