@@ -43,7 +43,7 @@ _MAKE_REFERENCE = flags.DEFINE_string(
   'make_reference', None, 'File for the statistics of --reference.'
 )
 _FEATURES = flags.DEFINE_enum(
-  'features', 'inception', feature_network.FEATURES, 'Network of the metrics.'
+  'features', 'inception', ['inception', 'digits'], 'Network of the metrics.'
 )
 _WEIGHTS = flags.DEFINE_string(
   'weights', feature_network.FILE, 'File of the Inception network.'
@@ -131,14 +131,12 @@ def _measure(first: bool):
 def _read_reference(network, resolution):
   """The reference, written to --make_reference where that is asked for."""
   from pixeldit_jax.eval import reference
-  from pixeldit_jax.eval.progress import Progress
 
   path = _MAKE_REFERENCE.value
-  read = reference.read_reference(
-    _REFERENCE.value or 'digits',
+  read = feature_network.open_reference(
+    _REFERENCE.value,
     network,
-    lambda count: Progress('Reference: measured', count),
-    resolution=resolution,
+    resolution,
     keep=reference.KEPT_FEATURES if path else None,
   )
   if path:

@@ -6,6 +6,7 @@ Run again with the same workdir, it goes on from the newest checkpoint.
 import sys
 
 import distributed
+import feature_network
 from absl import app, flags
 from ml_collections import config_flags
 
@@ -39,8 +40,16 @@ def main(argv):
     if config.log.samples_every:
       every = config.log.samples_every
       evaluators.append((every, make_grid_evaluator(config, mesh)))
+    if config.eval.every:
+      evaluator = feature_network.make_evaluator(config, mesh)
+      evaluators.append((config.eval.every, evaluator))
     train(config, _WORKDIR.value, evaluators)
-  except (ValueError, FileNotFoundError, FloatingPointError) as error:
+  except (
+    ValueError,
+    FileNotFoundError,
+    ImportError,
+    FloatingPointError,
+  ) as error:
     sys.exit(f'train.py: {error}')
 
 

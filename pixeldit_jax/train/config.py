@@ -16,6 +16,7 @@ from pixeldit_jax.samplers import grid, guidance, solvers
 
 SCHEDULES = ('constant', 'cosine', 'linear')
 OPTIMIZERS = ('adamw', 'came')
+FEATURES = ('inception', 'digits')  # networks that metrics compare by
 
 
 def get_config() -> ConfigDict:
@@ -81,6 +82,13 @@ def get_config() -> ConfigDict:
         every=100,
         samples_every=10_000,  # a grid in TensorBoard; 0 is never
         samples=16,
+      ),
+      eval=dict(
+        every=0,  # steps between evaluations of the EMA; 0 is never
+        samples=5_000,  # of the same seeds and labels each time
+        features='inception',  # or digits
+        reference='',  # as --reference of launch/evaluate.py
+        weights='',  # file of the Inception network
       ),
       mesh=dict(
         # Devices along each axis; -1 takes those left over.
@@ -216,5 +224,31 @@ def validate(config: ConfigDict) -> None:
   ):
     if not low <= value <= high:
       raise ValueError(f'{name}={value}: between {low} and {high}.')
+  if config.eval.every:
+    _check_eval(config)
   if not config.flow.shift > 0:
     raise ValueError(f'flow.shift={config.flow.shift}: must be positive.')
+
+
+def _check_eval(config: ConfigDict) -> None:
+  """Raises ValueError where no evaluation can be had."""
+  options = config.eval
+  if options.every < 0 or options.samples < 2:
+    raise ValueError(
+      f'eval.every={options.every} and eval.samples={options.samples}: a '
+      'number of steps, and at least 2 images.'
+    )
+  if options.features not in FEATURES:
+    raise ValueError(
+      f'eval.features={options.features!r}: use one of {FEATURES}.'
+    )
+  if not options.reference and options.features != 'digits':
+    raise ValueError(
+      'eval.reference is empty: give what --reference of launch/evaluate.py '
+      'takes, such as the statistics that its --make_reference wrote.'
+    )
+  if not config.model.num_classes:
+    raise ValueError(
+      'eval.every: evaluation is of classes, but this network has none; set '
+      'eval.every=0.'
+    )

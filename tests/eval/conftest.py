@@ -120,11 +120,9 @@ def tiny_run(tiny_weights, tmp_path_factory):
   """The configuration and folder of a run that was never trained."""
   import orbax.checkpoint as ocp
 
-  from pixeldit_jax.train.workdir import open_workdir
-
   config, ema, raw = tiny_weights
   workdir = tmp_path_factory.mktemp('run')
-  open_workdir(str(workdir), config)
+  (workdir / 'config.json').write_text(config.to_json())
   with ocp.StandardCheckpointer() as checkpointer:
     for name, weights in (('ema', ema), ('weights', raw)):
       checkpointer.save(workdir / 'checkpoints' / '4' / name, weights)
