@@ -15,8 +15,8 @@ class BatchIterator(grain.DatasetIterator):
   square images, with another batch size too.
 
   Attributes:
-    skipped: bad examples met so far and replaced by their neighbour in the
-      source, 'name: reason' to how often.
+    skipped: bad examples met so far and replaced by others of the source,
+      'name: reason' to how often.
   """
 
   def __init__(self, build, batch_size: int, identity: dict[str, Any]):

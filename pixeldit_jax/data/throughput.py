@@ -1,6 +1,7 @@
 """How fast images come: decoding alone, and the whole pipeline."""
 
 import concurrent.futures
+import itertools
 import statistics
 import time
 
@@ -45,29 +46,28 @@ def measure(
     prefetch=prefetch,
   )
   order = grain.MapDataset.range(len(source)).seed(seed).shuffle().repeat()
-  position = 0
+  positions = itertools.count()
 
-  def decode(k: int):
-    example = source[order[k]]
+  def decode():
+    example = source[order[next(positions)]]
     image = transforms.decode(example['image'])
-    return transforms.crop(image, resolution, resolution)
-
-  def decode_batch():
-    nonlocal position
-    list(pool.map(decode, range(position, position + batch_size)))
-    position += batch_size
+    transforms.crop(image, resolution, resolution)
 
   decoding, whole = [], []
   with concurrent.futures.ThreadPoolExecutor(threads) as pool:
     for _ in range(_ROUNDS):
-      decoding.append(_rate(decode_batch, 1, seconds / _ROUNDS))
+      running = [
+        pool.submit(_rate, decode, 1, seconds / _ROUNDS) for _ in range(threads)
+      ]
+      decoding.append(sum(rate.result() for rate in running))
       # Until what was made ahead of its time is used up.
       idle = prefetch * max(1, num_workers) + 2
-      whole.append(_rate(lambda: next(batches), idle, seconds / _ROUNDS))
+      rate = _rate(lambda: next(batches), idle, seconds / _ROUNDS)
+      whole.append(batch_size * rate)
       batches.set_state(batches.get_state())  # stops reading ahead
   batches.close()
-  decode_rate = batch_size * statistics.median(decoding)
-  pipeline_rate = batch_size * statistics.median(whole)
+  decode_rate = statistics.median(decoding)
+  pipeline_rate = statistics.median(whole)
   return {
     'decode': decode_rate,
     'pipeline': pipeline_rate,

@@ -150,13 +150,21 @@ def test_orbax_saves_and_restores_the_iterator(tmp_path):
   np.testing.assert_array_equal(ids(again, 5), want)
 
 
-def test_a_bad_image_gives_way_to_its_neighbour_and_is_counted():
+def test_a_bad_image_gives_way_to_another_and_is_counted():
   iterator = make(10, bad=[4], shuffle=False, batch_size=5)
   np.testing.assert_array_equal(
-    ids(iterator, 4).reshape(2, 10), [[0, 1, 2, 3, 5, 5, 6, 7, 8, 9]] * 2
+    ids(iterator, 4).reshape(2, 10), [[0, 1, 2, 3, 8, 5, 6, 7, 8, 9]] * 2
   )
   ((name, times),) = iterator.skipped.items()
   assert name.startswith('s/4: ') and times == 2
+
+
+def test_a_long_stretch_of_bad_images_does_not_stop_the_run():
+  # As where a disk fails: most of what is left is far from it.
+  bad = range(30, 80)
+  got = ids(make(100, bad=bad, shuffle=False, batch_size=10), 10).reshape(-1)
+  assert not set(got) & set(bad)
+  np.testing.assert_array_equal(got[:30], np.arange(30))
 
 
 def test_data_that_are_all_bad_stop_the_run_with_their_names():
