@@ -25,6 +25,7 @@ def main(argv):
     sys.exit(f'train.py: {argv[1:]} are not flags; write --name=value.')
   # Imported here: --help has no need of them.
   from pixeldit_jax import sharding
+  from pixeldit_jax.convert.vision import load_teacher
   from pixeldit_jax.eval.sample_grid import make_grid_evaluator
   from pixeldit_jax.train.config import validate
   from pixeldit_jax.train.loop import train
@@ -35,6 +36,7 @@ def main(argv):
   config = _CONFIG.value
   try:
     validate(config)
+    teacher = load_teacher(config)
     mesh = sharding.make_mesh(config.mesh)
     evaluators = []
     if config.log.samples_every:
@@ -43,7 +45,7 @@ def main(argv):
     if config.eval.every:
       evaluator = feature_network.make_evaluator(config, mesh)
       evaluators.append((config.eval.every, evaluator))
-    train(config, _WORKDIR.value, evaluators)
+    train(config, _WORKDIR.value, evaluators, teacher)
   except (
     ValueError,
     FileNotFoundError,

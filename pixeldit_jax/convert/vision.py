@@ -5,6 +5,7 @@ and value, V the learned positions, R registers, h and w the sides of a patch,
 u and v axes of one.
 """
 
+import hashlib
 import math
 import os
 import pathlib
@@ -12,12 +13,14 @@ import re
 from collections.abc import Mapping
 
 import numpy as np
+from ml_collections import ConfigDict
 
 from pixeldit_jax.convert.files import fetch, read_weights
 from pixeldit_jax.convert.lazy import LazyTensors, specs_of
 from pixeldit_jax.convert.rules import Rule, to_ours, to_theirs
 from pixeldit_jax.convert.safetensors import write_safetensors
 from pixeldit_jax.encoders.vision import VisionConfig
+from pixeldit_jax.train.config import STORED
 from pixeldit_jax.typing import PyTree
 
 HEAD_SIZE = 64  # in every released DINOv2
@@ -83,6 +86,28 @@ HUGGING_FACE_REGISTERS = Rule(
 )
 
 
+# Where converted teachers are kept, so that a second run needs no network.
+CACHE = pathlib.Path(
+  os.environ.get('XDG_CACHE_HOME', '~/.cache'), 'pixeldit_jax'
+)
+
+
+def load_teacher(config: ConfigDict) -> tuple[VisionConfig, PyTree] | None:
+  """The teacher of a run, as `train.loop.train` takes it; None without one.
+
+  Raises:
+    FileNotFoundError, ValueError: see `load_dinov2`.
+  """
+  if not config.repa.weight or config.repa.teacher == STORED:
+    return None
+  return load_dinov2(
+    config.repa.teacher,
+    keep=CACHE.expanduser(),
+    dtype=config.model.dtype,
+    scan=config.model.scan,
+  )
+
+
 def load_dinov2(
   source: str | os.PathLike,
   keep: str | os.PathLike | None = None,
@@ -95,9 +120,9 @@ def load_dinov2(
   are multiplied; the rest is float32.
 
   Args:
-    source: a name on the hub ('facebook/dinov2-base'), a folder with
-      `model.safetensors`, or a `.safetensors` or `.pth` file (Hugging Face's
-      names of tensors, or the authors').
+    source: a name on the hub ('facebook/dinov2-base', with hf:// before it or
+      without), a folder with `model.safetensors`, or a `.safetensors` or
+      `.pth` file (Hugging Face's names of tensors, or the authors').
     keep: a folder for the converted file; later calls read it, and need
       neither PyTorch nor a network.
     overrides: fields of `VisionConfig` that weights do not tell: `dtype`,
@@ -109,9 +134,8 @@ def load_dinov2(
   """
   kept = None
   if keep is not None:
-    name = re.sub(r'[^\w.-]+', '--', os.fspath(source)).strip('-')
-    kept = pathlib.Path(keep) / f'{name}.safetensors'
-  if kept is not None and kept.is_file() and not _newer(source, kept):
+    kept = pathlib.Path(keep) / f'{_identity(source)}.safetensors'
+  if kept is not None and kept.is_file():
     return from_dinov2(read_weights(kept), **overrides)
   weights = read_weights(_find(os.fspath(source)))
   if kept is not None:
@@ -225,11 +249,16 @@ def _sizes(config: VisionConfig) -> dict[str, int]:
   )
 
 
-def _newer(source: str | os.PathLike, kept: pathlib.Path) -> bool:
-  """Whether a local file has changed since it was converted."""
-  if not os.path.isfile(source):
-    return False
-  return os.path.getmtime(source) > kept.stat().st_mtime
+def _identity(source: str | os.PathLike) -> str:
+  """What a source is kept as: a file that changes becomes another."""
+  name = re.sub(r'[^\w.-]+', '--', os.fspath(source)).strip('-')
+  if not os.path.exists(source):
+    return name
+  path = pathlib.Path(source).resolve()
+  weights = path / 'model.safetensors' if path.is_dir() else path
+  stat = weights.stat() if weights.exists() else path.stat()
+  identity = f'{path} {stat.st_size} {stat.st_mtime_ns}'.encode()
+  return f'{path.name}-{hashlib.sha256(identity).hexdigest()[:16]}'
 
 
 def _find(source: str) -> pathlib.Path:
@@ -237,8 +266,10 @@ def _find(source: str) -> pathlib.Path:
   location = source
   if os.path.isdir(source):
     location = os.path.join(source, 'model.safetensors')
-  elif not os.path.exists(source) and re.fullmatch(r'[\w.-]+/[\w.-]+', source):
-    location = f'hf://{source}/model.safetensors'
+  elif not os.path.exists(source) and (
+    name := re.fullmatch(r'(?:hf://)?([\w.-]+/[\w.-]+)', source)
+  ):
+    location = f'hf://{name[1]}/model.safetensors'
   try:
     return fetch(location)
   except (FileNotFoundError, ImportError) as error:

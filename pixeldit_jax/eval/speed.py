@@ -12,12 +12,16 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 from ml_collections import ConfigDict
 
 from pixeldit_jax import sharding
+from pixeldit_jax.encoders.vision import DINOv2, VisionConfig
 from pixeldit_jax.eval.sampling import make_sample_fn
 from pixeldit_jax.model.cost import forward_flops, train_flops
+from pixeldit_jax.model.pixeldit import weights_of
 from pixeldit_jax.samplers.grid import time_grid
+from pixeldit_jax.train.alignment import place_teacher
 from pixeldit_jax.train.config import model_config, validate
 from pixeldit_jax.train.metrics import peak_flops
 from pixeldit_jax.train.optimizer import make_optimizer
@@ -50,6 +54,9 @@ def measure_training(
 ) -> Report:
   """Times whole training steps on random images, donated as in training.
 
+  With REPA the teacher is a ViT-B/14 of random weights, which takes as long as
+  the real one; its operations do not count as those of the model.
+
   Args:
     config: of a run.
     steps: timed, after one that is not.
@@ -60,9 +67,15 @@ def measure_training(
   mesh = sharding.make_mesh(config.mesh)
   rules = sharding.make_rules(config.mesh)
   place = sharding.batch_sharding(mesh, rules)
-  shardings = state_shardings(model, tx, mesh, rules)
+  target = frozen = None
+  if config.repa.weight:
+    target = VisionConfig(dtype=model.dtype, scan=model.scan)
+    random = weights_of(DINOv2(target, rngs=nnx.Rngs(0)))
+    frozen = place_teacher((target, random), mesh, None)
+  width = target.width if target else None
+  shardings = state_shardings(model, tx, mesh, rules, width)
   state = jax.jit(
-    lambda: init_state(model, tx, config.seed), out_shardings=shardings
+    lambda: init_state(model, tx, config.seed, width), out_shardings=shardings
   )()
   B, side = config.data.batch_size, config.data.resolution
   rng = np.random.default_rng(0)
@@ -75,19 +88,20 @@ def measure_training(
     place,
   )
   step = jax.jit(
-    make_train_step(config),
+    make_train_step(config, target),
     out_shardings=(shardings, sharding.replicated(mesh)),
     donate_argnums=0,
   )
 
   def call():
     nonlocal state
-    state, metrics = step(state, batch)
+    state, metrics = step(state, batch, frozen)
     return metrics
 
   with sharding.use(mesh, rules):
     seconds = _timed(call, steps, profile)
-  return _report(seconds, B, B * train_flops(model, side, side))
+  report = _report(seconds, B, B * train_flops(model, side, side))
+  return report | dict(teacher='ViT-B/14' if target else 'none')
 
 
 def measure_sampling(

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from pixeldit_jax.model.config import ModelConfig
 from pixeldit_jax.model.layers import Linear
 from pixeldit_jax.typing import Array, Float
 
@@ -32,6 +33,17 @@ class REPAProjector(nnx.Module):
   def __call__(self, x: Float[Array, 'B L D']) -> Float[Array, 'B L T']:
     x = jax.nn.silu(self.first(x))
     return self.third(jax.nn.silu(self.second(x)))
+
+
+def abstract_projector(
+  config: ModelConfig, teacher_width: int
+) -> REPAProjector:
+  """The projector of a network, with shapes in place of weights."""
+  return nnx.eval_shape(
+    lambda: REPAProjector(
+      config.width, teacher_width, dtype=config.dtype, rngs=nnx.Rngs(0)
+    )
+  )
 
 
 def grid_matrix(size: int, new_size: int) -> np.ndarray:

@@ -85,9 +85,12 @@ class PixelDiT(nnx.Module):
     return self.with_features(x, t, y)[0]
 
   def with_features(
-    self, x, t, y
+    self, x, t, y, tap: int | None = None
   ) -> tuple[Float[Array, 'B H W C'], dict[str, jax.Array]]:
-    """`__call__`, and the output of every block of both paths."""
+    """`__call__`, and the output of every block of both paths.
+
+    With `tap`, of the patch path that after so many blocks alone.
+    """
     config = self.config
     exact = config.dtype == 'float32'
     # TPUs and new GPUs would multiply float32 in fewer bits.
@@ -96,9 +99,9 @@ class PixelDiT(nnx.Module):
       if exact
       else (contextlib.nullcontext())
     ):
-      return self._forward(x, t, y)
+      return self._forward(x, t, y, tap)
 
-  def _forward(self, x, t, y):
+  def _forward(self, x, t, y, tap):
     config = self.config
     grid = config.grid(*x.shape[1:3])
     t = jnp.broadcast_to(jnp.asarray(t, jnp.float32), x.shape[:1])
@@ -106,7 +109,7 @@ class PixelDiT(nnx.Module):
     time = self.time_embed(t)
     s = self.patch_embed(x_BLPC, grid)
     s = constrain(s, 'batch', 'patches', None)
-    s, c, patch_features = self._patch_path(s, time, y, grid)
+    s, c, patch_features = self._patch_path(s, time, y, grid, tap)
     features = {'patch_blocks': patch_features}
     if config.pixel_depth:
       condition = jax.nn.silu(s + time[:, None])
@@ -127,11 +130,15 @@ class PixelDiT(nnx.Module):
     v = unpatchify(self.output(s), grid)
     return v.astype(jnp.float32), features
 
-  def _patch_path(self, s, time, y, grid):
+  def _patch_path(self, s, time, y, grid, tap):
     """Patch tokens [B, L, D], the condition [B, D], outputs of all blocks."""
     config = self.config
     run = functools.partial(
-      run_blocks, self.patch_blocks, scan=config.scan, remat=config.patch_remat
+      run_blocks,
+      self.patch_blocks,
+      scan=config.scan,
+      remat=config.patch_remat,
+      tap=tap,
     )
     rotary = self._rotary(rotary_2d, *grid, config.head_size)
     if not config.text_width:

@@ -37,6 +37,7 @@ def run_blocks(
   *conditions: PyTree,
   scan: bool,
   remat: str,
+  tap: int | None = None,
 ) -> tuple[PyTree, PyTree]:
   """x = block(x, *conditions) for each block in turn.
 
@@ -46,10 +47,12 @@ def run_blocks(
     conditions: the same for every block.
     scan: one loop (True), or unrolled.
     remat: 'none', 'matmuls' or 'full'.
+    tap: a number of blocks, to look at what comes after them alone.
 
   Returns:
-    The last output, and the outputs of all blocks (first axis). XLA removes
-    those that nothing uses.
+    The last output, and the outputs of all blocks (first axis), which XLA
+    removes if nothing uses them; or that after `tap` blocks. A loop would keep
+    all for one, so that it is then two loops.
   """
   graphdef, weights = nnx.split(blocks)
 
@@ -63,13 +66,32 @@ def run_blocks(
     body = jax.checkpoint(
       body, policy=REMAT_POLICIES[remat], prevent_cse=not scan
     )
-  if scan:
-    return jax.lax.scan(body, x, weights)
-  outputs = []
-  for layer in unstack(weights):
-    x, _ = body(x, layer)
-    outputs.append(x)
-  return x, jax.tree.map(lambda *a: jnp.stack(a), *outputs)
+
+  def run(x, weights):
+    if scan:
+      return jax.lax.scan(body, x, weights)
+    outputs = []
+    for layer in unstack(weights):
+      x, _ = body(x, layer)
+      outputs.append(x)
+    return x, jax.tree.map(lambda *a: jnp.stack(a), *outputs)
+
+  if tap is None:
+    return run(x, weights)
+  first, rest = split_stack(weights, tap)
+  tapped, _ = run(x, first)
+  x, _ = run(tapped, rest) if jax.tree.leaves(rest)[0].size else (tapped, None)
+  return x, tapped
+
+
+def split_stack(tree: PyTree, count: int) -> tuple[PyTree, PyTree]:
+  """The first `count` of the first axis of every leaf, and the others.
+
+  By `split`, for its gradient; see `unstack`.
+  """
+  leaves, treedef = jax.tree.flatten(tree)
+  parts = [jax.lax.split(a, (count, a.shape[0] - count)) for a in leaves]
+  return tuple(treedef.unflatten(part) for part in zip(*parts))
 
 
 def unstack(tree: PyTree) -> list[PyTree]:

@@ -26,7 +26,7 @@ ocp.type_handlers.register_type_handler(
 )
 
 FOLDER = 'checkpoints'
-ITEMS = ('weights', 'ema', 'opt_state', 'progress')
+ITEMS = ('weights', 'ema', 'opt_state', 'progress', 'projector')
 
 
 def _folder(workdir: str) -> epath.Path:
@@ -38,12 +38,13 @@ def _folder(workdir: str) -> epath.Path:
 def _items(state: TrainState) -> dict[str, PyTree]:
   """The state by checkpoint item; small counters stand together."""
   progress = dict(step=state.step, key=state.key, bad_steps=state.bad_steps)
-  return dict(
+  items = dict(
     weights=state.weights,
     ema=state.ema,
     opt_state=state.opt_state,
     progress=progress,
   )
+  return items | ({'projector': state.projector} if state.projector else {})
 
 
 class Checkpoints:
@@ -84,6 +85,7 @@ class Checkpoints:
       weights=items['weights'],
       ema=items['ema'],
       opt_state=items['opt_state'],
+      projector=items['projector'] if like.projector else {},
       **items['progress'],
     )
 

@@ -14,6 +14,7 @@ from pixeldit_jax.data import captions
 from pixeldit_jax.model.config import SIZES, ModelConfig
 from pixeldit_jax.samplers import grid, guidance, solvers
 
+STORED = 'features'  # in place of a teacher: those beside the images
 SCHEDULES = ('constant', 'cosine', 'linear')
 OPTIMIZERS = ('adamw', 'came')
 FEATURES = ('inception', 'digits')  # networks that metrics compare by
@@ -44,6 +45,16 @@ def get_config() -> ConfigDict:
         shift=1.0,  # of training times; above 1 is noisier
         discrete_steps=0,  # times are multiples of 1 / n; 0 is any time
         label_dropout=0.1,  # or of the text
+      ),
+      repa=dict(
+        weight=0.0,  # of the loss that aligns patch tokens with a teacher's
+        block=8,  # the tokens after so many patch blocks
+        # A name on the hub (facebook/dinov2-base), a folder or a file; or
+        # 'features', those of a teacher that are stored beside the images.
+        teacher='',
+        sharded=False,  # teacher split as the network is, or whole everywhere
+        stop_step=0,  # the weight is 0 from it on; 0 is never
+        decay_steps=0,  # before stop_step, in which the weight goes down to 0
       ),
       optimizer=dict(
         name='adamw',  # or came, of less memory
@@ -127,6 +138,7 @@ def make_debug(config: ConfigDict) -> None:
     pixel_depth=1,
   )
   config.data.update(source='digits', resolution=28, batch_size=8)
+  config.repa.weight = 0.0  # a teacher of photographs would have to be fetched
   config.optimizer.warmup_steps = min(1, config.optimizer.warmup_steps)
   config.sampler.update(steps=2, batch_size=8)
   config.checkpoint.every = 2
@@ -209,12 +221,17 @@ def validate(config: ConfigDict) -> None:
       f'data.batch_size={config.data.batch_size} does not divide into '
       f'optimizer.accumulate={optimizer.accumulate} parts.'
     )
+  if config.repa.weight:
+    _check_repa(config, model)
   for name, value, low, high in (
     ('steps', config.steps, 1, math.inf),
     ('data.batch_size', config.data.batch_size, 1, math.inf),
     ('sampler.batch_size', sampler.batch_size, 1, math.inf),
     ('optimizer.accumulate', optimizer.accumulate, 1, math.inf),
     ('optimizer.learning_rate', optimizer.learning_rate, 0, math.inf),
+    ('repa.weight', config.repa.weight, 0, math.inf),
+    ('repa.stop_step', config.repa.stop_step, 0, math.inf),
+    ('repa.decay_steps', config.repa.decay_steps, 0, config.repa.stop_step),
     ('ema.decay', config.ema.decay, 0, 1),
     ('flow.discrete_steps', config.flow.discrete_steps, 0, math.inf),
     ('flow.label_dropout', config.flow.label_dropout, 0, 1),
@@ -251,4 +268,32 @@ def _check_eval(config: ConfigDict) -> None:
     raise ValueError(
       'eval.every: evaluation is of classes, but this network has none; set '
       'eval.every=0.'
+    )
+
+
+def _check_repa(config: ConfigDict, model: ModelConfig) -> None:
+  """What alignment with a teacher asks of a run."""
+  repa = config.repa
+  if not repa.teacher:
+    raise ValueError(
+      f'repa.weight={repa.weight} needs a teacher. Two ways to name one: '
+      'repa.teacher=facebook/dinov2-base fetches it by name, where there is a '
+      'network; repa.teacher=FILE takes model.safetensors of that repository, '
+      'or the .pth of the authors. (repa.teacher=features takes features that '
+      'launch/prepare_data.py stored; repa.weight=0 trains without.)'
+    )
+  if not 1 <= repa.block <= model.patch_depth:
+    raise ValueError(
+      f'repa.block={repa.block}: between 1 and model.patch_depth='
+      f'{model.patch_depth}.'
+    )
+  if model.in_channels not in (1, 3):
+    raise ValueError(
+      f'repa.weight={repa.weight} with model.in_channels={model.in_channels}: '
+      'teachers see images of 1 or 3 channels.'
+    )
+  if repa.teacher == STORED and config.data.flip:
+    raise ValueError(
+      'repa.teacher=features with data.flip=True: stored features are of the '
+      'images as they lie. Set data.flip=False, or name a teacher.'
     )

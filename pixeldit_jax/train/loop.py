@@ -11,7 +11,14 @@ from ml_collections import ConfigDict
 from pixeldit_jax import sharding
 from pixeldit_jax.data.pipeline import make_pipeline
 from pixeldit_jax.data.sources import open_source
+from pixeldit_jax.encoders.vision import VisionConfig
 from pixeldit_jax.model.cost import train_flops
+from pixeldit_jax.train.alignment import (
+  find_target,
+  place_teacher,
+  stored_arrays,
+  stored_shapes,
+)
 from pixeldit_jax.train.checkpoint import Checkpoints
 from pixeldit_jax.train.config import model_config, validate
 from pixeldit_jax.train.metrics import Clock, Writer
@@ -36,6 +43,7 @@ def train(
   config: ConfigDict,
   workdir: str,
   evaluators: Sequence[tuple[int, Evaluator]] = (),
+  teacher: tuple[VisionConfig, PyTree] | None = None,
 ) -> TrainState:
   """Trains to `config.steps`, from the newest checkpoint if there is one.
 
@@ -43,6 +51,8 @@ def train(
     config: see `train.config`.
     workdir: the folder of the run; made if absent.
     evaluators: what to call on the EMA, each with its number of steps.
+    teacher: what REPA aligns with, of `convert.vision.load_dinov2`; in host
+      memory, the same in all processes.
 
   Returns:
     The last state.
@@ -67,7 +77,7 @@ def train(
     )
 
   # ---- Data
-  source = open_source(config.data.source)
+  source = open_source(config.data.source, stored_arrays(config))
   if source.num_classes != model.num_classes:
     raise ValueError(
       f'data.source={config.data.source!r} has {source.num_classes} classes, '
@@ -79,6 +89,7 @@ def train(
     process_index=jax.process_index(),
     process_count=jax.process_count(),
   )
+  target = find_target(config, source, teacher)
   open_workdir(workdir, config)
   data = make_pipeline(
     source,
@@ -93,14 +104,16 @@ def train(
 
   # ---- State: from a checkpoint, or fresh
   tx = make_optimizer(config)
-  shardings = state_shardings(model, tx, mesh, rules)
-  like = abstract_state(model, tx, shardings)
+  teacher_width = target.width if target else None
+  shardings = state_shardings(model, tx, mesh, rules, teacher_width)
+  like = abstract_state(model, tx, shardings, teacher_width)
   checkpoints = Checkpoints(workdir, config)
   first = checkpoints.latest()
   if first is None:
     first = 0
     init = jax.jit(
-      lambda: init_state(model, tx, config.seed), out_shardings=shardings
+      lambda: init_state(model, tx, config.seed, teacher_width),
+      out_shardings=shardings,
     )
     state = init()
     write_overview(workdir, state.weights)
@@ -119,15 +132,25 @@ def train(
     image=jax.ShapeDtypeStruct(image, np.uint8),
     label=jax.ShapeDtypeStruct((batch_size,), np.int32),
   )
+  batch |= stored_shapes(source, batch_size)
+  batch_names = tuple(batch)
+  frozen = None
+  if isinstance(target, VisionConfig):
+    split_by = rules if config.repa.sharded else None
+    frozen = place_teacher(teacher, mesh, split_by)
   with sharding.use(mesh, rules):
     train_step = (
       jax.jit(
-        make_train_step(config),
-        in_shardings=(shardings, batch_sharding),
+        make_train_step(config, target),
+        in_shardings=(
+          shardings,
+          batch_sharding,
+          jax.tree.map(lambda a: a.sharding, frozen),
+        ),
         out_shardings=(shardings, sharding.replicated(mesh)),
         donate_argnums=0,
       )
-      .lower(like, batch)
+      .lower(like, batch, frozen)
       .compile()
     )
   log.info('Compiled in %.0f s.', time.perf_counter() - started)
@@ -141,9 +164,9 @@ def train(
     for step in range(first + 1, config.steps + 1):
       with clock.waiting():
         example = next(data)
-      batch = {name: example[name] for name in ('image', 'label')}
+      batch = {name: example[name] for name in batch_names}
       batch = sharding.put_batch(batch, batch_sharding)
-      state, metrics = train_step(state, batch)
+      state, metrics = train_step(state, batch, frozen)
 
       late.flush()
       last = step == config.steps

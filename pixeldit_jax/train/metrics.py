@@ -143,6 +143,7 @@ def progress_line(step: int, steps: int, values: Mapping[str, float]) -> str:
   parts = [
     f'step {step:,}/{steps:,}',
     f'loss {values["loss"]:.4f}',
+    *([f'repa {values["repa"]:.4f}'] if 'repa' in values else []),
     f'gradient {values["gradient_norm"]:.3f}',
     f'{values["images_per_second"]:,.0f} images/s',
   ]

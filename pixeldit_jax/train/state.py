@@ -8,6 +8,7 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from pixeldit_jax import sharding
+from pixeldit_jax.flow.repa import REPAProjector, abstract_projector
 from pixeldit_jax.model.config import ModelConfig
 from pixeldit_jax.model.pixeldit import (
   PixelDiT,
@@ -16,6 +17,8 @@ from pixeldit_jax.model.pixeldit import (
   weights_of,
 )
 from pixeldit_jax.typing import Array, Int, PyTree
+
+PROJECTOR = 'repa_projector'  # its name among all that is trained
 
 
 @flax.struct.dataclass
@@ -29,6 +32,8 @@ class TrainState:
     weights: of the network, a nested dict.
     ema: their moving average, what is sampled from.
     opt_state: the optimizer's moments and counts.
+    projector: weights that the REPA loss alone uses; {} without it. They are
+      trained as those of the network, and have no average.
   """
 
   step: Int[Array, '']
@@ -37,22 +42,70 @@ class TrainState:
   weights: PyTree
   ema: PyTree
   opt_state: PyTree
+  projector: PyTree = flax.struct.field(default_factory=dict)
+
+  @property
+  def trained(self) -> PyTree:
+    """Weights and projector as one tree, as the optimizer sees them."""
+    return join(self.weights, self.projector)
+
+
+def join(weights: PyTree, projector: PyTree) -> PyTree:
+  """One tree of both; without a projector, that of the network itself."""
+  return {**weights, PROJECTOR: projector} if projector else weights
+
+
+def split(trained: PyTree) -> tuple[PyTree, PyTree]:
+  """The inverse of `join`."""
+  weights = {k: v for k, v in trained.items() if k != PROJECTOR}
+  return weights, trained.get(PROJECTOR, {})
 
 
 def init_state(
-  config: ModelConfig, tx: optax.GradientTransformation, seed: int
+  config: ModelConfig,
+  tx: optax.GradientTransformation,
+  seed: int,
+  teacher_width: int | None = None,
 ) -> TrainState:
-  """A fresh run; call it inside `jit` with `out_shardings`."""
+  """A fresh run; call it inside `jit` with `out_shardings`.
+
+  Args:
+    config: of the network.
+    tx: the optimizer.
+    seed: of the run.
+    teacher_width: of the features that REPA aligns with; None is without it,
+      and the network's weights are the same either way.
+  """
   weights_key, key = jax.random.split(jax.random.key(seed))
   weights = weights_of(PixelDiT(config, rngs=nnx.Rngs(params=weights_key)))
+  projector = {}
+  if teacher_width:
+    rngs = nnx.Rngs(params=jax.random.fold_in(weights_key, 1))
+    projector = weights_of(
+      REPAProjector(config.width, teacher_width, dtype=config.dtype, rngs=rngs)
+    )
   return TrainState(
     step=jnp.int32(0),
     key=jax.random.key_data(key),
     bad_steps=jnp.int32(0),
     weights=weights,
     ema=jax.tree.map(jnp.copy, weights),  # buffers of their own, to donate
-    opt_state=tx.init(weights),
+    opt_state=tx.init(join(weights, projector)),
+    projector=projector,
   )
+
+
+def _trained(
+  config: ModelConfig, teacher_width: int | None
+) -> tuple[PyTree, PyTree]:
+  """Shapes and logical axes of all that is trained."""
+  model = abstract_model(config)
+  shapes, axes = weights_of(model), axes_of(model)
+  if teacher_width:
+    projector = abstract_projector(config, teacher_width)
+    shapes = join(shapes, weights_of(projector))
+    axes = join(axes, axes_of(projector))
+  return shapes, axes
 
 
 def state_shardings(
@@ -60,21 +113,22 @@ def state_shardings(
   tx: optax.GradientTransformation,
   mesh: Mesh,
   rules: sharding.Rules = sharding.RULES,
+  teacher_width: int | None = None,
 ) -> TrainState:
   """A `TrainState` of shardings: moments and EMA lie as their weights do.
 
   What an optimizer keeps in another shape than its weight is everywhere.
   """
-  model = abstract_model(config)
-  shapes = weights_of(model)
-  weights = sharding.weight_shardings(axes_of(model), mesh, rules)
+  shapes, axes = _trained(config, teacher_width)
+  trained = sharding.weight_shardings(axes, mesh, rules)
+  weights, projector = split(trained)
   everywhere = sharding.replicated(mesh)
   opt_state = optax.tree_utils.tree_map_params(
     tx,
     lambda a, w, place: place if a.shape == w.shape else everywhere,
     jax.eval_shape(tx.init, shapes),
     shapes,
-    weights,
+    trained,
     transform_non_params=lambda _: everywhere,
   )
   return TrainState(
@@ -84,6 +138,7 @@ def state_shardings(
     weights=weights,
     ema=weights,
     opt_state=opt_state,
+    projector=projector,
   )
 
 
@@ -91,11 +146,12 @@ def abstract_state(
   config: ModelConfig,
   tx: optax.GradientTransformation,
   shardings: TrainState,
+  teacher_width: int | None = None,
 ) -> TrainState:
   """Shapes and shardings of a state, with nothing allocated.
 
   Raises:
     ValueError: an axis of a weight that the mesh does not divide.
   """
-  shapes = jax.eval_shape(lambda: init_state(config, tx, 0))
+  shapes = jax.eval_shape(lambda: init_state(config, tx, 0, teacher_width))
   return sharding.placed(shapes, shardings)

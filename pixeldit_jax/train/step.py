@@ -12,13 +12,19 @@ from pixeldit_jax.data.transforms import normalize
 from pixeldit_jax.flow.loss import drop_labels, flow_matching_loss
 from pixeldit_jax.flow.time import sample_time
 from pixeldit_jax.model.pixeldit import abstract_model
+from pixeldit_jax.train.alignment import (
+  Target,
+  check_target,
+  make_alignment,
+  repa_weight,
+)
 from pixeldit_jax.train.config import model_config
 from pixeldit_jax.train.optimizer import (
   make_optimizer,
   make_schedule,
   update_ema,
 )
-from pixeldit_jax.train.state import TrainState
+from pixeldit_jax.train.state import TrainState, split
 from pixeldit_jax.typing import Condition, Key, PyTree
 
 Metrics = dict[str, jax.Array]
@@ -33,7 +39,8 @@ def draw_examples(key: Key, batch: PyTree, config: ConfigDict) -> PyTree:
   Args:
     key: of this step.
     batch: 'image' uint8 [B, H, W, C], and 'label' int32 [B] or 'text' [B, T, C]
-      and perhaps 'text_mask' [B, T].
+      and perhaps 'text_mask' [B, T]; 'features' [B, S, D] where a teacher's are
+      stored.
     config: of the run.
   """
   keys = jax.random.split(key, 4)
@@ -42,7 +49,8 @@ def draw_examples(key: Key, batch: PyTree, config: ConfigDict) -> PyTree:
   if config.data.flip:
     flipped = jax.random.bernoulli(keys[3], 0.5, (B, 1, 1, 1))
     data = jnp.where(flipped, data[:, :, ::-1], data)
-  return dict(
+  stored = {k: batch[k] for k in ('features',) if k in batch}
+  return stored | dict(
     data=data,
     noise=jax.random.normal(keys[0], data.shape),
     t=sample_time(keys[1], B, config.flow.shift, config.flow.discrete_steps),
@@ -60,69 +68,95 @@ def _condition(key: Key, batch: PyTree, config: ConfigDict) -> Condition:
 
 
 def make_gradients(
-  config: ConfigDict,
-) -> Callable[[PyTree, PyTree], tuple[jax.Array, PyTree]]:
-  """f(weights, examples) -> mean loss and its gradient, by parts if asked."""
+  config: ConfigDict, target: Target | None = None
+) -> Callable[..., tuple[Metrics, PyTree]]:
+  """f(trained, examples, teacher=None, step=0) -> losses and the gradient.
+
+  The losses are 'loss', that of flow matching, and with a target 'repa', that
+  of alignment before its weight. The gradient is of their weighted sum, by
+  parts if asked.
+  """
   graphdef = nnx.graphdef(abstract_model(model_config(config)))
+  alignment = make_alignment(config, target) if target else None
   parts = config.optimizer.accumulate
 
-  def loss_fn(weights, examples):
+  def loss_fn(trained, examples, teacher, step):
+    weights, projector = split(trained)
     model = nnx.merge(graphdef, weights)
+    features = {}
+
+    def velocity_fn(x, t):
+      tap = config.repa.block if alignment else None
+      v, found = model.with_features(x, t, examples['y'], tap)
+      features.update(found)
+      return v
+
     loss_B = flow_matching_loss(
-      lambda x, t: model(x, t, examples['y']),
-      examples['data'],
-      examples['noise'],
-      examples['t'],
+      velocity_fn, examples['data'], examples['noise'], examples['t']
     )
-    return jnp.mean(loss_B)
+    loss = jnp.mean(loss_B)
+    if alignment is None:
+      return loss, dict(loss=loss)
+    weight = repa_weight(config, step)
+    tokens = features['patch_blocks']
+    repa = alignment(projector, tokens, examples, teacher, weight)
+    return loss + weight * repa, dict(loss=loss, repa=repa)
 
-  if parts == 1:
-    return jax.value_and_grad(loss_fn)
+  gradient_fn = jax.grad(loss_fn, has_aux=True)
 
-  def gradients(weights, examples):
+  def gradients(trained, examples, teacher=None, step=0):
+    if parts == 1:
+      gradient, losses = gradient_fn(trained, examples, teacher, step)
+      return losses, gradient
     # Every parts-th example: each device keeps its share of every part.
-    split = jax.tree.map(
+    examples = jax.tree.map(
       lambda a: a.reshape(-1, parts, *a.shape[1:]).swapaxes(0, 1), examples
     )
 
     def add(total, part):
-      new = jax.value_and_grad(loss_fn)(weights, part)
+      new = gradient_fn(trained, part, teacher, step)
       return jax.tree.map(lambda a, b: a + b / parts, total, new), None
 
-    zero = (jnp.float32(0), jax.tree.map(jnp.zeros_like, weights))
-    return jax.lax.scan(add, zero, split)[0]
+    first = jax.tree.map(lambda a: a[0], examples)
+    zero = jax.tree.map(
+      lambda a: jnp.zeros(a.shape, a.dtype),
+      jax.eval_shape(gradient_fn, trained, first, teacher, step),
+    )
+    (gradient, losses), _ = jax.lax.scan(add, zero, examples)
+    return losses, gradient
 
   return gradients
 
 
 def make_update(
   config: ConfigDict,
-) -> Callable[[TrainState, jax.Array, PyTree], tuple[TrainState, Metrics]]:
-  """f(state, loss, gradients) -> the next state and what to log.
+) -> Callable[[TrainState, Metrics, PyTree], tuple[TrainState, Metrics]]:
+  """f(state, losses, gradients) -> the next state and what to log.
 
   A loss or gradient that is not finite changes nothing but the counters.
   """
   tx = make_optimizer(config)
   schedule = make_schedule(config)
 
-  def update(state, loss, gradients):
+  def update(state, losses, gradients):
     norm = optax.global_norm(gradients)
-    finite = jnp.isfinite(loss) & jnp.isfinite(norm)
+    finite = jnp.isfinite(norm)
+    for loss in losses.values():
+      finite &= jnp.isfinite(loss)
     # optax raises a float to an integer power, which strict promotion refuses.
     with jax.numpy_dtype_promotion('standard'):
-      updates, opt_state = tx.update(gradients, state.opt_state, state.weights)
-    weights = optax.apply_updates(state.weights, updates)
+      updates, opt_state = tx.update(gradients, state.opt_state, state.trained)
+    weights, projector = split(optax.apply_updates(state.trained, updates))
     ema = update_ema(
       state.ema, weights, state.step, config.ema.decay, config.ema.warmup
     )
-    weights, ema, opt_state = jax.tree.map(
+    weights, projector, ema, opt_state = jax.tree.map(
       lambda new, old: jnp.where(finite, new, old),
-      (weights, ema, opt_state),
-      (state.weights, state.ema, state.opt_state),
+      (weights, projector, ema, opt_state),
+      (state.weights, state.projector, state.ema, state.opt_state),
     )
     bad_steps = jnp.where(finite, 0, state.bad_steps + 1)
-    metrics = dict(
-      loss=loss,
+    metrics = losses | dict(
       gradient_norm=norm,
       learning_rate=jnp.asarray(schedule(state.step), jnp.float32),
       bad_steps=bad_steps,
@@ -133,6 +167,7 @@ def make_update(
       weights=weights,
       ema=ema,
       opt_state=opt_state,
+      projector=projector,
     )
     return state, metrics
 
@@ -140,15 +175,24 @@ def make_update(
 
 
 def make_train_step(
-  config: ConfigDict,
-) -> Callable[[TrainState, PyTree], tuple[TrainState, Metrics]]:
-  """f(state, batch) -> the next state and what to log."""
-  gradients = make_gradients(config)
+  config: ConfigDict, target: Target | None = None
+) -> Callable[..., tuple[TrainState, Metrics]]:
+  """f(state, batch, teacher=None) -> the next state and what to log.
+
+  Args:
+    config: of the run.
+    target: what REPA aligns with; the step then takes its weights, if it has
+      any, as `teacher`.
+  """
+  target = check_target(config, target)
+  gradients = make_gradients(config, target)
   update = make_update(config)
 
-  def train_step(state, batch):
+  def train_step(state, batch, teacher=None):
     key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
     examples = draw_examples(key, batch, config)
-    return update(state, *gradients(state.weights, examples))
+    return update(
+      state, *gradients(state.trained, examples, teacher, state.step)
+    )
 
   return train_step

@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 from pixeldit_jax.typing import PyTree
 
 # What other values here mean is another run, not the same one continued.
-FIXED = ('seed', 'model', 'data', 'flow', 'ema')
+FIXED = ('seed', 'model', 'data', 'flow', 'repa', 'ema')
 # These change speed or memory only.
 FREE = (
   'model.dtype',
@@ -23,6 +23,9 @@ FREE = (
   'model.scan',
   'model.patch_remat',
   'model.pixel_remat',
+  'repa.sharded',
+  'repa.stop_step',
+  'repa.decay_steps',
   'data.checksums',
   'data.num_threads',
   'data.num_workers',
