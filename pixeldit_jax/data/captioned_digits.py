@@ -16,7 +16,7 @@ from pixeldit_jax.data.sources import Source
 from pixeldit_jax.typing import UInt8
 
 SIDE = 32
-MARGIN = 4  # of the digits, in their 28 x 28 pixels
+REACH = 6  # pixels from the middle to a place; digits are 20 x 20 at most
 COPIES = 2  # of each digit, in another colour and place
 
 WORDS = (
@@ -32,7 +32,7 @@ COLOURS = {
   'purple': (255, 0, 255),
   'white': (255, 255, 255),
 }
-# How far down and right of the middle, of all that there is room for.
+# Down and right of the middle.
 PLACES = {
   'in the middle': (0, 0),
   'on the left': (0, -1),
@@ -62,16 +62,34 @@ def write_caption(wording: str, digit: int, colour: str, place: str) -> str:
   )
 
 
+def held_out_prompts(count: int) -> list[str]:
+  """Prompts for the held-out pairs in turn, in all places and wordings."""
+  wordings = [wording for several in WORDINGS.values() for wording in several]
+  places = list(PLACES)
+  prompts = []
+  for i in range(count):
+    round_, pair = divmod(i, len(HELD_OUT))
+    place = places[round_ % len(places)]
+    # One more in each round of places: every place meets every wording.
+    wording = wordings[(round_ + round_ // len(places)) % len(wordings)]
+    prompts.append(write_caption(wording, *HELD_OUT[pair], place))
+  return prompts
+
+
 def draw(
   grey: UInt8[np.ndarray, '28 28'], colour: str, place: str
 ) -> UInt8[np.ndarray, '32 32 3']:
-  """Tints a digit and puts its middle 20 x 20 pixels at a place."""
-  body = grey[MARGIN:-MARGIN, MARGIN:-MARGIN]
-  room = (SIDE - len(body)) // 2
-  top, left = (room + room * step for step in PLACES[place])
+  """Tints a digit and puts the box around it at a place."""
+  ink = np.argwhere(grey)
+  (top, left), (bottom, right) = ink.min(axis=0), ink.max(axis=0) + 1
+  body = grey[top:bottom, left:right, None].astype(np.uint16)
   canvas = np.zeros((SIDE, SIDE, 3), np.uint8)
-  tinted = body[..., None].astype(np.uint16) * np.array(COLOURS[colour]) // 255
-  canvas[top : top + len(body), left : left + len(body)] = tinted
+  top, left = (
+    (SIDE - size) // 2 + REACH * step
+    for size, step in zip(body.shape, PLACES[place])
+  )
+  bottom, right = top + body.shape[0], left + body.shape[1]
+  canvas[top:bottom, left:right] = body * np.array(COLOURS[colour]) // 255
   return canvas
 
 

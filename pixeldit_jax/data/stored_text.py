@@ -1,8 +1,6 @@
-"""The captions of prepared images as a text encoder reads them, stored beside.
+"""Stores what a text encoder makes of the captions of prepared images.
 
-Of each image with K captions: 'text' [K, T, C] in bf16 and 'text_mask' [K, T].
-Both have the constant 'null', of no text: what an image without a caption is
-trained with, and what guidance leads away from.
+These are the arrays that `embedded_text` reads.
 """
 
 from typing import Any

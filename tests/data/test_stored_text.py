@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from pixeldit_jax.data import prepare, shards, stored_text
+from pixeldit_jax.data.embedded_text import ARRAYS, NULL, TEXT
 from pixeldit_jax.data.shard_job import Settings
 from pixeldit_jax.data.sources import open_source
 
@@ -62,9 +63,7 @@ def test_each_image_gets_what_its_captions_are_encoded_to(prepared):
   encoder = Letters()
   done = stored_text.store(prepared, encoder)
   assert (done['images'], done['without']) == (6, 2)
-  source = open_source(
-    f'shards:{prepared}', [stored_text.TEXT, stored_text.MASK]
-  )
+  source = open_source(f'shards:{prepared}', ARRAYS)
   for i, texts in enumerate(CAPTIONS):
     example = source[i]
     assert [caption.text for caption in example['captions']] == texts
@@ -76,7 +75,7 @@ def test_each_image_gets_what_its_captions_are_encoded_to(prepared):
       np.testing.assert_array_equal(example['text'], expected)
       np.testing.assert_array_equal(example['text_mask'], mask)
   for name, expected in zip(source.arrays, encoder.encode([''])):
-    null = source.stored[name].constant(stored_text.NULL)
+    null = source.stored[name].constant(NULL)
     np.testing.assert_array_equal(null, expected[0])
     assert source.stored[name].meta == encoder.meta
 
@@ -91,7 +90,7 @@ def test_it_goes_on_where_it_was_stopped(prepared):
   with pytest.raises(KeyboardInterrupt):
     stored_text.store(prepared, Stopped(), batch_size=2)
   with pytest.raises(FileNotFoundError):
-    open_source(f'shards:{prepared}', [stored_text.TEXT])
+    open_source(f'shards:{prepared}', [TEXT])
   encoder = Letters()
   stored_text.store(prepared, encoder, batch_size=2)
   assert 'l' in encoder.read and 'ab' not in encoder.read
