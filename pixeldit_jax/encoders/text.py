@@ -18,6 +18,7 @@ import numpy as np
 from absl import logging
 
 from pixeldit_jax.encoders import language_models
+from pixeldit_jax.encoders.words import WordEncoder
 from pixeldit_jax.typing import Bool, Float
 
 CACHE_BYTES = 256 * 2**20
@@ -48,6 +49,32 @@ def read_instruction(spec: str) -> str:
       '"none".'
     )
   return pathlib.Path(spec).read_text(encoding='utf-8')
+
+
+def open_encoder(meta: Mapping[str, Any], name: str = '') -> Any:
+  """The encoder that made embeddings of this `meta`.
+
+  Args:
+    meta: of the encoder then, as it is stored beside embeddings.
+    name: where the same encoder is now, if elsewhere.
+
+  Raises:
+    ValueError: it cannot be loaded, or is another one.
+  """
+  if meta['encoder'] == 'words':
+    return WordEncoder(meta['tokens'], meta['width'])
+  encoder = TextEncoder(
+    name or meta['encoder'],
+    tokens=meta['tokens'],
+    instruction=meta['instruction'],
+  )
+  if encoder.checksum != meta['checksum']:
+    raise ValueError(
+      f'text encoder {encoder.name!r} has changed: its checksum is '
+      f'{encoder.checksum[:12]}, and the embeddings are from '
+      f'{meta["checksum"][:12]}. Give the folder of that one.'
+    )
+  return encoder
 
 
 class TextEncoder:

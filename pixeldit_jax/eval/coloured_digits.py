@@ -75,10 +75,8 @@ def agreement(
   wanted = [asked(prompt) for prompt in prompts]
   digit = digits.predict(centred(images)) == [d for d, _ in wanted]
   colour = np.array(colours(images)) == [c for _, c in wanted]
-  return {
-    k: float(v.mean())
-    for k, v in dict(digit=digit, colour=colour, both=both).items()
-  }
+  shares = dict(digit=digit, colour=colour, both=digit & colour)
+  return {name: float(right.mean()) for name, right in shares.items()}
 
 
 def main(npz: str, prompts: str) -> None:

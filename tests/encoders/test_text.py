@@ -8,7 +8,12 @@ import numpy as np
 import pytest
 
 from pixeldit_jax.encoders import language_models, text
-from pixeldit_jax.encoders.text import TextEncoder, read_instruction
+from pixeldit_jax.encoders.text import (
+  TextEncoder,
+  open_encoder,
+  read_instruction,
+)
+from pixeldit_jax.encoders.words import WordEncoder
 
 WORDS = 'draw the prompt : a red blue seven three at left tiny big'.split()
 
@@ -143,12 +148,13 @@ def test_batches_devices_and_the_cache_change_nothing(gemma, monkeypatch):
 def test_a_changed_encoder_has_another_checksum(gemma, tmp_path):
   hf = transformers()
   before = TextEncoder(gemma, tokens=5)
-  assert TextEncoder(gemma, tokens=5).meta == before.meta
+  assert open_encoder(before.meta).meta == before.meta
   model = hf.Gemma2Model.from_pretrained(gemma)
   model.embed_tokens.weight.data[3] += 1
   model.save_pretrained(tmp_path)
   hf.AutoTokenizer.from_pretrained(gemma).save_pretrained(tmp_path)
-  assert TextEncoder(str(tmp_path), tokens=5).checksum != before.checksum
+  with pytest.raises(ValueError, match='has changed'):
+    open_encoder(before.meta, str(tmp_path))
 
 
 @pytest.mark.slow
@@ -175,6 +181,14 @@ def test_mistakes_are_told(gemma, tmp_path):
     TextEncoder(gemma, tokens=1)
   with pytest.raises(ValueError, match='cannot be loaded'):
     TextEncoder(str(tmp_path))
+
+
+def test_words_need_no_model():
+  words = WordEncoder(tokens=3, width=5)
+  again = open_encoder(words.meta)
+  np.testing.assert_array_equal(
+    again.encode(['a red seven'])[0], words.encode(['A red seven'])[0]
+  )
 
 
 def test_instructions_are_none_ours_or_a_file(tmp_path):
