@@ -7,7 +7,8 @@ from ml_collections import ConfigDict
 
 from pixeldit_jax import sharding
 from pixeldit_jax.encoders.words import WordEncoder
-from pixeldit_jax.eval.sampling import make_sample_fn, sample_images
+from pixeldit_jax.eval.prompts import make_prompt_sampler
+from pixeldit_jax.eval.sampling import make_sample_fn
 from pixeldit_jax.model.pixeldit import abstract_model, weights_of
 from pixeldit_jax.train import config as defaults
 
@@ -36,24 +37,25 @@ def test_prompts_and_negative_prompts_decide_the_image(config):
     weights_of(abstract_model(defaults.model_config(config))),
   )
   mesh = sharding.make_mesh({'data': -1}, jax.devices()[:4])
-  encoder = WordEncoder()
-  prompts = ['a red seven', 'a blue two', 'a red seven', 'a red seven']
-  condition = dict(
-    text=encoder.encode(prompts)[0],
-    negative=encoder.encode(['', '', 'blue', ''])[0],
-  )
-  batches = sample_images(
-    config,
-    mesh,
-    make_sample_fn(config, mesh, size=(8, 16)),
-    jax.device_put(weights, sharding.replicated(mesh)),
-    np.zeros(4),  # the same noise in all places
-    condition,
-  )
-  images = np.concatenate(list(batches)).astype(int)
-  assert images.shape == (4, 8, 16, 3)
-  change = np.abs(images - images[0]).max((1, 2, 3))
-  assert change[1] > 0 and change[2] > 0 and change[3] == 0
+  placed = jax.device_put(weights, sharding.replicated(mesh))
+
+  def images(prompts, negative=''):
+    sample = make_prompt_sampler(
+      *(config, mesh, placed, WordEncoder()), negative=negative, size=(8, 16)
+    )
+    places = np.zeros(len(prompts))  # the same noise for all
+    return np.concatenate(list(sample(prompts, places))).astype(int)
+
+  found = images(['a red seven'] * 8 + ['a blue two', 'a red seven'])
+  assert found.shape == (10, 8, 16, 3)
+  change = np.abs(found - found[0]).max((1, 2, 3))
+  assert change[8] > 0 and change[9] == 0
+  assert np.abs(images(['a red seven'], 'blue') - found[0]).max() > 0
+
+
+def test_an_encoder_of_another_width_is_refused(config):
+  with pytest.raises(ValueError, match="'words' is 5 wide.*takes 16"):
+    make_prompt_sampler(config, None, None, WordEncoder(width=5))
 
 
 def test_a_size_that_does_not_divide_is_refused(config):
