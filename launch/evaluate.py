@@ -2,6 +2,7 @@
 
   python launch/evaluate.py --config=configs/imagenet256.py --workdir=runs/xl \\
     --reference=VIRTUAL_imagenet256_labeled.npz --out=evaluation/xl
+  ... --sweep=guidance=2.5,2.75,3.0 --sweep=ema=true,false
   python launch/evaluate.py --images=FOLDER_OR_NPZ --reference=... --out=...
   python launch/evaluate.py --reference=folder:/data/imagenet/train \\
     --resolution=256 --make_reference=imagenet256.npz
@@ -11,10 +12,14 @@ and result.json, with all that was measured and on what, and prints a table.
 Sample i depends on the seed and i alone; stopped and run again, it goes on
 where it was.
 
+--sweep measures every combination with --sweep_samples images first (a table
+and a plot in OUT/sweep), and then the best with --num_samples.
+
 The Inception network's weights (--weights) are those of 2015 that every paper
 uses. Without them, --features=digits measures 28x28 digits offline.
 """
 
+import pathlib
 import sys
 
 import distributed
@@ -51,6 +56,15 @@ _WEIGHTS = flags.DEFINE_string(
 _FEATURE_BATCH = flags.DEFINE_integer(
   'feature_batch', 0, 'Images that the network sees at once; 0 is its own.'
 )
+_SWEEP = flags.DEFINE_multi_string(
+  'sweep',
+  [],
+  'A factor and its values, as guidance=2.5,3.0 or interval=0.1:1.0,0.1:0.9, '
+  'steps, shift, solver or ema=true,false; repeat for their combinations.',
+)
+_SWEEP_SAMPLES = flags.DEFINE_integer(
+  'sweep_samples', 5_000, 'Images of each point of a sweep.'
+)
 flags.adopt_module_key_flags(distributed)
 flags.adopt_module_key_flags(sample_flags)
 
@@ -81,6 +95,8 @@ def _check_flags():
     raise ValueError('--workdir samples a run, --images takes none: give one.')
   if not (run or images or _MAKE_REFERENCE.value):
     raise ValueError('give --workdir, --images or --make_reference.')
+  if _SWEEP.value and not run:
+    raise ValueError('--sweep samples a run: give --workdir.')
   if (run or images) and not _OUT.value:
     raise ValueError('--out is missing: the folder for the result.')
   if not _REFERENCE.value and _FEATURES.value != 'digits':
@@ -92,7 +108,7 @@ def _check_flags():
 
 def _measure(first: bool):
   """The result in the first process, or None."""
-  from pixeldit_jax.eval import image_sets, measure
+  from pixeldit_jax.eval import image_sets, measure, sweep
 
   # What may be missing is found before hours of sampling.
   network = feature_network.open_network(
@@ -102,6 +118,7 @@ def _measure(first: bool):
   resolution = 28 if _FEATURES.value == 'digits' else None
   if sample_flags.WORKDIR.value:
     config = sample_flags.read_config()
+    points = sweep.parse_factors(_SWEEP.value)
     resolution = config.data.resolution
   elif _IMAGES.value:
     images = image_sets.open_images(_IMAGES.value, _NUM_SAMPLES.value)
@@ -114,18 +131,41 @@ def _measure(first: bool):
     return measure.measure_images(images, _OUT.value, **options)
   if config is None:
     return None
+  options |= dict(
+    labels=sample_flags.LABELS.value,
+    step=sample_flags.STEP.value,
+    overwrite=sample_flags.OVERWRITE.value,
+    png=_PNG.value,
+  )
+  ema = sample_flags.EMA.value
+  if points:
+    config, ema = _best_of_sweep(config, points, ema, options)
   return measure.measure_run(
     config,
     sample_flags.WORKDIR.value,
     _OUT.value,
     _NUM_SAMPLES.value or 50_000,
-    png=_PNG.value,
-    labels=sample_flags.LABELS.value,
-    ema=sample_flags.EMA.value,
-    step=sample_flags.STEP.value,
-    overwrite=sample_flags.OVERWRITE.value,
+    ema=ema,
     **options,
   )
+
+
+def _best_of_sweep(config, points, ema, options):
+  """The configuration and EMA of the best point, found with fewer samples."""
+  from pixeldit_jax.eval import sweep
+
+  best = sweep.sweep(
+    config,
+    sample_flags.WORKDIR.value,
+    pathlib.Path(_OUT.value) / 'sweep',
+    points,
+    _SWEEP_SAMPLES.value,
+    ema=ema,
+    **options,
+  )
+  print(f'Best: {sweep.name_of(best)}')
+  config, chosen = sweep.at_point(config, best)
+  return config, ema if chosen is None else chosen
 
 
 def _read_reference(network, resolution):

@@ -32,6 +32,7 @@ _NAMES = {
   'class_agreement': 'class agreement',
 }
 _BATCH = 256  # images read at a time
+_COLUMN = 17  # characters of a table
 _NO_FEATURES = (
   'the reference has statistics alone; precision, recall and KID need its '
   'images, or a reference written by this program'
@@ -211,3 +212,13 @@ def table(result: dict) -> str:
   count, reference = result['samples']['count'], result['reference']
   lines.append(f'{count:,} samples against {reference["path"]}')
   return '\n'.join(lines + [f'warning: {w}' for w in result['warnings']])
+
+
+def table_row(result: dict, names: bool = False) -> str:
+  """The metrics in one line of columns, or their names above it."""
+  cells = [
+    _NAMES[name] if names else f'{result["metrics"][name]:.4f}'
+    for name in _NAMES
+    if name in result['metrics']
+  ]
+  return ''.join(f'{cell:>{_COLUMN}}' for cell in cells)

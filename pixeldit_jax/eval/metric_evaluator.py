@@ -1,6 +1,7 @@
 """Numbers during training: the same seeds and labels every time, on the EMA."""
 
 import json
+import logging
 
 import jax
 import numpy as np
@@ -14,6 +15,8 @@ from pixeldit_jax.eval.image_statistics import collect
 from pixeldit_jax.eval.reference import Reference
 from pixeldit_jax.eval.sample_grid import image_grid
 from pixeldit_jax.eval.sampling import make_sample_fn, sample_images
+
+log = logging.getLogger(__name__)
 
 _BYTES = 4096  # for the numbers of the first process
 
@@ -61,9 +64,10 @@ def make_metric_evaluator(
     return result['metrics'], np.concatenate(shown)[: config.log.samples]
 
   def evaluator(step, weights):
-    del step
     numbers, shown = measure(weights)
     numbers = _of_first_process(numbers)
+    line = '  '.join(f'{name} {value:.4f}' for name, value in numbers.items())
+    log.info('step %s  %s', f'{step:,}', line)
     if shown is None:
       return numbers
     columns = int(np.ceil(np.sqrt(len(shown))))

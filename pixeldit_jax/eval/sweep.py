@@ -1,0 +1,168 @@
+"""One checkpoint under many samplers: a table, a plot, and the best point."""
+
+import itertools
+import logging
+import os
+import pathlib
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from ml_collections import ConfigDict
+
+from pixeldit_jax.eval import line_plot, measure
+from pixeldit_jax.eval.evaluate import table_row, write_result
+from pixeldit_jax.eval.sample_grid import write_png
+from pixeldit_jax.train.config import validate
+
+log = logging.getLogger(__name__)
+
+FACTORS = ('guidance', 'interval', 'steps', 'shift', 'solver', 'ema')
+_TRUTH = {'true': True, 'false': False}
+
+Point = dict[str, str]  # factor to its value, as written
+
+
+def parse_factors(texts: Sequence[str]) -> list[Point]:
+  """['guidance=2.5,3.0', 'interval=0.1:1,0.1:0.9'] to all combinations.
+
+  Nothing gives none.
+
+  Raises:
+    ValueError: not of this form, a factor that is not there, or twice.
+  """
+  values = {}
+  for text in texts:
+    name, _, listed = text.partition('=')
+    if name not in FACTORS or not all(listed.split(',')) or name in values:
+      raise ValueError(
+        f'sweep={text!r}: write one of {", ".join(FACTORS)} and its values, '
+        'once each, as guidance=2.5,3.0 or interval=0.1:1.0,0.1:0.9.'
+      )
+    values[name] = listed.split(',')
+  combinations = itertools.product(*values.values()) if values else []
+  return [dict(zip(values, point)) for point in combinations]
+
+
+def at_point(
+  config: ConfigDict, point: Point
+) -> tuple[ConfigDict, bool | None]:
+  """The configuration of a point, and whether it takes the EMA, if it says.
+
+  Raises:
+    ValueError: a value that the sampler does not take.
+  """
+  config, ema = config.copy_and_resolve_references(), None
+  for name, text in point.items():
+    try:
+      if name == 'ema':
+        ema = _TRUTH[text.lower()]
+      elif name == 'interval':
+        low, high = text.split(':')
+        config.sampler.interval = (float(low), float(high))
+      else:
+        kind = type(config.sampler[name])
+        config.sampler[name] = kind(text)
+    except (ValueError, KeyError) as error:
+      raise ValueError(f'sweep {name}={text}: not a value of it.') from error
+  validate(config)
+  return config, ema
+
+
+def sweep(
+  config: ConfigDict,
+  workdir: str,
+  out: str | os.PathLike,
+  points: Sequence[Point],
+  count: int,
+  *,
+  ema: bool,
+  **options,
+) -> Point:
+  """Measures every point; called by all processes.
+
+  Each point has a folder of its own below `out`, and goes on where it was
+  stopped. sweep.json holds all results, sweep.txt a table and sweep.png a plot.
+
+  Args:
+    config: of the run, with what the points leave as it is.
+    workdir: the run.
+    out: the folder to write to.
+    points: from `parse_factors`.
+    count: samples of each point.
+    ema: of the points that do not say.
+    **options: more of `measure_run`.
+
+  Returns:
+    The point of the lowest Frechet distance.
+  """
+  out = pathlib.Path(out)
+  configs = [at_point(config, point) for point in points]  # before any sampling
+  results = []
+  for number, (point, (changed, chosen)) in enumerate(zip(points, configs)):
+    log.info('Point %d of %d: %s', number + 1, len(points), name_of(point))
+    result = measure.measure_run(
+      changed,
+      workdir,
+      out / name_of(point),
+      count,
+      ema=ema if chosen is None else chosen,
+      **options,
+    )
+    results.append(result)
+  best = 0
+  if jax.process_index() == 0:
+    best = int(np.argmin([_distance(result)[1] for result in results]))
+    _write(out, points, results, best)
+  best = int(multihost_utils.broadcast_one_to_all(np.int32(best)))
+  return points[best]
+
+
+def name_of(point: Point) -> str:
+  """'guidance=2.5 ema=true', as a folder and in the table."""
+  return ' '.join(f'{name}={value}' for name, value in point.items())
+
+
+def _distance(result: dict) -> tuple[str, float]:
+  metrics = result['metrics']
+  name = 'fid' if 'fid' in metrics else 'frechet_distance'
+  return name, metrics[name]
+
+
+def _write(out, points, results, best):
+  rows = [
+    dict(point=point, metrics=result['metrics'])
+    for point, result in zip(points, results)
+  ]
+  write_result(out / 'sweep.json', dict(points=rows, best=points[best]))
+  text = table_of(points, results, best)
+  (out / 'sweep.txt').write_text(text + '\n')
+  log.info('%s', text)
+  write_png(out / 'sweep.png', np.asarray(plot_of(points, results)))
+
+
+def table_of(points, results, best: int) -> str:
+  """One line for each point; a star marks the best."""
+  width = max(len(name_of(point)) for point in points) + 2
+  lines = [' ' * width + table_row(results[0], names=True)]
+  for i, (point, result) in enumerate(zip(points, results)):
+    star = ' *' if i == best else ''
+    lines.append(f'{name_of(point):<{width}}{table_row(result)}{star}')
+  count = results[0]['samples']['count']
+  return '\n'.join(lines + [f'{count:,} samples each; * lowest distance'])
+
+
+def plot_of(points, results):
+  """The distance over the first factor, a line for the values of the others."""
+  x_name = next(iter(points[0]))
+  series: dict[str, list] = {}
+  for point, result in zip(points, results):
+    rest = {name: value for name, value in point.items() if name != x_name}
+    x = point[x_name]
+    try:
+      x = float(x)
+    except ValueError:
+      pass  # an interval or a name
+    series.setdefault(name_of(rest), []).append((x, _distance(result)[1]))
+  return line_plot.draw(_distance(results[0])[0], x_name, series)
