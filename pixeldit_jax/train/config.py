@@ -13,6 +13,7 @@ from pixeldit_jax import sharding
 from pixeldit_jax.data import captions
 from pixeldit_jax.model.config import SIZES, ModelConfig
 from pixeldit_jax.samplers import grid, guidance, solvers
+from pixeldit_jax.train.trace import parse_steps
 
 STORED = 'features'  # in place of a teacher: those beside the images
 SCHEDULES = ('constant', 'cosine', 'linear')
@@ -26,6 +27,8 @@ def get_config() -> ConfigDict:
     dict(
       seed=0,  # of weights, data order and noise
       steps=400_000,
+      init_from='',  # workdir whose EMA a new run starts with; '' is random
+      debug_nans=False,  # stops at the first NaN and names where it came from
       model=dataclasses.asdict(ModelConfig()),
       data=dict(
         source='',  # see data.sources: digits, folder:/path, shards:/path
@@ -88,11 +91,16 @@ def get_config() -> ConfigDict:
         every=5_000,
         keep=2,  # newest ones
         keep_period=100_000,  # and every so many steps, for good
+        best='',  # and the one with the best of this number of an evaluation
+        best_is='lowest',  # or highest
+        checksums=True,  # read all files before a resume; else sizes alone
       ),
       log=dict(
         every=100,
         samples_every=10_000,  # a grid in TensorBoard; 0 is never
         samples=16,
+        gradient_rise=10.0,  # over the median norm: warns; 0 is never
+        trace='',  # steps for the profiler, as '100-110'
       ),
       eval=dict(
         every=0,  # steps between evaluations of the EMA; 0 is never
@@ -216,6 +224,11 @@ def validate(config: ConfigDict) -> None:
       f'optimizer.warmup_steps={optimizer.warmup_steps} leaves none of '
       f'steps={config.steps}: warm up for less, or train for longer.'
     )
+  if config.checkpoint.best_is not in ('lowest', 'highest'):
+    raise ValueError(
+      f'checkpoint.best_is={config.checkpoint.best_is!r}: lowest or highest.'
+    )
+  parse_steps(config.log.trace)
   if config.data.batch_size % optimizer.accumulate:
     raise ValueError(
       f'data.batch_size={config.data.batch_size} does not divide into '

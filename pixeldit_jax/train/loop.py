@@ -1,19 +1,22 @@
 """The training loop, top to bottom."""
 
+import contextlib
 import logging
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from pixeldit_jax import sharding
 from pixeldit_jax.data.pipeline import make_pipeline
-from pixeldit_jax.data.sources import open_source
+from pixeldit_jax.data.sources import Source, open_source
 from pixeldit_jax.encoders.vision import VisionConfig
 from pixeldit_jax.model.cost import train_flops
 from pixeldit_jax.train.alignment import (
+  Target,
   find_target,
   place_teacher,
   stored_arrays,
@@ -21,16 +24,21 @@ from pixeldit_jax.train.alignment import (
 )
 from pixeldit_jax.train.checkpoint import Checkpoints
 from pixeldit_jax.train.config import model_config, validate
+from pixeldit_jax.train.init_from import ema_of
+from pixeldit_jax.train.late_log import LateLog
 from pixeldit_jax.train.metrics import Clock, Writer
 from pixeldit_jax.train.optimizer import make_optimizer
+from pixeldit_jax.train.record import Record
+from pixeldit_jax.train.signals import Stopped, StopRequest
 from pixeldit_jax.train.state import (
   TrainState,
   abstract_state,
   init_state,
   state_shardings,
 )
-from pixeldit_jax.train.step import Metrics, make_train_step
-from pixeldit_jax.train.workdir import open_workdir, write_overview
+from pixeldit_jax.train.step import make_train_step
+from pixeldit_jax.train.trace import Tracer
+from pixeldit_jax.train.workdir import check_same_run, write_overview
 from pixeldit_jax.typing import PyTree
 
 log = logging.getLogger(__name__)
@@ -44,6 +52,7 @@ def train(
   workdir: str,
   evaluators: Sequence[tuple[int, Evaluator]] = (),
   teacher: tuple[VisionConfig, PyTree] | None = None,
+  allow_change: Collection[str] = (),
 ) -> TrainState:
   """Trains to `config.steps`, from the newest checkpoint if there is one.
 
@@ -53,22 +62,26 @@ def train(
     evaluators: what to call on the EMA, each with its number of steps.
     teacher: what REPA aligns with, of `convert.vision.load_dinov2`; in host
       memory, the same in all processes.
+    allow_change: keys that may differ from those the run was started with
+      though they change its meaning, as 'data.source'.
 
   Returns:
     The last state.
 
   Raises:
-    ValueError: a configuration that cannot be, or of another run.
+    ValueError: a configuration that cannot be, or of another run; a workdir
+      in use, or whose checkpoints are all damaged.
+    OSError: a checkpoint could not be written.
     FloatingPointError: loss or gradients were not finite for long.
+    Stopped: SIGTERM or Ctrl-C; all is saved.
   """
   validate(config)
   model = model_config(config)
-  batch_size, resolution = config.data.batch_size, config.data.resolution
+  batch_size = config.data.batch_size
 
   # ---- Mesh
   mesh = sharding.make_mesh(config.mesh)
   rules = sharding.make_rules(config.mesh)
-  batch_sharding = sharding.batch_sharding(mesh, rules)
   shards = sharding.batch_shards(mesh, rules)
   if batch_size % (shards * config.optimizer.accumulate):
     raise ValueError(
@@ -76,7 +89,7 @@ def train(
       f'x optimizer.accumulate={config.optimizer.accumulate}.'
     )
 
-  # ---- Data
+  # ---- Source
   source = open_source(config.data.source, stored_arrays(config))
   if source.num_classes != model.num_classes:
     raise ValueError(
@@ -84,13 +97,53 @@ def train(
       f'but model.num_classes={model.num_classes}.'
     )
   source.check(
-    resolution=resolution,
+    resolution=config.data.resolution,
     checksums=config.data.checksums,
     process_index=jax.process_index(),
     process_count=jax.process_count(),
   )
   target = find_target(config, source, teacher)
-  open_workdir(workdir, config)
+
+  # ---- Workdir
+  check_same_run(workdir, config, allow_change)
+  with (
+    Record(workdir, config) as record,
+    StopRequest() as stop,
+    contextlib.ExitStack() as opened,
+  ):
+    return _run(
+      config,
+      workdir,
+      mesh,
+      source,
+      evaluators,
+      target,
+      teacher,
+      record,
+      stop,
+      opened,
+    )
+
+
+def _run(
+  config: ConfigDict,
+  workdir: str,
+  mesh: Mesh,
+  source: Source,
+  evaluators: Sequence[tuple[int, Evaluator]],
+  target: Target | None,
+  teacher: tuple[VisionConfig, PyTree] | None,
+  record: Record,
+  stop: StopRequest,
+  opened: contextlib.ExitStack,
+) -> TrainState:
+  """`train`, once nothing is left to be refused."""
+  model, goodput = model_config(config), record.goodput
+  batch_size, resolution = config.data.batch_size, config.data.resolution
+  rules = sharding.make_rules(config.mesh)
+  batch_sharding = sharding.batch_sharding(mesh, rules)
+
+  # ---- Data
   data = make_pipeline(
     source,
     resolution=resolution,
@@ -101,32 +154,38 @@ def train(
     num_workers=config.data.num_workers,
     prefetch=config.data.prefetch,
   )
+  opened.callback(data.close)
 
-  # ---- State: from a checkpoint, or fresh
+  # ---- State: from a checkpoint, from another run, or random
   tx = make_optimizer(config)
   teacher_width = target.width if target else None
   shardings = state_shardings(model, tx, mesh, rules, teacher_width)
   like = abstract_state(model, tx, shardings, teacher_width)
-  checkpoints = Checkpoints(workdir, config)
-  first = checkpoints.latest()
+  checkpoints = Checkpoints(workdir, config, record.numbers)
+  opened.callback(checkpoints.close)
+  first = checkpoints.newest
   if first is None:
     first = 0
+    record.start_anew()
     init = jax.jit(
       lambda: init_state(model, tx, config.seed, teacher_width),
       out_shardings=shardings,
     )
     state = init()
+    if config.init_from:
+      weights = ema_of(config.init_from, like.ema)
+      ema = jax.tree.map(jnp.copy, weights)  # buffers of their own, to donate
+      state = state.replace(weights=weights, ema=ema)
     write_overview(workdir, state.weights)
   else:
-    state = checkpoints.restore(first, like, data)
-    log.info('Resuming from step %d in %s.', first, workdir)
-  if first >= config.steps:
+    state, account = checkpoints.restore(like, data)
+    record.resume(first, account)
+
+  if first >= config.steps and (first in record.numbers or not evaluators):
     log.info('Already trained to step %d.', first)
-    checkpoints.close()
     return state
 
   # ---- Step, compiled ahead
-  started = time.perf_counter()
   image = (batch_size, resolution, resolution, model.in_channels)
   batch = dict(
     image=jax.ShapeDtypeStruct(image, np.uint8),
@@ -138,7 +197,7 @@ def train(
   if isinstance(target, VisionConfig):
     split_by = rules if config.repa.sharded else None
     frozen = place_teacher(teacher, mesh, split_by)
-  with sharding.use(mesh, rules):
+  with goodput.spending('compile'), sharding.use(mesh, rules):
     train_step = (
       jax.jit(
         make_train_step(config, target),
@@ -153,72 +212,92 @@ def train(
       .lower(like, batch, frozen)
       .compile()
     )
-  log.info('Compiled in %.0f s.', time.perf_counter() - started)
+  log.info('Compiled in %.0f s.', goodput.seconds()['compile'])
+
+  # ---- What looks on
+  writer = Writer(workdir, first, config.steps)
+  opened.callback(writer.close)
+  flops = batch_size * train_flops(model, resolution, resolution)
+  clock = Clock(first, config.steps, batch_size, flops, goodput)
+  late = LateLog(writer, clock, record, config)
+  tracer = Tracer(workdir, config)
+  opened.callback(tracer.close)
+
+  def flush(everything=False):
+    late.flush(everything)
+    if late.diverged:
+      raise FloatingPointError(
+        f'loss or gradients were not finite in {late.diverged} steps in a '
+        'row. The weights are those before; lower optimizer.learning_rate, or '
+        'try model.modulation=post.'
+      )
+
+  def evaluators_at(step):
+    return [
+      evaluator
+      for every, evaluator in evaluators
+      if every and (step % every == 0 or step == config.steps)
+    ]
+
+  def evaluate(step):
+    found = {}
+    with goodput.spending('evaluation'):
+      for evaluator in evaluators_at(step):
+        found |= evaluator(step, state.ema)
+    writer.evaluation(step, found)
+    record.evaluated(step, found)
+    clock.restart(step)
+
+  def save(step):
+    flush(everything=True)  # no checkpoint of a run that has to stop
+    if step > checkpoints.last:
+      with goodput.spending('checkpoint'):
+        checkpoints.save(state, data, record.account())
+
+  if first and evaluators_at(first) and first not in record.numbers:
+    evaluate(first)  # it was cut short
 
   # ---- Loop
-  writer = Writer(workdir, first, config.steps)
-  flops = batch_size * train_flops(model, resolution, resolution)
-  clock = Clock(first, config.steps, batch_size, flops)
-  late = LateLog(writer, clock, config.optimizer.max_bad_steps)
+  goodput.enter('step')
   with jax.transfer_guard('disallow'):
     for step in range(first + 1, config.steps + 1):
-      with clock.waiting():
+      if stop.now():
+        break
+      tracer.before(step)
+      with goodput.spending('data'):
         example = next(data)
       batch = {name: example[name] for name in batch_names}
       batch = sharding.put_batch(batch, batch_sharding)
       state, metrics = train_step(state, batch, frozen)
+      record.step = step
 
-      late.flush()
+      flush(everything=config.debug_nans)
       last = step == config.steps
-      if last or step % config.log.every == 0:
-        late.later(step, metrics)
+      due = last or step % config.log.every == 0
+      late.later(step, metrics, due)
+      tracer.after(step, metrics['loss'])
       with jax.transfer_guard('allow'):
-        if last or step % config.checkpoint.every == 0:
-          late.flush()  # no checkpoint of a run that has to stop
-          checkpoints.save(state, data)
-        for every, evaluate in evaluators:
-          if every and (last or step % every == 0):
-            late.flush()
-            writer.evaluation(step, evaluate(step, state.ema))
-            clock.restart(step)
+        judged = bool(evaluators_at(step))
+        # Before it is judged: an evaluation that is cut short loses no step.
+        if (
+          last
+          or step % config.checkpoint.every == 0
+          or (judged and config.checkpoint.best)
+        ):
+          save(step)
+        if judged:
+          flush(everything=True)
+          evaluate(step)
+        if due:
+          checkpoints.poll()
+          record.progress(checkpoints.newest)
 
-  # ---- End
-  data.close()
-  checkpoints.close()
-  writer.close()
+  # ---- End, at the last step or before
+  if record.step > first:
+    save(record.step)
+    with goodput.spending('checkpoint'):
+      checkpoints.wait()
+    record.progress(checkpoints.newest)
+  if record.step < config.steps:
+    raise Stopped(f'stopped at step {record.step} of {config.steps}, saved.')
   return state
-
-
-class LateLog:
-  """Writes the metrics of a step once the next one is under way.
-
-  Reading a result waits for it; one step late, the devices have work in hand.
-  """
-
-  def __init__(self, writer: Writer, clock: Clock, max_bad_steps: int):
-    self._writer, self._clock = writer, clock
-    self._max_bad_steps = max_bad_steps
-    self._waiting: tuple[int, Metrics] | None = None
-
-  def later(self, step: int, metrics: Metrics) -> None:
-    """Keeps what `flush` is to write."""
-    self._waiting = (step, metrics)
-
-  def flush(self) -> None:
-    """Writes what waits.
-
-    Raises:
-      FloatingPointError: too many steps in a row were not finite.
-    """
-    if self._waiting is None:
-      return
-    step, metrics = self._waiting
-    self._waiting = None
-    values = {k: float(v) for k, v in jax.device_get(metrics).items()}
-    self._writer.scalars(step, values | self._clock.read(step))
-    if values['bad_steps'] >= self._max_bad_steps:
-      raise FloatingPointError(
-        f'loss or gradients were not finite in {values["bad_steps"]:.0f} '
-        f'steps in a row, up to step {step}. The weights are those before; '
-        'lower optimizer.learning_rate, or try model.modulation=post.'
-      )

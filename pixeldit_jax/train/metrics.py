@@ -1,6 +1,5 @@
 """Numbers about a run: speed, time left, and where they are written."""
 
-import contextlib
 import datetime
 import logging
 import sys
@@ -11,6 +10,8 @@ import absl.logging
 import jax
 import numpy as np
 from etils import epath
+
+from pixeldit_jax.train.goodput import Goodput
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +54,9 @@ def peak_flops(device: jax.Device) -> float | None:
 class Clock:
   """Speed between two logged steps, and the time that is left."""
 
-  def __init__(self, step: int, steps: int, images: int, flops: float):
+  def __init__(
+    self, step: int, steps: int, images: int, flops: float, goodput: Goodput
+  ):
     """Starts now, at `step` of `steps`.
 
     Args:
@@ -61,23 +64,18 @@ class Clock:
       steps: to do in all.
       images: in one step.
       flops: model operations of one step, all devices together.
+      goodput: knows how long the loop waited for data.
     """
-    self._step, self._steps = step, steps
-    self._images, self._flops = images, flops
-    self._time, self._waited = time.perf_counter(), 0.0
+    self._steps, self._images, self._flops = steps, images, flops
+    self._goodput = goodput
+    self.restart(step)
     peak = peak_flops(jax.devices()[0])
     self._peak = peak and peak * jax.device_count()
 
   def restart(self, step: int) -> None:
     """Leaves out the time since the last reading."""
-    self._step, self._time, self._waited = step, time.perf_counter(), 0.0
-
-  @contextlib.contextmanager
-  def waiting(self):
-    """Around the wait for the next batch."""
-    started = time.perf_counter()
-    yield
-    self._waited += time.perf_counter() - started
+    self._step, self._time = step, time.perf_counter()
+    self._waited = self._goodput.seconds()['data']
 
   def read(self, step: int) -> dict[str, float]:
     """Speed since the last reading, seconds left, MFU where known.
@@ -86,11 +84,12 @@ class Clock:
     """
     elapsed = time.perf_counter() - self._time
     seconds = elapsed / max(1, step - self._step)
+    waited = self._goodput.seconds()['data'] - self._waited
     speed = dict(
       images_per_second=self._images / seconds,
       seconds_per_step=seconds,
       seconds_left=seconds * (self._steps - step),
-      data_wait=self._waited / elapsed,
+      data_wait=waited / elapsed,
     )
     self.restart(step)
     if self._peak:
@@ -153,4 +152,6 @@ def progress_line(step: int, steps: int, values: Mapping[str, float]) -> str:
     parts.append(f'MFU {values["mfu"]:.1%}')
   if values['bad_steps']:
     parts.append(f'{values["bad_steps"]:.0f} bad steps')
+  if 'goodput/step' in values:
+    parts.append(f'goodput {values["goodput/step"]:.0%}')
   return '  '.join([*parts, f'left {left}'])

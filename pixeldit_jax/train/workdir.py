@@ -1,11 +1,20 @@
-"""The folder of a run: its configuration, and what may change later.
+"""The folder of a run: its configuration, its history, what may change later.
 
-config.json      what the run was started with
-checkpoints/     one folder for each kept step
-events/          TensorBoard
+config.json        all values, as of the newest start
+history.jsonl      a line for each start and stop: when, why, with what
+evaluations.jsonl  the numbers of each evaluation, by step
+progress.json      how far it is, and where the time went
+parameters.txt     the weights, for people
+lock               who trains here now
+checkpoints/       one folder for each kept step
+damaged/           checkpoints that were found damaged
+events/            TensorBoard, and traces
 """
 
+import datetime
 import json
+from collections.abc import Collection, Mapping
+from typing import Any
 
 import clu.parameter_overview
 import jax
@@ -15,7 +24,7 @@ from ml_collections import ConfigDict
 from pixeldit_jax.typing import PyTree
 
 # What other values here mean is another run, not the same one continued.
-FIXED = ('seed', 'model', 'data', 'flow', 'repa', 'ema')
+FIXED = ('seed', 'model', 'data', 'flow', 'repa', 'init_from')
 # These change speed or memory only.
 FREE = (
   'model.dtype',
@@ -48,20 +57,56 @@ def read_config(workdir: str) -> ConfigDict:
   return ConfigDict(json.loads(path.read_text()))
 
 
-def open_workdir(workdir: str, config: ConfigDict) -> None:
-  """Makes the folder of a new run, or checks that an old one is this run.
+def changes(workdir: str, config: ConfigDict) -> dict[str, tuple[Any, Any]]:
+  """Values there and here by key, where a configuration differs from the old.
 
-  Raises:
-    ValueError: the folder holds a run of another configuration.
+  Empty for a folder without a run.
   """
-  path = epath.Path(workdir) / 'config.json'
-  if path.is_file():
-    check_same_run(read_config(workdir), config, workdir)
-  elif jax.process_index() == 0:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name('config.json.tmp')
-    beside.write_text(config.to_json(indent=2) + '\n')
-    beside.replace(path)
+  if not (epath.Path(workdir) / 'config.json').is_file():
+    return {}
+  before, now = _flat(read_config(workdir)), _flat(config)
+  return {
+    key: (before.get(key, 'absent'), now.get(key, 'absent'))
+    for key in sorted(before.keys() | now.keys())
+    if before.get(key, 'absent') != now.get(key, 'absent')
+  }
+
+
+def lines(changed: Mapping[str, tuple[Any, Any]]) -> str:
+  """What `changes` found, a line for each key."""
+  return '\n'.join(
+    f'  {key}: {there} there, {here} here'
+    for key, (there, here) in changed.items()
+  )
+
+
+def check_same_run(
+  workdir: str, config: ConfigDict, allow_change: Collection[str] = ()
+) -> None:
+  """Raises ValueError if going on would make another run of it.
+
+  Args:
+    workdir: of a run, old or new.
+    config: with which it is to go on.
+    allow_change: fixed keys that may differ all the same, as 'data.source'.
+  """
+  changed = changes(workdir, config)
+  fixed = {
+    key: values
+    for key, values in changed.items()
+    if key.split('.')[0] in FIXED and key not in (*FREE, *allow_change)
+  }
+  if fixed:
+    raise ValueError(
+      f'workdir {workdir} holds a run of another configuration:\n'
+      f'{lines(fixed)}\nUse another --workdir, or the values of that run. To '
+      f'change the run on purpose: --allow_change={",".join(fixed)}'
+    )
+
+
+def write_config(workdir: str, config: ConfigDict) -> None:
+  """Replaces config.json."""
+  _replace(workdir, 'config.json', config.to_json(indent=2) + '\n')
 
 
 def write_overview(workdir: str, weights: PyTree) -> None:
@@ -69,26 +114,68 @@ def write_overview(workdir: str, weights: PyTree) -> None:
   table = clu.parameter_overview.get_parameter_overview(
     weights, include_stats=False
   )
-  if jax.process_index() == 0:
-    (epath.Path(workdir) / 'parameters.txt').write_text(table + '\n')
+  _replace(workdir, 'parameters.txt', table + '\n')
 
 
-def check_same_run(old: ConfigDict, new: ConfigDict, workdir: str) -> None:
-  """Raises ValueError that lists the fixed keys in which two runs differ."""
-  before, now = _flat(old), _flat(new)
-  changed = [
-    f'{key}: {before.get(key, "absent")} there, {now.get(key, "absent")} here'
-    for key in sorted(before.keys() | now.keys())
-    if before.get(key) != now.get(key)
-    and key.split('.')[0] in FIXED
-    and key not in FREE
-  ]
-  if changed:
-    raise ValueError(
-      f'workdir {workdir} holds a run of another configuration:\n  '
-      + '\n  '.join(changed)
-      + '\nUse another --workdir, or the values of that run.'
-    )
+def write_progress(workdir: str, progress: Mapping[str, Any]) -> None:
+  """Replaces progress.json."""
+  _replace(workdir, 'progress.json', json.dumps(progress, indent=2) + '\n')
+
+
+def read_progress(workdir: str) -> dict[str, Any]:
+  """What `write_progress` wrote last; empty before."""
+  path = epath.Path(workdir) / 'progress.json'
+  return json.loads(path.read_text()) if path.is_file() else {}
+
+
+def add_history(workdir: str, event: str, **facts) -> None:
+  """Adds a line with the time to history.jsonl."""
+  now = datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds')
+  _append(workdir, 'history.jsonl', dict(event=event, time=now, **facts))
+
+
+def add_evaluation(
+  workdir: str, step: int, numbers: Mapping[str, float]
+) -> None:
+  """Adds the numbers of a step to evaluations.jsonl."""
+  line = dict(step=step, **{k: float(v) for k, v in numbers.items()})
+  _append(workdir, 'evaluations.jsonl', line)
+
+
+def read_evaluations(workdir: str) -> dict[int, dict[str, float]]:
+  """All numbers by step; later lines of a step add to those before."""
+  numbers: dict[int, dict[str, float]] = {}
+  for line in _lines(workdir, 'evaluations.jsonl'):
+    numbers.setdefault(line.pop('step'), {}).update(line)
+  return numbers
+
+
+def read_history(workdir: str) -> list[dict[str, Any]]:
+  """Every start and stop, in order."""
+  return _lines(workdir, 'history.jsonl')
+
+
+def _lines(workdir: str, name: str) -> list[dict[str, Any]]:
+  path = epath.Path(workdir) / name
+  if not path.is_file():
+    return []
+  return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def _append(workdir: str, name: str, line: Mapping[str, Any]) -> None:
+  path = epath.Path(workdir) / name
+  before = path.read_text() if path.is_file() else ''
+  _replace(workdir, name, before + json.dumps(line) + '\n')
+
+
+def _replace(workdir: str, name: str, text: str) -> None:
+  """Process 0 writes beside and renames: the file is whole at any moment."""
+  if jax.process_index():
+    return
+  path = epath.Path(workdir) / name
+  beside = path.with_name(name + '.tmp')
+  beside.write_text(text)
+  beside.replace(path)
 
 
 def _flat(config: ConfigDict) -> dict[str, object]:

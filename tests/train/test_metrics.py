@@ -10,8 +10,9 @@ def test_the_clock_tells_speed_and_what_is_left(monkeypatch):
   monkeypatch.setattr(metrics.time, 'perf_counter', lambda: now[0])
   monkeypatch.setattr(metrics, 'peak_flops', lambda device: 1e9)
   monkeypatch.setattr(metrics.jax, 'device_count', lambda: 2)
-  clock = metrics.Clock(step=10, steps=50, images=8, flops=1e9)
-  with clock.waiting():
+  goodput = metrics.Goodput()
+  clock = metrics.Clock(step=10, steps=50, images=8, flops=1e9, goodput=goodput)
+  with goodput.spending('data'):
     now[0] += 1
   now[0] += 9
   speed = clock.read(20)
