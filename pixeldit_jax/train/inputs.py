@@ -105,23 +105,27 @@ def make_data(
   return make_pipeline(source, resolution=data.resolution, **options)
 
 
-def batch_shapes(
-  config: ConfigDict, source: Source
-) -> dict[Size, dict[str, jax.ShapeDtypeStruct]]:
-  """The entries of a batch that the step takes, for each size of image."""
-  B = config.data.batch_size
-  entries = dict(label=jax.ShapeDtypeStruct((B,), jnp.int32))
-  if config.model.text_width:
-    meta = text_meta(source)
-    shape = (B, meta['tokens'], meta['width'])
-    entries = dict(text=jax.ShapeDtypeStruct(shape, jnp.bfloat16))
-    if config.model.text_mask:
-      entries['text_mask'] = jax.ShapeDtypeStruct(shape[:2], jnp.bool_)
-  C = config.model.in_channels
-  return {
-    size: entries | dict(image=jax.ShapeDtypeStruct((B, *size, C), jnp.uint8))
-    for size in image_sizes(config, source)
-  }
+def abstract_batch(
+  config: ConfigDict, size: Size | None = None, tokens: int | None = None
+) -> dict[str, jax.ShapeDtypeStruct]:
+  """The entries of a batch that the step takes, without stored features.
+
+  Args:
+    config: of the run.
+    size: of the images, by default the run's resolution squared.
+    tokens: of the texts, by default as many as the network takes.
+  """
+  model, B = config.model, config.data.batch_size
+  side = config.data.resolution
+  image = (B, *(size or (side, side)), model.in_channels)
+  batch = dict(image=jax.ShapeDtypeStruct(image, jnp.uint8))
+  if not model.text_width:
+    return batch | dict(label=jax.ShapeDtypeStruct((B,), jnp.int32))
+  text = (B, tokens or model.text_tokens, model.text_width)
+  batch[embedded_text.TEXT] = jax.ShapeDtypeStruct(text, jnp.bfloat16)
+  if model.text_mask:
+    batch[embedded_text.MASK] = jax.ShapeDtypeStruct(text[:2], jnp.bool_)
+  return batch
 
 
 def image_sizes(config: ConfigDict, source: Source) -> dict[Size, float]:
