@@ -68,12 +68,13 @@ def find_target(
 
 
 def stored_shapes(
-  source: Source, batch_size: int
+  config: ConfigDict, source: Source
 ) -> dict[str, jax.ShapeDtypeStruct]:
-  """Of the side arrays of a batch."""
-  manifests = {name: source.stored[name].manifest for name in source.arrays}
+  """Of the side arrays of a batch that a run needs for alignment."""
+  B = config.data.batch_size
+  manifests = {n: source.stored[n].manifest for n in stored_arrays(config)}
   return {
-    name: jax.ShapeDtypeStruct((batch_size, *m['shape']), jnp.dtype(m['dtype']))
+    name: jax.ShapeDtypeStruct((B, *m['shape']), jnp.dtype(m['dtype']))
     for name, m in manifests.items()
   }
 

@@ -126,7 +126,7 @@ def size_of(name: str) -> dict[str, int]:
   """Widths and depths of a size of the paper, for `config.model.update`.
 
   Raises:
-    ValueError: not B, L or XL.
+    ValueError: not B, L, XL or T2I.
   """
   if name not in SIZES:
     raise ValueError(f'config option size={name!r}: use one of {list(SIZES)}.')
@@ -134,18 +134,32 @@ def size_of(name: str) -> dict[str, int]:
 
 
 def make_debug(config: ConfigDict) -> None:
-  """Shrinks any run to four steps of seconds on the embedded digits."""
+  """Shrinks any run to four steps of seconds on the embedded digits.
+
+  Texts are words of captions of digits, in squares alone.
+  """
   config.steps = 4
+  text = bool(config.model.text_width)
   config.model.update(
-    num_classes=10,
-    patch_size=7,
+    num_classes=0 if text else 10,
+    text_width=16 if text else 0,
+    text_tokens=8,
+    patch_size=8 if text else 7,
     width=32,
     heads=2,
     patch_depth=2,
     pixel_width=8,
     pixel_depth=1,
+    pixel_attention_width=0,
+    pixel_heads=0,
   )
-  config.data.update(source='digits', resolution=28, batch_size=8)
+  config.data.update(
+    source='words:captioned_digits' if text else 'digits',
+    resolution=32 if text else 28,
+    batch_size=8,
+    buckets=False,
+    text_encoder='',
+  )
   config.repa.weight = 0.0  # a teacher of photographs would have to be fetched
   config.optimizer.warmup_steps = min(1, config.optimizer.warmup_steps)
   config.sampler.update(steps=2, batch_size=8)

@@ -14,6 +14,7 @@ from pixeldit_jax.data.buckets import make_bucket_pipeline
 from pixeldit_jax.data.pipeline import make_pipeline
 from pixeldit_jax.data.sources import Source, open_source
 from pixeldit_jax.model.cost import train_flops
+from pixeldit_jax.train.alignment import stored_arrays, stored_shapes
 from pixeldit_jax.train.config import model_config
 
 Size = tuple[int, int]  # height, width
@@ -27,8 +28,14 @@ def open_data(config: ConfigDict) -> Source:
     ValueError: it has other classes or texts, or no buckets.
   """
   data, model = config.data, config.model
-  arrays = embedded_text.ARRAYS if model.text_width else ()
+  texts = embedded_text.ARRAYS if model.text_width else ()
+  arrays = (*texts, *stored_arrays(config))
   source = open_source(data.source, arrays)
+  if not set(arrays) <= set(source.arrays):
+    raise ValueError(
+      f'data.source={data.source!r} has no {", ".join(arrays)} beside its '
+      'images.'
+    )
   if model.text_width:
     check_text(config, text_meta(source))
   elif source.num_classes != model.num_classes:
@@ -126,6 +133,18 @@ def abstract_batch(
   if model.text_mask:
     batch[embedded_text.MASK] = jax.ShapeDtypeStruct(text[:2], jnp.bool_)
   return batch
+
+
+def batch_shapes(
+  config: ConfigDict, source: Source
+) -> dict[Size, dict[str, jax.ShapeDtypeStruct]]:
+  """The entries of a batch for each size of image that the data have."""
+  tokens = text_meta(source).get('tokens')
+  stored = stored_shapes(config, source)
+  return {
+    size: abstract_batch(config, size, tokens) | stored
+    for size in image_sizes(config, source)
+  }
 
 
 def image_sizes(config: ConfigDict, source: Source) -> dict[Size, float]:

@@ -11,24 +11,25 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from pixeldit_jax import sharding
-from pixeldit_jax.data.pipeline import make_pipeline
-from pixeldit_jax.data.sources import Source, open_source
+from pixeldit_jax.data.sources import Source
 from pixeldit_jax.encoders.vision import VisionConfig
-from pixeldit_jax.model.cost import train_flops
-from pixeldit_jax.train.alignment import (
-  Target,
-  find_target,
-  place_teacher,
-  stored_arrays,
-  stored_shapes,
-)
+from pixeldit_jax.train.alignment import Target, find_target, place_teacher
 from pixeldit_jax.train.checkpoint import Checkpoints
 from pixeldit_jax.train.config import model_config, validate
 from pixeldit_jax.train.init_from import ema_of
+from pixeldit_jax.train.inputs import (
+  batch_shapes,
+  flops_of_batch,
+  image_sizes,
+  make_data,
+  open_data,
+  text_meta,
+)
 from pixeldit_jax.train.late_log import LateLog
 from pixeldit_jax.train.metrics import Clock, Writer
 from pixeldit_jax.train.optimizer import make_optimizer
 from pixeldit_jax.train.record import Record
+from pixeldit_jax.train.run_text import keep_text
 from pixeldit_jax.train.signals import Stopped, StopRequest
 from pixeldit_jax.train.state import (
   TrainState,
@@ -76,7 +77,6 @@ def train(
     Stopped: SIGTERM or Ctrl-C; all is saved.
   """
   validate(config)
-  model = model_config(config)
   batch_size = config.data.batch_size
 
   # ---- Mesh
@@ -90,22 +90,13 @@ def train(
     )
 
   # ---- Source
-  source = open_source(config.data.source, stored_arrays(config))
-  if source.num_classes != model.num_classes:
-    raise ValueError(
-      f'data.source={config.data.source!r} has {source.num_classes} classes, '
-      f'but model.num_classes={model.num_classes}.'
-    )
-  source.check(
-    resolution=config.data.resolution,
-    checksums=config.data.checksums,
-    process_index=jax.process_index(),
-    process_count=jax.process_count(),
-  )
+  source = open_data(config)
   target = find_target(config, source, teacher)
 
   # ---- Workdir
   check_same_run(workdir, config, allow_change)
+  if config.model.text_width:
+    keep_text(workdir, text_meta(source))
   with (
     Record(workdir, config) as record,
     StopRequest() as stop,
@@ -139,21 +130,12 @@ def _run(
 ) -> TrainState:
   """`train`, once nothing is left to be refused."""
   model, goodput = model_config(config), record.goodput
-  batch_size, resolution = config.data.batch_size, config.data.resolution
   rules = sharding.make_rules(config.mesh)
   batch_sharding = sharding.batch_sharding(mesh, rules)
 
   # ---- Data
-  data = make_pipeline(
-    source,
-    resolution=resolution,
-    batch_size=batch_size,
-    seed=config.seed,
-    rows=sharding.local_rows(batch_sharding, batch_size),
-    num_threads=config.data.num_threads,
-    num_workers=config.data.num_workers,
-    prefetch=config.data.prefetch,
-  )
+  rows = sharding.local_rows(batch_sharding, config.data.batch_size)
+  data = make_data(config, source, rows)
   opened.callback(data.close)
 
   # ---- State: from a checkpoint, from another run, or random
@@ -185,40 +167,34 @@ def _run(
     log.info('Already trained to step %d.', first)
     return state
 
-  # ---- Step, compiled ahead
-  image = (batch_size, resolution, resolution, model.in_channels)
-  batch = dict(
-    image=jax.ShapeDtypeStruct(image, np.uint8),
-    label=jax.ShapeDtypeStruct((batch_size,), np.int32),
-  )
-  batch |= stored_shapes(source, batch_size)
-  batch_names = tuple(batch)
+  # ---- Step, compiled ahead for each size of image
   frozen = None
   if isinstance(target, VisionConfig):
     split_by = rules if config.repa.sharded else None
     frozen = place_teacher(teacher, mesh, split_by)
+  step_fn = jax.jit(
+    make_train_step(config, target),
+    in_shardings=(
+      shardings,
+      batch_sharding,
+      jax.tree.map(lambda a: a.sharding, frozen),
+    ),
+    out_shardings=(shardings, sharding.replicated(mesh)),
+    donate_argnums=0,
+  )
+  batches = batch_shapes(config, source)
   with goodput.spending('compile'), sharding.use(mesh, rules):
-    train_step = (
-      jax.jit(
-        make_train_step(config, target),
-        in_shardings=(
-          shardings,
-          batch_sharding,
-          jax.tree.map(lambda a: a.sharding, frozen),
-        ),
-        out_shardings=(shardings, sharding.replicated(mesh)),
-        donate_argnums=0,
-      )
-      .lower(like, batch, frozen)
-      .compile()
-    )
+    train_steps = {
+      size: step_fn.lower(like, batch, frozen).compile()
+      for size, batch in batches.items()
+    }
   log.info('Compiled in %.0f s.', goodput.seconds()['compile'])
 
   # ---- What looks on
   writer = Writer(workdir, first, config.steps)
   opened.callback(writer.close)
-  flops = batch_size * train_flops(model, resolution, resolution)
-  clock = Clock(first, config.steps, batch_size, flops, goodput)
+  flops = flops_of_batch(config, image_sizes(config, source))
+  clock = Clock(first, config.steps, config.data.batch_size, flops, goodput)
   late = LateLog(writer, clock, record, config)
   tracer = Tracer(workdir, config)
   opened.callback(tracer.close)
@@ -266,9 +242,10 @@ def _run(
       tracer.before(step)
       with goodput.spending('data'):
         example = next(data)
-      batch = {name: example[name] for name in batch_names}
+      size = example['image'].shape[1:3]
+      batch = {name: example[name] for name in batches[size]}
       batch = sharding.put_batch(batch, batch_sharding)
-      state, metrics = train_step(state, batch, frozen)
+      state, metrics = train_steps[size](state, batch, frozen)
       record.step = step
 
       flush(everything=config.debug_nans)

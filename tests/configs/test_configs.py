@@ -12,6 +12,7 @@ from pixeldit_jax.train.loop import train
 
 ROOT = pathlib.Path(__file__).parents[2]
 FILES = sorted((ROOT / 'configs').glob('*.py'))
+LATER_STAGES = ('t2i_512_stage2', 't2i_1024_stage3')
 
 
 def load(path: pathlib.Path, arg: str | None = None):
@@ -26,7 +27,15 @@ def test_it_is_valid(path):
   validate(load(path))
 
 
-@pytest.mark.parametrize('path', FILES, ids=lambda p: p.stem)
+@pytest.mark.parametrize(
+  'path',
+  [
+    # The later stages are the first with other numbers.
+    pytest.param(path, marks=[pytest.mark.slow] * (path.stem in LATER_STAGES))
+    for path in FILES
+  ],
+  ids=lambda p: p.stem,
+)
 def test_it_trains_its_debug_steps(path, tmp_path):
   pytest.importorskip('mlxtend')
   config = load(path, 'debug')

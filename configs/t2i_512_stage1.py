@@ -1,0 +1,24 @@
+"""Text to image at 512x512, stage 1: squares, aligned with DINOv2 (REPA).
+
+Data: launch/prepare_data.py --resolution=512, then launch/encode_text.py
+--encoder=google/gemma-2-2b-it --instruction=default; name the folder by
+--config.data.source=shards:/path. --config.optimizer.name=adamw in place of
+CAME.
+
+Options: debug (a few steps of a tiny network on digits with captions).
+"""
+
+from pixeldit_jax.train import config as defaults
+from pixeldit_jax.train import text_config
+
+
+def get_config(arg: str | None = None):
+  """`--config=configs/t2i_512_stage1.py`."""
+  options = defaults.parse_options(arg, debug=False)
+  config = text_config.get_config()
+  config.steps = 400_000
+  config.data.source = 'shards:/data/t2i512'
+  config.repa.update(weight=0.5, teacher='facebook/dinov2-base')
+  if options.debug:
+    defaults.make_debug(config)
+  return config

@@ -1,0 +1,21 @@
+"""Text to image at about 512x512, stage 2: all aspect ratios, without REPA.
+
+Starts from stage 1, --config.init_from=runs/t2i_stage1. Data as for it, with
+launch/prepare_data.py --resolution=512 --buckets.
+
+Options: debug (a few steps of a tiny network on digits with captions, squares).
+"""
+
+from pixeldit_jax.train import config as defaults
+from pixeldit_jax.train import text_config
+
+
+def get_config(arg: str | None = None):
+  """`--config=configs/t2i_512_stage2.py --config.init_from=...`."""
+  options = defaults.parse_options(arg, debug=False)
+  config = text_config.get_config()
+  config.steps = 100_000  # not told in the paper
+  config.data.update(source='shards:/data/t2i512_buckets', buckets=True)
+  if options.debug:
+    defaults.make_debug(config)
+  return config
