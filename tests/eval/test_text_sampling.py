@@ -30,6 +30,7 @@ def config() -> ConfigDict:
   return config
 
 
+@pytest.mark.slow
 def test_prompts_and_negative_prompts_decide_the_image(config):
   random = np.random.default_rng(0)
   weights = jax.tree.map(

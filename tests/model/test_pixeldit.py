@@ -99,7 +99,9 @@ def test_forward_and_every_block_are_the_authors(
       assert_close(block.reshape(expected.shape), expected)
 
 
-@pytest.mark.parametrize('size', ['16x16x12', '16x24x7'])
+@pytest.mark.parametrize(
+  'size', [pytest.param('16x16x12', marks=pytest.mark.slow), '16x24x7']
+)
 def test_forward_with_text_is_the_authors(golden, assert_close, size):
   """Theirs takes 1000 (1 - t) and gives noise - image; ours is a velocity."""
   arrays = golden('t2i')

@@ -40,8 +40,8 @@ def came(gradients, clip):
   return m if g.ndim == 1 else m / np.sqrt(np.outer(R, C) / R.mean())
 
 
-@pytest.mark.parametrize('clip', [1.0, 0.5])
-def test_directions_are_the_papers(clip):
+def test_directions_are_the_papers():
+  clip = 0.5
   shapes = dict(blocks=(2, 3, 2, 5), kernel=(4, 6), bias=(7,))
   random = np.random.default_rng(0)
   gradients = [
