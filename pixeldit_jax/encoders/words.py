@@ -45,6 +45,10 @@ class WordEncoder:
         vectors[i, j], mask[i, j] = self._vector(word), True
     return vectors, mask
 
+  def mask(self, texts: Sequence[str]) -> Bool[np.ndarray, 'B T']:
+    """The mask of `encode` alone."""
+    return self.encode(texts)[1]
+
   def _vector(self, word: str) -> Float[np.ndarray, 'C']:
     seed = int.from_bytes(hashlib.sha256(word.encode()).digest()[:8], 'big')
     return np.random.default_rng(seed).standard_normal(self.width)

@@ -10,6 +10,7 @@ import pytest
 
 from pixeldit_jax.convert.files import compare, fetch, read_weights
 from pixeldit_jax.convert.lightning import write_lightning
+from pixeldit_jax.convert.pixeldit import from_official, to_official
 from pixeldit_jax.convert.safetensors import write_safetensors
 
 torch = pytest.importorskip('torch')
@@ -125,6 +126,17 @@ def test_plain_and_nested_pth(tmp_path, zipped):
   # The text-to-image release.
   save(to_torch(raw, 'core.{}'.format) | {'_repa_projector.0': torch.ones(1)})
   same_bits(read_weights(path), raw)
+
+
+def test_the_text_to_image_file_becomes_a_network(tmp_path):
+  weights = golden('t2i')
+  path = tmp_path / 'pixeldit_t2i.pth'
+  beside = {'_repa_projector.0.weight': torch.ones(2)}
+  torch.save(to_torch(weights, 'core.{}'.format) | beside, path)
+  model = from_official(read_weights(path))
+  assert (model.config.text_width, model.config.time) == (24, 'noise')
+  back = to_official(model)
+  same_bits({name: back[name] for name in weights}, weights)
 
 
 @pytest.mark.parametrize('dtype', DTYPES)
