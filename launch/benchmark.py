@@ -1,8 +1,9 @@
 """Measures this machine: --config=configs/imagenet256.py:size=B --what=train.
 
---what=train   whole training steps on random images
---what=sample  whole sampling loops from random weights
---what=data    decoding alone, and the whole input pipeline
+--what=train     whole training steps on random images
+--what=sample    whole sampling loops from random weights
+--what=data      decoding alone, and the whole input pipeline
+--what=features  the FID Inception network, from uint8 images to features
 
 Prints a line for each figure; --json=FILE writes them too.
 """
@@ -18,7 +19,7 @@ _CONFIG = config_flags.DEFINE_config_file(
   'config', None, 'File of the run; --config.key=value changes one value.'
 )
 _WHAT = flags.DEFINE_enum(
-  'what', 'train', ['train', 'sample', 'data'], 'What to measure.'
+  'what', 'train', ['train', 'sample', 'data', 'features'], 'What to measure.'
 )
 _COUNT = flags.DEFINE_integer(
   'count', 10, 'Steps or sampling loops that are timed.', lower_bound=1
@@ -41,6 +42,8 @@ def main(argv):
       report = speed.measure_training(config, _COUNT.value, _PROFILE.value)
     elif _WHAT.value == 'sample':
       report = speed.measure_sampling(config, _COUNT.value, _PROFILE.value)
+    elif _WHAT.value == 'features':
+      report = speed.measure_features(config.data.resolution, _COUNT.value)
     else:
       data = config.data
       report = throughput.measure(

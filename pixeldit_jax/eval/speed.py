@@ -17,6 +17,8 @@ from ml_collections import ConfigDict
 
 from pixeldit_jax import sharding
 from pixeldit_jax.encoders.vision import DINOv2, VisionConfig
+from pixeldit_jax.eval.features import images_per_second, inception_network
+from pixeldit_jax.eval.inception import Inception
 from pixeldit_jax.eval.sampling import make_sample_fn
 from pixeldit_jax.model.cost import forward_flops, train_flops
 from pixeldit_jax.model.pixeldit import weights_of
@@ -128,6 +130,24 @@ def measure_sampling(
   seconds = _timed(lambda: sample(weights, indices, labels), count, profile)
   flops = B * sampling_evaluations(config) * forward_flops(model, side, side)
   return _report(seconds, B, flops)
+
+
+def measure_features(resolution: int, count: int) -> Report:
+  """Times `count` batches of the FID network, with random weights.
+
+  From uint8 images on the host to features on the host, on all devices of this
+  process.
+  """
+  network = inception_network(Inception(rngs=nnx.Rngs(0)), '')
+  batch = network.extract.batch_size
+  rate = images_per_second(network, resolution, batch=batch, steps=count)
+  device = jax.local_devices()[0].device_kind
+  return dict(
+    device=f'{jax.local_device_count()} x {device}',
+    batch=batch,
+    images_per_second=rate,
+    minutes_for_50000=50_000 / rate / 60,
+  )
 
 
 def sampling_evaluations(config: ConfigDict) -> int:

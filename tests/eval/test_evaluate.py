@@ -116,11 +116,40 @@ def test_features_of_another_width_are_refused(tiny_network):
     evaluate.evaluate(samples, reference, tiny_network, settings={})
 
 
+def _sfid_by_definition(a, b):
+  """ADM's sFID of two sets of spatial features, from the data themselves.
+
+  With centred data A / sqrt(n - 1) = X, the root of S_a S_b has the trace of
+  the root of X Y^T Y X^T, of the size of the set: no covariance is needed.
+  """
+  means = a.mean(axis=0) - b.mean(axis=0)
+  x = (a - a.mean(axis=0)) / np.sqrt(len(a) - 1)
+  y = (b - b.mean(axis=0)) / np.sqrt(len(b) - 1)
+  across = x @ y.T
+  roots = np.sqrt(np.abs(np.linalg.eigvals(across @ across.T)))
+  return means @ means + (x**2).sum() + (y**2).sum() - 2 * roots.sum()
+
+
+def _torch_spatial(network, images):
+  """The first 7 channels of mixed_6/conv, by torch-fidelity's network."""
+  import torch
+
+  seen = []
+  hook = network.Mixed_6d.branch1x1.register_forward_hook(
+    lambda module, inputs, output: seen.append(output[:, :7])
+  )
+  for batch in images.batches(20):
+    network(torch.from_numpy(batch.copy()).permute(0, 3, 1, 2))
+  hook.remove()
+  spatial = torch.cat(seen).permute(0, 2, 3, 1).double().numpy()
+  return spatial.reshape(len(spatial), -1)
+
+
 @pytest.mark.slow
 def test_torch_fidelity_on_the_same_two_folders(
   torch_fidelity, torch_inception, tmp_path
 ):
-  """FID, IS, KID, precision and recall from files to numbers."""
+  """FID, sFID, IS, KID, precision and recall from files to numbers."""
   count, split = 40, 4
   for name, seed in (('samples', 0), ('reference', 1)):
     (tmp_path / name).mkdir()
@@ -151,6 +180,13 @@ def test_torch_fidelity_on_the_same_two_folders(
   metrics = result['metrics']
   fid = theirs['frechet_inception_distance']
   assert metrics['fid'] == pytest.approx(fid, rel=1e-3)
+  sfid = _sfid_by_definition(
+    _torch_spatial(torch_inception[0], images),
+    _torch_spatial(
+      torch_inception[0], image_sets.open_images(tmp_path / 'reference')
+    ),
+  )
+  assert metrics['sfid'] == pytest.approx(sfid, rel=1e-3)
   precision_recall = metrics['precision'], metrics['recall']
   theirs_pr = theirs['precision'], theirs['recall']
   assert precision_recall == pytest.approx(theirs_pr)

@@ -3,6 +3,7 @@
 import pytest
 
 from pixeldit_jax.eval.speed import (
+  measure_features,
   measure_sampling,
   measure_training,
   sampling_evaluations,
@@ -49,4 +50,13 @@ def test_training_and_sampling_are_measured():
   sampled = measure_sampling(config, 2)
   assert sampled['tflops'] * sampled['seconds'] == pytest.approx(
     8 * sampling_evaluations(config) * flops / 1e12
+  )
+
+
+@pytest.mark.slow
+def test_features_are_measured():
+  report = measure_features(32, 1)
+  assert report['batch'] == 8
+  assert report['minutes_for_50000'] == pytest.approx(
+    50_000 / report['images_per_second'] / 60
   )
