@@ -203,7 +203,7 @@ def test_what_cannot_be_measured_is_refused(tiny_network, tmp_path):
     (
       paths['good'],
       [f'--reference={nan}'],
-      'mu has values that are not finite',
+      'mu has values that are not',
     ),
     (
       paths['good'],
