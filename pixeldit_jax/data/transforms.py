@@ -35,12 +35,16 @@ def decode(image: bytes | UInt8[np.ndarray, 'H W C']) -> Image.Image:
     BadExample: if the bytes cannot be decoded to the last row.
   """
   if isinstance(image, np.ndarray):
-    if image.dtype != np.uint8 or image.ndim != 3:
+    if (
+      image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] not in (1, 3)
+    ):
       raise BadExample(
-        f'pixels must be uint8 [H W C], got {image.dtype} {list(image.shape)}'
+        'pixels must be uint8 [H W C] with 1 or 3 channels, got '
+        f'{image.dtype} {list(image.shape)}'
       )
-    grey = image.shape[-1] == 1
-    return Image.fromarray(image[..., 0] if grey else image).convert('RGB')
+    if image.shape[-1] == 1:
+      image = np.repeat(image, 3, axis=-1)
+    return Image.fromarray(image)
   try:
     opened = Image.open(io.BytesIO(image))
     ImageOps.exif_transpose(opened, in_place=True)
@@ -71,7 +75,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     white = Image.new('RGBA', image.size, (255, 255, 255, 255))
     image = Image.alpha_composite(white, image)
   image.load()  # a file cut short is found here
-  return image.convert('RGB')
+  return image if image.mode == 'RGB' else image.convert('RGB')
 
 
 def center_crop(image: Image.Image, size: int) -> UInt8[np.ndarray, 'S S 3']:
@@ -89,6 +93,8 @@ def crop(
   Raises:
     BadExample: if the image is so narrow that the resized one would be huge.
   """
+  if image.size == (width, height):
+    return np.array(image)
   while image.height >= 2 * height and image.width >= 2 * width:
     image = image.resize(
       (image.width // 2, image.height // 2), Image.Resampling.BOX
