@@ -7,7 +7,6 @@ is random access: the order depends on no host, thread, worker or restart.
 """
 
 import os
-import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -18,6 +17,7 @@ from pixeldit_jax.data.batch_iterator import BatchIterator
 from pixeldit_jax.data.examples import Load, Pick, stack
 from pixeldit_jax.data.sources import Source
 
+_ENDLESS = 2**48  # more than any run reads; grain adds to the largest int
 _PIECE = 8  # examples that a thread loads in one go
 # place(position in the stream) -> (index in the source, (height, width)).
 Place = Callable[[int], tuple[int, tuple[int, int]]]
@@ -151,7 +151,7 @@ def batches_of(
     def join(pieces: list[list[dict[str, Any]]]) -> dict[str, Any]:
       return stack([example for piece in pieces for example in piece])
 
-    pieces = grain.MapDataset.range(sys.maxsize).map(load_piece)
+    pieces = grain.MapDataset.range(_ENDLESS).map(load_piece)
     if num_workers:
       if not flags.FLAGS.is_parsed():  # grain reads a flag of its own there
         flags.FLAGS.mark_as_parsed()

@@ -194,7 +194,7 @@ def test_values_that_cannot_be_met_are_refused(options, message):
 @pytest.mark.parametrize('workers', [1, 2])
 def test_workers_change_nothing(workers):
   want = ids(make(50), 30)
-  iterator = make(50, num_workers=workers)
+  iterator = make(50, num_workers=workers, num_threads=1)
   got = [ids(iterator, 13)]
   state = iterator.get_state()
   iterator.close()
