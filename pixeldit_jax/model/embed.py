@@ -15,11 +15,18 @@ TIME_MAX_PERIOD = 10.0
 
 
 def patchify(x: Float[Array, 'B H W C'], patch: int) -> Float[Array, 'B L P C']:
-  """Cuts images into patches; patches and the pixels in them row by row."""
+  """Cuts images into patches; patches and the pixels in them row by row.
+
+  By way of a last axis of S strips, rows of patches of all images and channels:
+  a TPU pads the last axis to 128, which would take 8 times the memory of an
+  image if that axis were the side of a patch.
+  """
   B, H, W, C = x.shape
-  x = x.reshape(B, H // patch, patch, W // patch, patch, C)
-  x = x.transpose(0, 1, 3, 2, 4, 5)
-  return x.reshape(B, -1, patch * patch, C)
+  x_SpW = x.transpose(0, 3, 1, 2).reshape(-1, patch, W)
+  x_pwqS = x_SpW.transpose(1, 2, 0).reshape(patch, W // patch, patch, -1)
+  x_wPS = x_pwqS.swapaxes(0, 1).reshape(W // patch, patch * patch, -1)
+  x_BCLP = x_wPS.transpose(2, 0, 1).reshape(B, C, -1, patch * patch)
+  return x_BCLP.transpose(0, 2, 3, 1)
 
 
 def unpatchify(
@@ -28,8 +35,12 @@ def unpatchify(
   """The inverse of `patchify`, given patches down and across."""
   B, _, P, C = x.shape
   patch = math.isqrt(P)
-  x = x.reshape(B, *grid, patch, patch, C).transpose(0, 1, 3, 2, 4, 5)
-  return x.reshape(B, grid[0] * patch, grid[1] * patch, C)
+  height, width = (n * patch for n in grid)
+  x_SwP = x.transpose(0, 3, 1, 2).reshape(-1, grid[1], P)
+  x_wpqS = x_SwP.transpose(1, 2, 0).reshape(grid[1], patch, patch, -1)
+  x_pWS = x_wpqS.swapaxes(0, 1).reshape(patch, width, -1)
+  x_BCHW = x_pWS.transpose(2, 0, 1).reshape(B, C, height, width)
+  return x_BCHW.transpose(0, 2, 3, 1)
 
 
 def sincos_2d(rows: int, columns: int, width: int) -> Float[Array, 'H W D']:
