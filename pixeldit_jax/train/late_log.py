@@ -21,6 +21,7 @@ class LateLog:
   together.
 
   Attributes:
+    read: the last step that was looked at.
     diverged: how many steps in a row were not finite, once too many were.
   """
 
@@ -34,7 +35,7 @@ class LateLog:
     )
     self._unread: list[tuple[int, Metrics]] = []
     self._due: tuple[int, Metrics] | None = None
-    self.diverged = 0
+    self.read = self.diverged = 0
 
   def later(self, step: int, metrics: Metrics, due: bool) -> None:
     """Keeps the metrics of a step; if `due`, the next flush writes them."""
@@ -64,6 +65,7 @@ class LateLog:
       self._writer.scalars(step, values)
 
   def _look_at(self, step, bad_steps, norm):
+    self.read = step
     rise = self._record.watch.see(bad_steps, float(norm))
     if bad_steps:
       log.warning('Step %d was not finite: its update is skipped.', step)

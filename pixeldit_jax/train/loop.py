@@ -16,6 +16,7 @@ from pixeldit_jax.encoders.vision import VisionConfig
 from pixeldit_jax.train.alignment import Target, find_target, place_teacher
 from pixeldit_jax.train.checkpoint import Checkpoints
 from pixeldit_jax.train.config import model_config, validate
+from pixeldit_jax.train.faults import describe
 from pixeldit_jax.train.init_from import ema_of
 from pixeldit_jax.train.inputs import (
   batch_shapes,
@@ -202,10 +203,13 @@ def _run(
   def flush(everything=False):
     late.flush(everything)
     if late.diverged:
+      with sharding.use(mesh, rules), jax.transfer_guard('allow'):
+        story = describe(config, target, state, batch, frozen)
       raise FloatingPointError(
         f'loss or gradients were not finite in {late.diverged} steps in a '
-        'row. The weights are those before; lower optimizer.learning_rate, or '
-        'try model.modulation=post.'
+        f'row, up to step {late.read}. The last step run again:\n{story}\n'
+        'The weights are those before; lower optimizer.learning_rate, or try '
+        'model.modulation=post.'
       )
 
   def evaluators_at(step):
@@ -248,10 +252,12 @@ def _run(
       state, metrics = train_steps[size](state, batch, frozen)
       record.step = step
 
-      flush(everything=config.debug_nans)
+      flush()
       last = step == config.steps
       due = last or step % config.log.every == 0
       late.later(step, metrics, due)
+      if config.debug_nans:
+        flush(everything=True)  # now, while the step can be run again
       tracer.after(step, metrics['loss'])
       with jax.transfer_guard('allow'):
         judged = bool(evaluators_at(step))
