@@ -17,7 +17,19 @@ import sample_flags
 from absl import app, flags
 
 _OUT = flags.DEFINE_string('out', None, 'Folder to write to; made if absent.')
-_NUM_SAMPLES = flags.DEFINE_integer('num_samples', 100, 'Images to make.')
+_NUM_SAMPLES = flags.DEFINE_integer(
+  'num_samples', None, 'Images to make; 100, or one of each prompt.'
+)
+_PROMPTS = flags.DEFINE_string('prompts', None, 'Divided by semicolons.')
+_PROMPTS_FILE = flags.DEFINE_string('prompts_file', None, 'One on each line.')
+_NEGATIVE = flags.DEFINE_string(
+  'negative_prompt', '', 'What guidance leads away from.'
+)
+_HEIGHT = flags.DEFINE_integer('height', None, 'Pixels; as trained by default.')
+_WIDTH = flags.DEFINE_integer('width', None, 'Pixels; as trained by default.')
+_TEXT_ENCODER = flags.DEFINE_string(
+  'text_encoder', '', 'Where the encoder of the run is now, if elsewhere.'
+)
 _TRAJECTORY = flags.DEFINE_bool('trajectory', False, 'Draw one sampling path.')
 flags.adopt_module_key_flags(distributed)
 flags.adopt_module_key_flags(sample_flags)
@@ -39,21 +51,52 @@ def main(argv):
   options = dict(labels=sample_flags.LABELS.value, **weights)
   try:
     config = sample_flags.read_config()
+    prompts = _read_prompts(config)
+    count = len(prompts.texts) if prompts else 100
     sample_set.make_sample_set(
       config,
       sample_flags.WORKDIR.value,
       out / 'samples.npz',
-      _NUM_SAMPLES.value,
+      count if _NUM_SAMPLES.value is None else _NUM_SAMPLES.value,
+      prompts=prompts,
       overwrite=sample_flags.OVERWRITE.value,
       **options,
     )
     if jax.process_index() == 0:
       sample_set.write_pngs(out / 'images', out / 'samples.npz')
-      sample_set.write_grid(out / 'samples.png', out / 'samples.npz')
+      sample_set.write_grid(out / 'samples.png', out / 'samples.npz', prompts)
     if _TRAJECTORY.value:
       trajectory.draw_path(config, sample_flags.WORKDIR.value, out, **options)
   except (ValueError, FileNotFoundError) as error:
     sys.exit(f'sample.py: {error}')
+
+
+def _read_prompts(config):
+  """What the flags ask a text network for; None of another network."""
+  given = [
+    flag.name
+    for flag in (_PROMPTS, _PROMPTS_FILE, _NEGATIVE, _HEIGHT, _WIDTH)
+    if flag.value
+  ]
+  if not config.model.text_width:
+    if given:
+      raise ValueError(f'--{given[0]}: the run is of classes; use --labels.')
+    return None
+  if sample_flags.LABELS.value or _TRAJECTORY.value:
+    raise ValueError('--labels and --trajectory are of runs with classes.')
+  from pixeldit_jax.encoders.text import open_encoder
+  from pixeldit_jax.eval.prompt_set import Prompts, read_prompts
+  from pixeldit_jax.train.run_text import read_text
+
+  texts = read_prompts(_PROMPTS.value, _PROMPTS_FILE.value)
+  meta = read_text(sample_flags.WORKDIR.value)
+  side = config.data.resolution
+  return Prompts(
+    texts,
+    open_encoder(meta, _TEXT_ENCODER.value),
+    _NEGATIVE.value,
+    (_HEIGHT.value or side, _WIDTH.value or side),
+  )
 
 
 if __name__ == '__main__':

@@ -16,37 +16,52 @@ def draw(
   titles: Sequence[str],
   columns: int = 8,
   cell: int = 160,
+  lines: int = 1,
 ) -> Image.Image:
   """Draws images of any shape, row by row, each above its title.
 
   Args:
     images: uint8 [H W 3] each, at least one.
-    titles: one per image; what does not fit its cell is cut.
+    titles: one per image; what does not fit its lines is cut.
     columns: images per row.
     cell: longest side of a drawn image, in pixels; larger ones are reduced,
       smaller ones enlarged by a whole factor with every pixel in sight.
+    lines: of a title, which is broken between words.
   """
   columns = min(columns, len(images))
   rows = -(-len(images) // columns)
-  pitch = cell + _GAP
+  pitch, below = cell + _GAP, lines * _LINE
   sheet = Image.new(
     'RGB',
-    (columns * pitch + _GAP, rows * (pitch + _LINE) + _GAP),
+    (columns * pitch + _GAP, rows * (pitch + below) + _GAP),
     (255, 255, 255),
   )
   pen = ImageDraw.Draw(sheet)
   font = ImageFont.load_default(11)
   for i, (pixels, title) in enumerate(zip(images, titles)):
     left = _GAP + i % columns * pitch
-    top = _GAP + i // columns * (pitch + _LINE)
+    top = _GAP + i // columns * (pitch + below)
     image = _fit(Image.fromarray(pixels), cell)
     sheet.paste(
       image, (left + (cell - image.width) // 2, top + cell - image.height)
     )
-    while title and font.getlength(title) > cell:
-      title = title[:-1]
-    pen.text((left, top + cell), title, (0, 0, 0), font)
+    for k, line in enumerate(_break(title, cell, font)[:lines]):
+      pen.text((left, top + cell + k * _LINE), line, (0, 0, 0), font)
   return sheet
+
+
+def _break(title: str, width: int, font: ImageFont.FreeTypeFont) -> list[str]:
+  """Breaks a title into lines; a word that is too long is cut."""
+  lines = ['']
+  for word in title.split():
+    longer = f'{lines[-1]} {word}'.strip()
+    if font.getlength(longer) > width and lines[-1]:
+      lines.append(word)
+    else:
+      lines[-1] = longer
+    while font.getlength(lines[-1]) > width:
+      lines[-1] = lines[-1][:-1]
+  return lines
 
 
 def _fit(image: Image.Image, cell: int) -> Image.Image:

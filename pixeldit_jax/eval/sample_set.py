@@ -1,12 +1,14 @@
 """A set of samples on disk: made by all processes, held whole by none.
 
-Image i depends on the weights, the sampler, the seed, its label and i alone.
+Image i depends on the weights, the sampler, the seed, its label or prompt and
+i alone.
 Each process writes the shards that fall to it; the set goes on where it was
 stopped.
 """
 
 import concurrent.futures
 import logging
+import math
 import os
 import pathlib
 import shutil
@@ -18,9 +20,12 @@ from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
 from pixeldit_jax import sharding
+from pixeldit_jax.data import contact_sheet
 from pixeldit_jax.eval.fingerprint import fingerprint
 from pixeldit_jax.eval.image_sets import NpzImages
 from pixeldit_jax.eval.progress import Progress
+from pixeldit_jax.eval.prompt_set import Prompts
+from pixeldit_jax.eval.prompts import make_prompt_sampler
 from pixeldit_jax.eval.sample_grid import image_grid, write_png
 from pixeldit_jax.eval.sample_store import SHARD, SampleStore
 from pixeldit_jax.eval.sampling import (
@@ -36,6 +41,7 @@ log = logging.getLogger(__name__)
 
 GRID = 100  # images in the picture
 GRID_COLUMNS = 10
+PROMPT_CELL = 128  # pixels of an image above its prompt
 
 
 def parse_labels(
@@ -73,6 +79,7 @@ def make_sample_set(
   count: int,
   *,
   labels: str | None = None,
+  prompts: Prompts | None = None,
   ema: bool = True,
   step: int | None = None,
   overwrite: bool = False,
@@ -85,6 +92,7 @@ def make_sample_set(
     path: the `.npz` to write, on a disk that all processes see.
     count: images in the set.
     labels: classes that take turns, as `parse_labels` reads them.
+    prompts: of a text network; the set then has their numbers as labels.
     ema, step: which weights.
     overwrite: whether a set of other settings at `path` makes room.
 
@@ -95,16 +103,20 @@ def make_sample_set(
     FileNotFoundError: the run has no such checkpoint.
     ValueError: labels that are not there, or a set of other settings.
   """
-  classes = parse_labels(labels, config.model.num_classes, count)
+  if prompts is None:
+    classes = parse_labels(labels, config.model.num_classes, count)
+    told = dict(labels=labels or f'0-{config.model.num_classes - 1}')
+  else:
+    classes = prompts.numbers(count)
+    told = prompts.told
   mesh = sharding.make_mesh(config.mesh)
   rules = sharding.make_rules(config.mesh)
   weights, step = restore_weights(
     workdir, model_config(config), mesh, ema=ema, step=step, rules=rules
   )
-  settings = _settings(config, weights) | dict(
-    step=step, ema=ema, labels=labels or f'0-{config.model.num_classes - 1}'
-  )
-  store, pending = _open(path, count, config, settings, overwrite)
+  settings = _settings(config, weights) | dict(step=step, ema=ema) | told
+  size = prompts.size if prompts else None
+  store, pending = _open(path, count, config, settings, size, overwrite)
   if pending:
     log.info(
       'Sampling %s of %s images from step %d of %s.',
@@ -113,7 +125,8 @@ def make_sample_set(
       step,
       workdir,
     )
-    _fill(store, pending, config, weights, classes, mesh)
+    images_of = _make_images_of(config, mesh, weights, classes, prompts)
+    _fill(store, pending, classes, whole_batch(config, mesh), images_of)
   if jax.process_index() == 0:
     store.finish(classes)
   multihost_utils.sync_global_devices(f'samples {path}')
@@ -133,12 +146,29 @@ def _settings(config: ConfigDict, weights: PyTree) -> dict:
   )
 
 
+def _make_images_of(config, mesh, weights, classes, prompts):
+  """f(indices) -> batches of these images of the set."""
+  if prompts is None:
+    sample = make_sample_fn(config, mesh)
+    return lambda indices: sample_images(
+      config, mesh, sample, weights, indices, classes[indices]
+    )
+  sample = make_prompt_sampler(
+    *(config, mesh, weights, prompts.encoder),
+    negative=prompts.negative,
+    size=prompts.size,
+  )
+  return lambda indices: sample(
+    [prompts.texts[k] for k in classes[indices]], indices
+  )
+
+
 def _open(
-  path, count, config, settings, overwrite
+  path, count, config, settings, size, overwrite
 ) -> tuple[SampleStore, list[range]]:
   """The store and its pending shards, as the first process finds them."""
   side = config.data.resolution
-  shape = (side, side, config.model.in_channels)
+  shape = (*(size or (side, side)), config.model.in_channels)
   store = None
   if jax.process_index() == 0:
     options = dict(shard=SHARD, overwrite=overwrite)
@@ -156,19 +186,15 @@ def _open(
   return store, [span for span, wanted in zip(spans, mask) if wanted]
 
 
-def _fill(store, pending, config, weights, labels, mesh):
+def _fill(store, pending, classes, size, images_of):
   """Samples the pending shards, each written by one of the processes."""
   # Batches begin where they do in an unbroken run: equal to the last bit.
-  size = whole_batch(config, mesh)
   wanted = np.concatenate([np.asarray(span) for span in pending])
   indices = np.unique(wanted // size)[:, None] * size + np.arange(size)
-  indices = indices[indices < len(labels)]
-  sample = make_sample_fn(config, mesh)
-  batches = sample_images(
-    config, mesh, sample, weights, indices, labels[indices]
-  )
+  indices = indices[indices < len(classes)]
   report, done = Progress('Sampled', len(wanted)), 0
-  for number, (span, images) in enumerate(_cut(batches, indices, pending)):
+  parts = _cut(images_of(indices), indices, pending)
+  for number, (span, images) in enumerate(parts):
     if number % jax.process_count() == jax.process_index():
       store.write(span, images)
     done += len(span)
@@ -190,10 +216,23 @@ def _cut(
     waiting, start = waiting[last - start :], last
 
 
-def write_grid(path: str | os.PathLike, npz: str | os.PathLike):
-  """Draws the first images of a set."""
+def write_grid(
+  path: str | os.PathLike,
+  npz: str | os.PathLike,
+  prompts: Prompts | None = None,
+):
+  """Draws the first images of a set, with the prompts below if there are."""
   images = next(NpzImages(npz).batches(GRID))
-  write_png(path, image_grid(images, GRID_COLUMNS))
+  if prompts is None:
+    picture = image_grid(images, GRID_COLUMNS)
+  else:
+    titles = [prompts.texts[k] for k in prompts.numbers(len(images))]
+    columns = min(GRID_COLUMNS, math.ceil(math.sqrt(len(images))))
+    sheet = contact_sheet.draw(
+      images, titles, columns, cell=PROMPT_CELL, lines=3
+    )
+    picture = np.asarray(sheet)
+  write_png(path, picture)
   log.info('Wrote %s', path)
 
 
