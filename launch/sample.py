@@ -22,6 +22,12 @@ _NUM_SAMPLES = flags.DEFINE_integer(
 )
 _PROMPTS = flags.DEFINE_string('prompts', None, 'Divided by semicolons.')
 _PROMPTS_FILE = flags.DEFINE_string('prompts_file', None, 'One on each line.')
+_EXPORT = flags.DEFINE_string(
+  'export',
+  None,
+  'geneval:FILE (evaluation_metadata.jsonl) or dpg:FOLDER (of prompts): writes '
+  'four images of each of its prompts to --out, as that benchmark reads them.',
+)
 _NEGATIVE = flags.DEFINE_string(
   'negative_prompt', '', 'What guidance leads away from.'
 )
@@ -41,7 +47,7 @@ def main(argv):
     sys.exit(f'sample.py: {argv[1:]} are not flags; write --name=value.')
   import jax
 
-  from pixeldit_jax.eval import sample_set, trajectory
+  from pixeldit_jax.eval import exports, sample_set, trajectory
   from pixeldit_jax.train.metrics import start_log
 
   distributed.initialize()
@@ -51,7 +57,10 @@ def main(argv):
   options = dict(labels=sample_flags.LABELS.value, **weights)
   try:
     config = sample_flags.read_config()
-    prompts = _read_prompts(config)
+    prompts, benchmark = _read_prompts(config)
+    if benchmark:
+      run = (config, sample_flags.WORKDIR.value, benchmark, prompts)
+      return exports.export_run(*run, **weights)
     count = len(prompts.texts) if prompts else 100
     sample_set.make_sample_set(
       config,
@@ -72,31 +81,31 @@ def main(argv):
 
 
 def _read_prompts(config):
-  """What the flags ask a text network for; None of another network."""
-  given = [
-    flag.name
-    for flag in (_PROMPTS, _PROMPTS_FILE, _NEGATIVE, _HEIGHT, _WIDTH)
-    if flag.value
-  ]
+  """What the flags ask a text network for, and the benchmark if it is one's."""
+  asked = (_PROMPTS, _PROMPTS_FILE, _EXPORT, _NEGATIVE, _HEIGHT, _WIDTH)
   if not config.model.text_width:
-    if given:
-      raise ValueError(f'--{given[0]}: the run is of classes; use --labels.')
-    return None
+    for flag in asked:
+      if flag.value:
+        raise ValueError(f'--{flag.name}: the run is of classes; use --labels.')
+    return None, None
   if sample_flags.LABELS.value or _TRAJECTORY.value:
     raise ValueError('--labels and --trajectory are of runs with classes.')
   from pixeldit_jax.encoders.text import open_encoder
-  from pixeldit_jax.eval.prompt_set import Prompts, read_prompts
+  from pixeldit_jax.eval import exports, prompt_set
   from pixeldit_jax.train.run_text import read_text
 
-  texts = read_prompts(_PROMPTS.value, _PROMPTS_FILE.value)
-  meta = read_text(sample_flags.WORKDIR.value)
+  benchmark = None
+  if _EXPORT.value:
+    benchmark = exports.open_export(_EXPORT.value, _OUT.value)
+    texts = benchmark.prompts
+  else:
+    texts = prompt_set.read_prompts(_PROMPTS.value, _PROMPTS_FILE.value)
   side = config.data.resolution
-  return Prompts(
-    texts,
-    open_encoder(meta, _TEXT_ENCODER.value),
-    _NEGATIVE.value,
-    (_HEIGHT.value or side, _WIDTH.value or side),
-  )
+  size = (_HEIGHT.value or side, _WIDTH.value or side)
+  meta = read_text(sample_flags.WORKDIR.value)
+  encoder = open_encoder(meta, _TEXT_ENCODER.value)
+  prompts = prompt_set.Prompts(texts, encoder, _NEGATIVE.value, size)
+  return prompts, benchmark
 
 
 if __name__ == '__main__':

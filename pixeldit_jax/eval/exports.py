@@ -13,10 +13,16 @@ import shutil
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
+from ml_collections import ConfigDict
 
+from pixeldit_jax import sharding
 from pixeldit_jax.eval.progress import Progress
-from pixeldit_jax.eval.prompts import PromptSampler
+from pixeldit_jax.eval.prompt_set import Prompts
+from pixeldit_jax.eval.prompts import PromptSampler, make_prompt_sampler
 from pixeldit_jax.eval.sample_grid import write_png
+from pixeldit_jax.eval.sampling import whole_batch
+from pixeldit_jax.train.checkpoint import restore_weights
+from pixeldit_jax.train.config import model_config
 from pixeldit_jax.typing import UInt8
 
 IMAGES = 4  # of each prompt
@@ -144,3 +150,38 @@ def export_samples(
         benchmark.write(number, images[j * IMAGES : (j + 1) * IMAGES])
     report(IMAGES * (start + len(numbers)))
   multihost_utils.sync_global_devices('exported')
+
+
+def export_run(
+  config: ConfigDict,
+  workdir: str,
+  benchmark: GenEval | DPGBench,
+  prompts: Prompts,
+  *,
+  ema: bool = True,
+  step: int | None = None,
+) -> None:
+  """`export_samples` of a run, called by all processes.
+
+  Args:
+    config: of the run, with the sampler and seed wanted.
+    workdir: the run.
+    benchmark: from `open_export`.
+    prompts: encoder, negative prompt and size; the texts are the benchmark's.
+    ema, step: which weights.
+
+  Raises:
+    FileNotFoundError: the run has no such checkpoint.
+  """
+  mesh = sharding.make_mesh(config.mesh)
+  rules = sharding.make_rules(config.mesh)
+  weights, _ = restore_weights(
+    workdir, model_config(config), mesh, ema=ema, step=step, rules=rules
+  )
+  sample = make_prompt_sampler(
+    *(config, mesh, weights, prompts.encoder),
+    negative=prompts.negative,
+    size=prompts.size,
+  )
+  at_once = max(1, whole_batch(config, mesh) // IMAGES)
+  export_samples(benchmark, sample, at_once)
