@@ -18,3 +18,17 @@ def test_every_image_is_on_the_sheet():
   assert sheet.shape[1] < 300 and sheet.shape[0] < 320
   areas = [(sheet == colour).all(-1).sum() for colour in colours]
   assert areas == [128 * 128, 128 * 32, 128 * 64]
+
+
+def test_long_titles_are_broken_between_words():
+  images = [np.zeros((4, 4, 3), np.uint8)] * 2
+  titles = ['red seven', 'red seven ' * 9]
+
+  def ink(lines):
+    sheet = np.asarray(contact_sheet.draw(images, titles, 2, 64, lines))
+    below = (sheet[68:] < 128).any(-1)
+    return below[:, :66].sum(), below[:, 68:].sum(), len(below)
+
+  (short, cut, _), (same, whole, _) = ink(1), ink(3)
+  assert short == same > 0
+  assert whole > 2 * cut
