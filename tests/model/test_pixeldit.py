@@ -45,20 +45,26 @@ ABLATIONS = [
 ]
 
 
-def tiny(random=0.0, **overrides) -> PixelDiT:
-  """A network, with noise of that scale on every weight if asked for."""
-  config = dataclasses.replace(TINY, **overrides)
-  graphdef = nnx.graphdef(abstract_model(config))
+@functools.cache
+def initialiser(config: ModelConfig):
+  """f(scale): weights, with noise of that scale on every one."""
 
   @jax.jit
-  def make():
+  def make(random):
     weights = weights_of(PixelDiT(config, rngs=nnx.Rngs(0)))
     leaves, treedef = jax.tree.flatten(weights)
     noise = jax.random.normal(jax.random.key(1), (max(a.size for a in leaves),))
     leaves = [a + random * noise[: a.size].reshape(a.shape) for a in leaves]
     return treedef.unflatten(leaves)
 
-  return nnx.merge(graphdef, make())
+  return make
+
+
+def tiny(random=0.0, **overrides) -> PixelDiT:
+  """A network, with noise of that scale on every weight if asked for."""
+  config = dataclasses.replace(TINY, **overrides)
+  weights = initialiser(config)(random)
+  return nnx.merge(nnx.graphdef(abstract_model(config)), weights)
 
 
 def run(model: PixelDiT, x, t, y):
@@ -112,14 +118,6 @@ def test_forward_with_text_is_the_authors(golden, assert_close, size):
   assert_close(-v.transpose(0, 3, 1, 2), arrays[f'{size}/out'])
 
 
-@pytest.mark.parametrize('overrides', ABLATIONS, ids=str)
-def test_every_ablation_starts_at_zero(overrides):
-  x, t, y = inputs()
-  v, _ = run(tiny(**overrides), x, t, y)
-  assert v.shape == x.shape
-  np.testing.assert_array_equal(v, 0)
-
-
 def test_pre_modulated_blocks_start_as_the_identity(assert_close):
   model = tiny()
   x, t, y = inputs()
@@ -134,20 +132,33 @@ def test_pre_modulated_blocks_start_as_the_identity(assert_close):
 
 
 @functools.cache
-def gradient(**overrides):
-  """Of the mean square of the velocity, with respect to every weight."""
+def velocity_and_gradient(**overrides):
+  """f(weights): both, the gradient that of the velocity's mean square."""
   x, t, y = inputs()
-  model = tiny(0.2, **overrides)
+  graphdef = nnx.graphdef(
+    abstract_model(dataclasses.replace(TINY, **overrides))
+  )
 
   def loss(weights):
-    return jnp.mean(nnx.merge(nnx.graphdef(model), weights)(x, t, y) ** 2)
+    v = nnx.merge(graphdef, weights)(x, t, y)
+    return jnp.mean(v**2), v
 
-  return jax.jit(jax.grad(loss))(weights_of(model))
+  @jax.jit
+  def f(weights):
+    gradient, v = jax.grad(loss, has_aux=True)(weights)
+    return v, gradient
+
+  return f
 
 
 @pytest.mark.parametrize('overrides', ABLATIONS, ids=str)
-def test_every_weight_has_a_part_in_the_output(overrides):
-  for path, g in jax.tree.leaves_with_path(gradient(**overrides)):
+def test_every_ablation_starts_at_zero_and_uses_every_weight(overrides):
+  f = velocity_and_gradient(**overrides)
+  v, _ = f(weights_of(tiny(**overrides)))
+  assert v.shape == inputs()[0].shape
+  np.testing.assert_array_equal(v, 0)
+  _, gradient = f(weights_of(tiny(0.2, **overrides)))
+  for path, g in jax.tree.leaves_with_path(gradient):
     per_block = g if path[0].key.endswith('_blocks') else g[None]
     for block in per_block:
       assert jnp.abs(block).max() > 0, jax.tree_util.keystr(path)
@@ -158,8 +169,11 @@ def test_every_weight_has_a_part_in_the_output(overrides):
   [(True, 'matmuls'), (True, 'full'), (False, 'none'), (False, 'full')],
 )
 def test_scan_and_remat_change_no_gradient(assert_close, scan, remat):
-  actual = gradient(scan=scan, patch_remat=remat, pixel_remat=remat)
-  jax.tree.map(lambda a, b: assert_close(a, b, 1e-5), actual, gradient())
+  change = dict(scan=scan, patch_remat=remat, pixel_remat=remat)
+  (_, expected), (_, actual) = (
+    velocity_and_gradient(**c)(weights_of(tiny(0.2))) for c in ({}, change)
+  )
+  jax.tree.map(lambda a, b: assert_close(a, b, 1e-5), actual, expected)
 
 
 def test_one_time_for_all_is_the_same_as_each():
@@ -191,7 +205,7 @@ def test_bfloat16_computes_near_float32(assert_close):
 
 @pytest.mark.parametrize('overrides', ABLATIONS, ids=str)
 def test_every_weight_names_each_of_its_axes(overrides):
-  model = tiny(**overrides)
+  model = abstract_model(dataclasses.replace(TINY, **overrides))
   weights = weights_of(model)
   axes = jax.tree.map(lambda _, names: names, weights, axes_of(model))
   jax.tree.map(lambda w, names: spec(names), weights, axes_of(model))
