@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from pixeldit_jax.convert.lazy import LazyTensors, specs_of
+from pixeldit_jax.convert.lazy import LazyTensors
 from pixeldit_jax.convert.lightning import read_lightning
 from pixeldit_jax.convert.safetensors import read_safetensors
 
@@ -109,37 +109,3 @@ def _inner_names(
     for inner, name in plain.items()
     if inner.startswith(prefix) and not inner.endswith('n_averaged')
   }
-
-
-def compare(
-  expected: Mapping[str, tuple[int, ...]], found: Mapping[str, np.ndarray]
-) -> None:
-  """Checks names and shapes before anything is read.
-
-  Args:
-    expected: name to shape.
-    found: arrays, `LazyTensors`, or anything with shapes.
-
-  Raises:
-    ValueError: lists every tensor that is missing, extra or of another shape.
-  """
-  shapes = {name: spec.shape for name, spec in specs_of(found).items()}
-  problems = [
-    f'missing: {name} {tuple(shape)}'
-    for name, shape in expected.items()
-    if name not in shapes
-  ]
-  problems += [
-    f'extra: {name} {shape}'
-    for name, shape in shapes.items()
-    if name not in expected
-  ]
-  problems += [
-    f'other shape: {name} is {shapes[name]}, expected {tuple(shape)}'
-    for name, shape in expected.items()
-    if name in shapes and shapes[name] != tuple(shape)
-  ]
-  if problems:
-    raise ValueError(
-      f'{len(problems)} tensors do not fit:\n  ' + '\n  '.join(problems)
-    )

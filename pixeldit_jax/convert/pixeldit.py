@@ -13,11 +13,11 @@ of the text embeddings. A, n and j are D, N and J of the pixel path's attention.
 import re
 from collections.abc import Mapping
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from pixeldit_jax.convert.lazy import LazyTensors, flat, nested, specs_of
 from pixeldit_jax.convert.rules import Rule, to_ours, to_theirs
 from pixeldit_jax.model.config import ModelConfig
 from pixeldit_jax.model.embed import TIME_FEATURES
@@ -165,24 +165,25 @@ def infer_config(weights: Mapping[str, np.ndarray], **overrides) -> ModelConfig:
   Raises:
     ValueError: a tensor that tells a size is not there.
   """
+  specs = specs_of(weights)
 
   def shape(name):
-    if name not in weights:
+    if name not in specs:
       raise ValueError(
-        f'{name} is not among the {len(weights)} weights: expected the inner '
+        f'{name} is not among the {len(specs)} weights: expected the inner '
         "names of the release, as 'patch_blocks.0.attn.qkv.weight', without "
         "a prefix such as 'denoiser.'."
       )
-    return weights[name].shape
+    return specs[name].shape
 
   def depth(prefix):
-    found = (re.match(rf'{prefix}\.(\d+)\.', name) for name in weights)
+    found = (re.match(rf'{prefix}\.(\d+)\.', name) for name in specs)
     return max((int(m[1]) + 1 for m in found if m), default=0)
 
   pixel_width, channels = shape('pixel_embedder.proj.weight')
   width, patch_inputs = shape('s_embedder.proj.weight')
   pixels = patch_inputs // channels
-  if 'y_embedder.proj.weight' in weights:
+  if 'y_embedder.proj.weight' in specs:
     condition = dict(
       num_classes=0,
       text_width=shape('y_embedder.proj.weight')[1],
@@ -226,12 +227,10 @@ def from_official(weights: Mapping[str, np.ndarray], **overrides) -> PixelDiT:
     ValueError: names or shapes that do not fit, all of them listed.
   """
   config = infer_config(weights, **overrides)
-  ours = to_ours(_rules(config), weights, _sizes(config), _depths(config))
-  if config.text_width:
-    ours = _turned(ours)
+  ours = ours_of(weights, config)
   graphdef = nnx.graphdef(abstract_model(config))
-  arrays = jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), ours)
-  return nnx.merge(graphdef, arrays)
+  arrays = {path: jnp.asarray(array) for path, array in ours.items()}
+  return nnx.merge(graphdef, nested(arrays))
 
 
 def to_official(model: PixelDiT) -> dict[str, np.ndarray]:
@@ -243,6 +242,27 @@ def rename_to_official(
   tree: PyTree, config: ModelConfig
 ) -> dict[str, np.ndarray]:
   """Any tree in the form of the weights (gradients, EMA) to their names.
+
+  Raises:
+    ValueError: a configuration that the release cannot express.
+  """
+  return dict(theirs_of(flat(tree), config))
+
+
+def ours_of(
+  weights: Mapping[str, np.ndarray], config: ModelConfig
+) -> LazyTensors:
+  """Released weights as ours, float32, by path ('patch_blocks/adaln/bias').
+
+  Raises:
+    ValueError: names or shapes that do not fit, all of them listed.
+  """
+  ours = to_ours(_rules(config), weights, _sizes(config), _depths(config))
+  return (_turned(ours) if config.text_width else ours).cast('float32')
+
+
+def theirs_of(ours: LazyTensors, config: ModelConfig) -> LazyTensors:
+  """The inverse of `ours_of`, in the dtypes of `ours`.
 
   Raises:
     ValueError: a configuration that the release cannot express.
@@ -260,12 +280,12 @@ def rename_to_official(
   if not config.pixel_depth:
     raise ValueError('model.pixel_depth=0: the release has no single level.')
   if config.text_width:
-    tree = _turned(tree)
-  return to_theirs(_rules(config), tree, _sizes(config), _depths(config))
+    ours = _turned(ours)
+  return to_theirs(_rules(config), ours, _sizes(config), _depths(config))
 
 
-def _turned(tree: PyTree) -> PyTree:
+def _turned(ours: LazyTensors) -> LazyTensors:
   """The weights of the opposite velocity: the last layer's sign changes."""
-  output = tree['output']
-  proj = {name: -array for name, array in output['proj'].items()}
-  return tree | dict(output=output | dict(proj=proj))
+  return ours.mapped(
+    lambda path, a: -a if path.startswith('output/proj/') else a
+  )

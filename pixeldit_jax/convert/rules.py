@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from pixeldit_jax.convert.lazy import LazyTensors, Spec, compare, specs_of
+
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
@@ -63,8 +65,8 @@ def to_ours(
   weights: Mapping[str, np.ndarray],
   sizes: Mapping[str, int],
   depths: Mapping[str, int],
-) -> dict:
-  """Their arrays to a nested dict of ours.
+) -> LazyTensors:
+  """Their arrays as ours, by path; each is made when it is asked for.
 
   Args:
     rules: every one of our weights once.
@@ -73,63 +75,81 @@ def to_ours(
     depths: blocks below the first part of a path, such as 'patch_blocks'.
 
   Raises:
-    ValueError: names that are missing or that no rule takes, or other shapes.
+    ValueError: lists every tensor that is missing, extra or of another shape.
   """
-  check_names(rules, weights, sizes, depths)
-  ours: dict = {}
-  for rule in rules:
+  compare(_their_shapes(rules, sizes, depths), weights)
+  theirs = specs_of(weights)
+  by_path = {rule.path: rule for rule in rules}
+
+  def spec(rule):
+    rows = rule.their_names(_depth(rule, depths))
+    shape = _shape(rule.pattern.split('->')[1], sizes)
+    stack = (len(rows),) if rule.stacked else ()
+    dtypes = {theirs[name].dtype for row in rows for name in row}
+    return Spec((*stack, *shape), np.result_type(*dtypes))
+
+  specs = {path: spec(rule) for path, rule in by_path.items()}
+
+  def read(path):
+    rule = by_path[path]
     source, target = rule.pattern.split('->')
-    blocks = []
-    for names in rule.their_names(depths.get(rule.path.split('/')[0], 1)):
+    ours = np.empty(*specs[path])
+    rows = rule.their_names(_depth(rule, depths))
+    for place, names in zip(ours if rule.stacked else ours[None], rows):
       arrays = [np.asarray(weights[name]) for name in names]
       array = arrays[0] if isinstance(rule.names, str) else np.stack(arrays)
-      blocks.append(rearrange(array, source, target, sizes))
-    *parents, last = rule.path.split('/')
-    node = ours
-    for parent in parents:
-      node = node.setdefault(parent, {})
-    node[last] = np.stack(blocks) if rule.stacked else blocks[0]
-  return ours
+      place[...] = rearrange(array, source, target, sizes)
+    return ours
+
+  return LazyTensors(specs, read)
 
 
 def to_theirs(
   rules: Sequence[Rule],
-  ours: Mapping,
+  ours: Mapping[str, np.ndarray],
   sizes: Mapping[str, int],
   depths: Mapping[str, int],
-) -> dict[str, np.ndarray]:
-  """The inverse of `to_ours`; works on gradients and EMA as well."""
-  theirs = {}
+) -> LazyTensors:
+  """The inverse of `to_ours`; works on gradients and EMA as well.
+
+  Read in their own order, each of ours is asked for once.
+  """
+  shapes = _their_shapes(rules, sizes, depths)
+  ours_specs = specs_of(ours)
+  specs, places = {}, {}
   for rule in rules:
-    array = ours
-    for part in rule.path.split('/'):
-      array = array[part]
-    array = np.asarray(array)
+    for block, row in enumerate(rule.their_names(_depth(rule, depths))):
+      for part, name in enumerate(row):
+        specs[name] = Spec(shapes[name], ours_specs[rule.path].dtype)
+        places[name] = rule, block, part
+  last: dict[str, np.ndarray] = {}  # one at most
+
+  def read(name):
+    rule, block, part = places[name]
+    if rule.path not in last:
+      last.clear()
+      last[rule.path] = np.asarray(ours[rule.path])
+    array = last[rule.path]
     source, target = rule.pattern.split('->')
-    names = rule.their_names(depths.get(rule.path.split('/')[0], 1))
-    for block, row in zip(array if rule.stacked else [array], names):
-      block = rearrange(block, target, source, sizes)
-      blocks = [block] if isinstance(rule.names, str) else block
-      theirs.update(zip(row, blocks))
-  return theirs
+    array = array[block] if rule.stacked else array
+    array = rearrange(array, target, source, sizes)
+    return array if isinstance(rule.names, str) else array[part]
+
+  return LazyTensors(specs, read)
 
 
-def check_names(rules, weights, sizes, depths) -> None:
-  """Raises one ValueError that lists all that does not fit."""
-  expected = {}
+def _depth(rule: Rule, depths: Mapping[str, int]) -> int:
+  return depths.get(rule.path.split('/')[0], 1)
+
+
+def _their_shapes(
+  rules: Sequence[Rule], sizes: Mapping[str, int], depths: Mapping[str, int]
+) -> dict[str, tuple[int, ...]]:
+  """The shape of every tensor that the rules take."""
+  shapes: dict[str, tuple[int, ...]] = {}
   for rule in rules:
     shape = _shape(rule.pattern.split('->')[0], sizes)
     shape = shape if isinstance(rule.names, str) else shape[1:]
-    for row in rule.their_names(depths.get(rule.path.split('/')[0], 1)):
-      expected.update(dict.fromkeys(row, shape))
-  problems = [f'missing: {name}' for name in expected if name not in weights]
-  problems += [f'not known: {name}' for name in weights if name not in expected]
-  problems += [
-    f'shape {tuple(weights[name].shape)} in place of {shape}: {name}'
-    for name, shape in expected.items()
-    if name in weights and tuple(weights[name].shape) != shape
-  ]
-  if problems:
-    listed = '\n  '.join(problems[:20])
-    more = f'\n  and {len(problems) - 20} more' if len(problems) > 20 else ''
-    raise ValueError(f'the weights do not fit this network:\n  {listed}{more}')
+    for row in rule.their_names(_depth(rule, depths)):
+      shapes.update(dict.fromkeys(row, shape))
+  return shapes

@@ -16,7 +16,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from pixeldit_jax.convert.files import fetch, read_weights
-from pixeldit_jax.convert.lazy import LazyTensors, specs_of
+from pixeldit_jax.convert.lazy import LazyTensors, nested, specs_of
 from pixeldit_jax.convert.rules import Rule, to_ours, to_theirs
 from pixeldit_jax.convert.safetensors import write_safetensors
 from pixeldit_jax.encoders.vision import VisionConfig
@@ -148,17 +148,13 @@ def from_dinov2(
 ) -> tuple[VisionConfig, PyTree]:
   """`load_dinov2` for tensors at hand, under either layout's names."""
   config = infer_config(weights, **overrides)
+
+  def cast(path, array):
+    kernel = path.endswith('/kernel')
+    return array.astype(config.dtype if kernel else np.float32)
+
   ours = _to_ours(weights, config)
-
-  def cast(tree):
-    return {
-      name: cast(value)
-      if isinstance(value, dict)
-      else value.astype(config.dtype if name == 'kernel' else np.float32)
-      for name, value in tree.items()
-    }
-
-  return config, cast(ours)
+  return config, nested({k: cast(k, v) for k, v in ours.items()})
 
 
 def infer_config(
@@ -213,7 +209,9 @@ def _rules(weights: Mapping[str, np.ndarray]) -> list[Rule]:
   )
 
 
-def _to_ours(weights: Mapping[str, np.ndarray], config: VisionConfig) -> PyTree:
+def _to_ours(
+  weights: Mapping[str, np.ndarray], config: VisionConfig
+) -> LazyTensors:
   if isinstance(weights, LazyTensors):
     used = {name: name for name in weights if name not in MASK_TOKENS}
     weights = weights.renamed(used)
@@ -223,7 +221,7 @@ def _to_ours(weights: Mapping[str, np.ndarray], config: VisionConfig) -> PyTree:
   return to_ours(_rules(weights), weights, _sizes(config), depths)
 
 
-def _original(weights: Mapping[str, np.ndarray], **overrides) -> dict:
+def _original(weights: Mapping[str, np.ndarray], **overrides) -> LazyTensors:
   """The same tensors under the authors' names."""
   config = infer_config(weights, **overrides)
   rules = ORIGINAL + [ORIGINAL_REGISTERS] * (config.registers > 0)

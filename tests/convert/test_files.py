@@ -8,7 +8,8 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from pixeldit_jax.convert.files import compare, fetch, read_weights
+from pixeldit_jax.convert.files import fetch, read_weights
+from pixeldit_jax.convert.lazy import compare
 from pixeldit_jax.convert.lightning import write_lightning
 from pixeldit_jax.convert.pixeldit import from_official, to_official
 from pixeldit_jax.convert.safetensors import write_safetensors

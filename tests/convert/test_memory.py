@@ -7,8 +7,8 @@ import sys
 import numpy as np
 import pytest
 
-from pixeldit_jax.convert.files import compare, read_weights
-from pixeldit_jax.convert.lazy import LazyTensors, Spec
+from pixeldit_jax.convert.files import read_weights
+from pixeldit_jax.convert.lazy import LazyTensors, Spec, compare
 
 
 def xl_shapes():

@@ -46,9 +46,10 @@ def test_what_does_not_fit_is_listed(golden):
   with pytest.raises(ValueError) as error:
     from_official(weights)
   for part in (
-    'missing: final_layer.linear.bias',
-    'not known: extra.weight',
-    'shape (3, 3) in place of (85, 32): patch_blocks.1.mlp.w1.weight',
+    '3 tensors do not fit',
+    'missing: final_layer.linear.bias (3,)',
+    'extra: extra.weight (1,)',
+    'other shape: patch_blocks.1.mlp.w1.weight is (3, 3), expected (85, 32)',
   ):
     assert part in str(error.value)
 

@@ -12,7 +12,6 @@ import pytest
 from flax import nnx
 
 from pixeldit_jax.convert import vision
-from pixeldit_jax.convert.rules import check_names
 from pixeldit_jax.convert.safetensors import write_safetensors
 from pixeldit_jax.convert.vision import (
   from_dinov2,
@@ -143,8 +142,7 @@ def test_released_sizes_have_the_shapes_of_transformers(size, registers):
   assert infer_config(tensors) == config
   count = sum(a.size for a in tensors.values())
   tensors = {k: v for k, v in tensors.items() if 'mask_token' not in k}
-  rules, sizes = vision._rules(tensors), vision._sizes(config)
-  check_names(rules, tensors, sizes, {'blocks': config.depth})
+  vision._to_ours(tensors, config)  # checks all names and shapes
   model = nnx.eval_shape(lambda: DINOv2(config, rngs=nnx.Rngs(0)))
   ours = jax.tree.leaves(nnx.state(model, nnx.Param))
   assert sum(a.size for a in ours) == count - config.width
@@ -225,4 +223,4 @@ def test_tensors_that_are_no_dinov2_are_refused():
   with pytest.raises(ValueError) as error:
     from_dinov2(tensors)
   assert 'missing: blocks.1.ls1.gamma' in str(error.value)
-  assert '(128, 7) in place of (128, 128)' in str(error.value)
+  assert 'is (128, 7), expected (128, 128)' in str(error.value)
