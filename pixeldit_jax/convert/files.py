@@ -8,12 +8,12 @@ from collections.abc import Mapping
 import numpy as np
 
 from pixeldit_jax.convert.lazy import LazyTensors
-from pixeldit_jax.convert.lightning import read_lightning
+from pixeldit_jax.convert.lightning import EMA, RAW, read_lightning
 from pixeldit_jax.convert.safetensors import read_safetensors
 
 # What torch.compile and data-parallel wrappers add inside a name.
 WRAPPERS = re.compile(r'(?<![^.])(_orig_mod|module)\.')
-RAW, EMA, TEXT = 'denoiser.', 'ema_denoiser.', 'core.'
+TEXT = 'core.'  # what the names of the text-to-image release begin with
 
 
 def read_weights(path: str | os.PathLike, ema: bool = True) -> LazyTensors:

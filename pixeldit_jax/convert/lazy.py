@@ -1,6 +1,7 @@
 """Tensors in a file, read one at a time, and files written whole or not."""
 
 import contextlib
+import math
 import os
 import pathlib
 import uuid
@@ -20,6 +21,10 @@ class Spec(NamedTuple):
 
   shape: tuple[int, ...]
   dtype: np.dtype
+
+  @property
+  def nbytes(self) -> int:
+    return math.prod(self.shape) * self.dtype.itemsize
 
 
 class LazyTensors(Mapping[str, np.ndarray]):

@@ -9,7 +9,7 @@ import os
 import pickle
 import struct
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, BinaryIO
 
 import ml_dtypes
@@ -25,6 +25,9 @@ from pixeldit_jax.convert.lazy import (
 # Where checkpoints keep their weights, beside optimizers and the like.
 EMA_KEYS = ('ema', 'state_dict_ema', 'ema_state_dict', 'model_ema')
 RAW_KEYS = ('state_dict', 'model', 'module')
+
+# What the names of the two sets begin with where they stand together.
+RAW, EMA = 'denoiser.', 'ema_denoiser.'
 
 # Pages of a mapped file count as memory until it is unmapped.
 MAPPED_BYTES = 256 * 2**20
@@ -149,35 +152,49 @@ def write_lightning(
   Raises:
     ImportError: PyTorch is not installed.
   """
-  torch = _torch(path)
-  sources = [
-    (f'{prefix}.{name}', spec, tensors, name)
-    for prefix, tensors in (
-      ('denoiser', weights),
-      ('ema_denoiser', ema_weights),
-    )
-    for name, spec in specs_of(tensors).items()
-  ]
-  # Memory that is never touched, and so never taken.
-  state_dict = {
-    full: torch.empty(spec.shape, dtype=getattr(torch, spec.dtype.name))
-    for full, spec, _, _ in sources
+  sources = {
+    prefix + name: (tensors, name)
+    for prefix, tensors in ((RAW, weights), (EMA, ema_weights))
+    for name in tensors
   }
-  checkpoint = {
+  beside = {
     'epoch': 0,
     'global_step': 0,
     'pytorch-lightning_version': '2.0.0',
-    'state_dict': state_dict,
   }
+  _write(path, sources, lambda tensors: beside | {'state_dict': tensors})
+
+
+def write_pth(
+  path: str | os.PathLike, weights: Mapping[str, np.ndarray]
+) -> None:
+  """Writes a dict of tensors, one at a time; see `write_lightning`."""
+  _write(path, {name: (weights, name) for name in weights}, dict)
+
+
+def _write(
+  path: str | os.PathLike,
+  sources: Mapping[str, tuple[Mapping[str, np.ndarray], str]],
+  checkpoint: Callable[[dict[str, Any]], dict[str, Any]],
+) -> None:
+  """Writes what `checkpoint` makes of tensors by name.
+
+  `sources` tells where each is read: f[key] for (f, key).
+  """
+  torch = _torch(path)
+  specs = {id(f): specs_of(f) for f, _ in sources.values()}
+  # Memory that is never touched, and so never taken.
+  tensors = {}
+  for name, (f, key) in sources.items():
+    shape, dtype = specs[id(f)][key]
+    tensors[name] = torch.empty(shape, dtype=getattr(torch, dtype.name))
   with written_beside(path) as part:
     outline = part.with_suffix('.outline')
     try:
       with torch.serialization.skip_data():
-        torch.save(checkpoint, outline)
+        torch.save(checkpoint(tensors), outline)
       with zipfile.ZipFile(outline) as source, part.open('wb') as file:
-        _fill(
-          source, file, [(tensors, name) for _, _, tensors, name in sources]
-        )
+        _fill(source, file, list(sources.values()))
     finally:
       outline.unlink(missing_ok=True)
 

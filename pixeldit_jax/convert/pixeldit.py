@@ -12,6 +12,7 @@ of the text embeddings. A, n and j are D, N and J of the pixel path's attention.
 
 import re
 from collections.abc import Mapping
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -165,6 +166,11 @@ def infer_config(weights: Mapping[str, np.ndarray], **overrides) -> ModelConfig:
   Raises:
     ValueError: a tensor that tells a size is not there.
   """
+  return ModelConfig(**(fields_of(weights) | overrides))
+
+
+def fields_of(weights: Mapping[str, np.ndarray]) -> dict[str, Any]:
+  """The fields of `ModelConfig` that weights tell; see `infer_config`."""
   specs = specs_of(weights)
 
   def shape(name):
@@ -198,7 +204,7 @@ def infer_config(weights: Mapping[str, np.ndarray], **overrides) -> ModelConfig:
     head_size = shape('patch_blocks.0.attn.q_norm.weight')[0]
   attention_width = shape('pixel_blocks.0.compress_to_attn.weight')[0]
   modulation = shape('pixel_blocks.0.adaLN_modulation.0.weight')[0]
-  found = dict(
+  return dict(
     condition,
     in_channels=channels,
     patch_size=round(pixels**0.5),
@@ -212,7 +218,6 @@ def infer_config(weights: Mapping[str, np.ndarray], **overrides) -> ModelConfig:
     // shape('pixel_blocks.0.attn.q_norm.weight')[0],
     modulation='post' if modulation == 4 * pixels * pixel_width else 'pre',
   )
-  return ModelConfig(**(found | overrides))
 
 
 def from_official(weights: Mapping[str, np.ndarray], **overrides) -> PixelDiT:

@@ -83,10 +83,8 @@ def to_ours(
 
   def spec(rule):
     rows = rule.their_names(_depth(rule, depths))
-    shape = _shape(rule.pattern.split('->')[1], sizes)
-    stack = (len(rows),) if rule.stacked else ()
     dtypes = {theirs[name].dtype for row in rows for name in row}
-    return Spec((*stack, *shape), np.result_type(*dtypes))
+    return Spec(_our_shape(rule, sizes, depths), np.result_type(*dtypes))
 
   specs = {path: spec(rule) for path, rule in by_path.items()}
 
@@ -113,7 +111,11 @@ def to_theirs(
   """The inverse of `to_ours`; works on gradients and EMA as well.
 
   Read in their own order, each of ours is asked for once.
+
+  Raises:
+    ValueError: as in `to_ours`.
   """
+  compare({rule.path: _our_shape(rule, sizes, depths) for rule in rules}, ours)
   shapes = _their_shapes(rules, sizes, depths)
   ours_specs = specs_of(ours)
   specs, places = {}, {}
@@ -140,6 +142,13 @@ def to_theirs(
 
 def _depth(rule: Rule, depths: Mapping[str, int]) -> int:
   return depths.get(rule.path.split('/')[0], 1)
+
+
+def _our_shape(
+  rule: Rule, sizes: Mapping[str, int], depths: Mapping[str, int]
+) -> tuple[int, ...]:
+  stack = (_depth(rule, depths),) if rule.stacked else ()
+  return *stack, *_shape(rule.pattern.split('->')[1], sizes)
 
 
 def _their_shapes(

@@ -84,12 +84,12 @@ def write_safetensors(
   order = sorted(specs, key=lambda name: -specs[name].dtype.itemsize)
   header, place = {}, 0
   for name in order:
-    shape, dtype = specs[name]
+    shape, dtype = spec = specs[name]
     if dtype not in NAMES:
       raise ValueError(
         f'{name} is {dtype}; a safetensors file takes {[*map(str, NAMES)]}.'
       )
-    end = place + int(np.prod(shape)) * dtype.itemsize
+    end = place + spec.nbytes
     header[name] = {
       'dtype': NAMES[dtype],
       'shape': shape,

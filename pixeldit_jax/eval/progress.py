@@ -15,16 +15,24 @@ class Progress:
   The speed is that since the first report, which waits for compilation.
   """
 
-  def __init__(self, verb: str, count: int, seconds: float = SECONDS):
+  def __init__(
+    self,
+    verb: str,
+    count: int,
+    seconds: float = SECONDS,
+    unit: str = 'images',
+  ):
     """Starts.
 
     Args:
       verb: what was done to the images.
       count: of all the images.
       seconds: the least time between two lines; the last is always logged.
+      unit: what is counted, if not images.
     """
     self._verb, self._count, self._seconds = verb, count, seconds
     self._first = self._last = None
+    self._unit = unit
 
   def __call__(self, done: int) -> None:
     now = time.perf_counter()
@@ -33,10 +41,10 @@ class Progress:
     elif done < self._count and now < self._last + self._seconds:
       return
     self._last = now
-    line = f'{self._verb} {done:,} of {self._count:,} images'
+    line = f'{self._verb} {done:,} of {self._count:,} {self._unit}'
     start, before = self._first
     if done > before:
       rate = (done - before) / (now - start)
       left = datetime.timedelta(seconds=round((self._count - done) / rate))
-      line += f', {rate:,.1f} images/s, left {left}'
+      line += f', {rate:,.1f} {self._unit}/s, left {left}'
     log.info('%s', line)

@@ -1,0 +1,123 @@
+"""Makes a workdir of released weights, and released files of a workdir.
+
+  python launch/convert.py --workdir=runs/released \\
+    --source=hf://nvidia/PixelDiT-ImageNet/imagenet512_pixeldit_xl.ckpt \\
+    --config=configs/imagenet512.py
+  python launch/sample.py --workdir=runs/released --out=samples
+  python launch/train.py ... --config.init_from=runs/released
+  python launch/convert.py --workdir=runs/mine --out=mine.safetensors
+
+--source is a .ckpt, .pth or .safetensors, here or on the Hugging Face hub. The
+workdir has the sampler of --config. Without --config the network is seen from
+the file. --out is a .safetensors, .pth or .ckpt with the names of the release.
+"""
+
+import pathlib
+import sys
+
+from absl import app, flags
+from ml_collections import config_flags
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+
+_CONFIG = config_flags.DEFINE_config_file(
+  'config',
+  str(ROOT / 'pixeldit_jax' / 'train' / 'config.py'),
+  'Of the run that --source becomes; --config.key=value changes one value.',
+)
+_SOURCE = flags.DEFINE_string(
+  'source', None, 'File, or hf://organisation/repository/file.'
+)
+_WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of a run.')
+_OUT = flags.DEFINE_string('out', None, 'File to write.')
+_WEIGHTS = flags.DEFINE_enum(
+  'weights',
+  None,
+  ['ema', 'raw', 'both'],
+  'The average, or those last trained. ema by default; both in a .ckpt.',
+)
+_DTYPE = flags.DEFINE_enum(
+  'dtype', 'float32', ['float32', 'bfloat16'], 'Of the tensors in --out.'
+)
+_STEP = flags.DEFINE_integer('step', None, 'Checkpoint; the newest by default.')
+_OVERWRITE = flags.DEFINE_bool(
+  'overwrite', False, 'Replace what was converted before.'
+)
+_TEXT_ENCODER = flags.DEFINE_string(
+  'text_encoder',
+  None,
+  'Of a network of texts, to sample it: a Hugging Face model, by name or '
+  'folder, as google/gemma-2-2b-it.',
+)
+_INSTRUCTION = flags.DEFINE_string(
+  'instruction', 'default', 'As that of launch/encode_text.py.'
+)
+flags.mark_flag_as_required('workdir')
+
+
+def main(argv):
+  if len(argv) > 1:
+    sys.exit(f'convert.py: {argv[1:]} are not flags; write --name=value.')
+  import jax
+
+  from pixeldit_jax.train.metrics import start_log
+
+  jax.config.update('jax_platforms', 'cpu')  # accelerators stay free
+  start_log()
+  try:
+    if bool(_SOURCE.value) == bool(_OUT.value):
+      raise ValueError('give --source or --out, one of them.')
+    if _SOURCE.value:
+      _into_workdir()
+    else:
+      _out_of_workdir()
+  except (ValueError, OSError, ImportError) as error:
+    sys.exit(f'convert.py: {error}')
+
+
+def _into_workdir():
+  from pixeldit_jax.convert import released
+
+  which = _WEIGHTS.value or 'ema'
+  config = _CONFIG.value
+  if not flags.FLAGS['config'].present:
+    overrides = config_flags.get_override_values(flags.FLAGS['config'])
+    config = released.infer_run(_SOURCE.value, overrides, which)
+  released.to_workdir(
+    _SOURCE.value,
+    _WORKDIR.value,
+    config,
+    which=which,
+    text=_read_text(config),
+    overwrite=_OVERWRITE.value,
+  )
+
+
+def _read_text(config):
+  """The `meta` of --text_encoder, which is loaded to know its checksum."""
+  if not _TEXT_ENCODER.value:
+    return None
+  from pixeldit_jax.encoders.text import TextEncoder, read_instruction
+
+  return TextEncoder(
+    _TEXT_ENCODER.value,
+    tokens=config.model.text_tokens,
+    instruction=read_instruction(_INSTRUCTION.value),
+  ).meta
+
+
+def _out_of_workdir():
+  from pixeldit_jax.convert import released
+
+  released.from_workdir(
+    _WORKDIR.value,
+    _OUT.value,
+    which=_WEIGHTS.value,
+    dtype=_DTYPE.value,
+    step=_STEP.value,
+    overwrite=_OVERWRITE.value,
+  )
+
+
+if __name__ == '__main__':
+  app.run(main)
