@@ -163,9 +163,10 @@ def from_workdir(
   has_both = which is None and (place / 'weights').is_dir()
 
   def stored(item):
-    return theirs_of(read_stored(place / item), model).cast(dtype)
+    tensors = theirs_of(read_stored(place / item), model)
+    return _told(tensors.cast(dtype))
 
-  weights = _told(stored(main))
+  weights = stored(main)
   if target.suffix == '.safetensors':
     write_safetensors(target, weights)
   elif target.suffix == '.pth':
@@ -175,8 +176,7 @@ def from_workdir(
     )
   else:
     both = which == 'both' or has_both
-    raw = _told(stored('weights')) if both else weights
-    write_lightning(target, raw, weights)
+    write_lightning(target, stored('weights' if both else main), weights)
   log.info('Wrote %s, of step %d', target, step)
 
 
@@ -230,12 +230,13 @@ def _check_target(
 def _told(tensors: LazyTensors) -> LazyTensors:
   """The same, which log how far their reading is."""
   size = sum(spec.nbytes for spec in tensors.specs.values())
-  report, done = Progress('Wrote', -(-size // 10**6), unit='MB'), 0
+  count, done = -(-size // 10**6), 0
+  report = Progress('Wrote', count, unit='MB')
 
   def read(_, array):
     nonlocal done
     done += array.nbytes
-    report(-(-done // 10**6))
+    report(count if done == size else done // 10**6)
     return array
 
   return tensors.mapped(read)

@@ -47,6 +47,8 @@ def damage(
     return [f'{FILES} cannot be read ({error})']
   found = []
   names = [name for name in sorted(listed) if name.startswith(part)]
+  if not names:
+    return [f'{part} was not saved']
   for name in names[process_index::process_count]:
     size, crc = listed[name]
     path = folder / name
