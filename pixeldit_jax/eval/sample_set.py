@@ -127,6 +127,7 @@ def make_sample_set(
     )
     images_of = _make_images_of(config, mesh, weights, classes, prompts)
     _fill(store, pending, classes, whole_batch(config, mesh), images_of)
+  multihost_utils.sync_global_devices(f'sampled {path}')
   if jax.process_index() == 0:
     store.finish(classes)
   multihost_utils.sync_global_devices(f'samples {path}')
