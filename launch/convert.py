@@ -65,8 +65,7 @@ def main(argv):
   jax.config.update('jax_platforms', 'cpu')  # accelerators stay free
   start_log()
   try:
-    if bool(_SOURCE.value) == bool(_OUT.value):
-      raise ValueError('give --source or --out, one of them.')
+    _check_flags()
     if _SOURCE.value:
       _into_workdir()
     else:
@@ -75,9 +74,20 @@ def main(argv):
     sys.exit(f'convert.py: {error}')
 
 
+def _check_flags():
+  if bool(_SOURCE.value) == bool(_OUT.value):
+    raise ValueError('give --source or --out, one of them.')
+  unused = (_STEP, _DTYPE) if _SOURCE.value else (_TEXT_ENCODER, _INSTRUCTION)
+  for flag in unused:
+    if flag.present:
+      given = 'source' if _SOURCE.value else 'out'
+      raise ValueError(f'--{flag.name} means nothing with --{given}.')
+
+
 def _into_workdir():
   from pixeldit_jax.convert import released
 
+  released.check_free(_WORKDIR.value, _OVERWRITE.value)  # before a download
   which = _WEIGHTS.value or 'ema'
   config = _CONFIG.value
   if not flags.FLAGS['config'].present:

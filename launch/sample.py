@@ -76,7 +76,7 @@ def main(argv):
       sample_set.write_grid(out / 'samples.png', out / 'samples.npz', prompts)
     if _TRAJECTORY.value:
       trajectory.draw_path(config, sample_flags.WORKDIR.value, out, **options)
-  except (ValueError, FileNotFoundError) as error:
+  except (ValueError, FileNotFoundError, ImportError) as error:
     sys.exit(f'sample.py: {error}')
 
 

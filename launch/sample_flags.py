@@ -15,6 +15,12 @@ CONFIG = config_flags.DEFINE_config_file(
   '--config.sampler.guidance=2.5 changes one value of either.',
 )
 WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the run.')
+SOURCE = flags.DEFINE_string(
+  'source',
+  None,
+  'Released weights, as launch/convert.py takes them: --workdir is made of '
+  'them first, where there is none yet.',
+)
 LABELS = flags.DEFINE_string(
   'labels',
   None,
@@ -38,6 +44,8 @@ def read_config() -> ConfigDict:
   from pixeldit_jax.train.config import get_config, validate
   from pixeldit_jax.train.workdir import read_config
 
+  if SOURCE.value:
+    _convert(SOURCE.value, WORKDIR.value)
   config = read_config(WORKDIR.value)
   _fill(config, get_config())
   if flags.FLAGS['config'].present:
@@ -53,6 +61,29 @@ def read_config() -> ConfigDict:
   config.seed = SEED.value
   validate(config)
   return config
+
+
+def _convert(source: str, workdir: str):
+  """Makes the workdir of released weights, if it is not there."""
+  import jax
+  from etils import epath
+
+  from pixeldit_jax.convert import released
+  from pixeldit_jax.train.workdir import read_history
+
+  if epath.Path(workdir).exists():
+    history = read_history(workdir)
+    if not history or history[0].get('source') != source:
+      raise ValueError(
+        f'--source={source} with a --workdir={workdir} that is of something '
+        'else: give another --workdir, or no --source.'
+      )
+  elif jax.process_count() > 1:
+    raise ValueError('--source: run launch/convert.py first, in one process.')
+  elif flags.FLAGS['config'].present:
+    released.to_workdir(source, workdir, CONFIG.value)
+  else:
+    released.to_workdir(source, workdir, released.infer_run(source, {}))
 
 
 def _fill(config: ConfigDict, defaults: ConfigDict):

@@ -65,8 +65,8 @@ def fetch(path: str | os.PathLike) -> pathlib.Path:
     import huggingface_hub
   except ImportError as error:
     raise ImportError(
-      f'{text} needs huggingface_hub: pip install huggingface_hub, or download '
-      'the file and give its path.'
+      f"{text} needs huggingface_hub: pip install -e '.[hub]', or download the "
+      'file and give its path.'
     ) from error
   organisation, repository, name = parts
   try:

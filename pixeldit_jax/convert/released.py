@@ -95,15 +95,16 @@ def to_workdir(
   place = epath.Path(folder)
   validate(config)
   _check_text(config, text)
-  _check_free(place, overwrite)
+  check_free(folder, overwrite)
   model = model_config(config)
   sets = {'ema': which != 'raw'}
   if which == 'both':
     sets['weights'] = False
-  items = {
-    item: ours_of(read_weights(source, ema), model)
-    for item, ema in sets.items()
-  }
+  found = {item: read_weights(source, ema) for item, ema in sets.items()}
+  try:
+    items = {item: ours_of(tensors, model) for item, tensors in found.items()}
+  except ValueError as error:
+    raise ValueError(f'{source} is not of config.model: {error}') from error
   beside = place.with_name(f'{place.name}.{uuid.uuid4().hex}.part')
   try:
     step = beside / FOLDER / '0'
@@ -194,8 +195,9 @@ def _check_text(config: ConfigDict, text: Mapping[str, Any] | None) -> None:
     )
 
 
-def _check_free(place: epath.Path, overwrite: bool) -> None:
-  """Raises ValueError for a folder that must not be replaced."""
+def check_free(folder: str, overwrite: bool) -> None:
+  """Raises ValueError for a workdir that must not be replaced."""
+  place = epath.Path(folder)
   found = {path.name for path in place.iterdir()} if place.exists() else set()
   if not found:
     return
