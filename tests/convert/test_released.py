@@ -130,6 +130,8 @@ def test_the_network_of_texts_round_trips(tmp_path, sets, dtype):
     to_workdir(released, run, config, text=meta | dict(width=25))
   to_workdir(released, run, config, text=meta)
   assert json.loads((tmp_path / 'run' / 'text.json').read_text()) == meta
+  mesh = sharding.make_mesh(config.mesh)
+  same_weights(restore_weights(run, model_config(config), mesh)[0], weights)
   target = tmp_path / 'back.pth'
   from_workdir(run, target, dtype=np.dtype(dtype).name)
   # The very form of the release, by PyTorch's own reader.
