@@ -13,6 +13,8 @@ from pixeldit_jax.convert.safetensors import read_safetensors
 
 # What torch.compile and data-parallel wrappers add inside a name.
 WRAPPERS = re.compile(r'(?<![^.])(_orig_mod|module)\.')
+# What stands beside a network, with no prefix or with one.
+BESIDE = ('diffusion_trainer.', '_repa_projector.')
 TEXT = 'core.'  # what the names of the text-to-image release begin with
 
 
@@ -107,5 +109,7 @@ def _inner_names(
   return {
     inner.removeprefix(prefix): name
     for inner, name in plain.items()
-    if inner.startswith(prefix) and not inner.endswith('n_averaged')
+    if inner.startswith(prefix)
+    and not inner.startswith(BESIDE)
+    and not inner.endswith('n_averaged')
   }

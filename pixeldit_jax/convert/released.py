@@ -23,7 +23,7 @@ from pixeldit_jax.convert.stored import read_stored, write_stored
 from pixeldit_jax.eval.progress import Progress
 from pixeldit_jax.model.pixeldit import abstract_model, weights_of
 from pixeldit_jax.train import run_text, wholeness, workdir
-from pixeldit_jax.train.checkpoint import FOLDER, newest_for_reading
+from pixeldit_jax.train.checkpoint import FOLDER, folder_of, newest_for_reading
 from pixeldit_jax.train.config import get_config, model_config, validate
 
 log = logging.getLogger(__name__)
@@ -107,9 +107,9 @@ def to_workdir(
     raise ValueError(f'{source} is not of config.model: {error}') from error
   beside = place.with_name(f'{place.name}.{uuid.uuid4().hex}.part')
   try:
-    step = beside / FOLDER / '0'
+    step = folder_of(str(beside)) / '0'
     for item, tensors in items.items():
-      write_stored(epath.Path(os.path.abspath(step)) / item, _told(tensors))
+      write_stored(step / item, _told(tensors))
     wholeness.write_files(step)
     workdir.write_config(str(beside), config)
     workdir.write_overview(str(beside), weights_of(abstract_model(model)))
@@ -158,10 +158,11 @@ def from_workdir(
   _check_target(target, model.text_width, which, overwrite)
   main = 'weights' if which == 'raw' else 'ema'
   checkpoints, step = newest_for_reading(folder, main, step)
-  if which == 'both':
-    newest_for_reading(folder, 'weights', step)
   place = checkpoints / str(step)
-  has_both = which is None and (place / 'weights').is_dir()
+  if which is None and target.suffix == '.ckpt':
+    which = 'both' if (place / 'weights').is_dir() else 'ema'
+  if which == 'both':
+    newest_for_reading(folder, 'weights', step)  # refuses where there are none
 
   def stored(item):
     tensors = theirs_of(read_stored(place / item), model)
@@ -172,12 +173,11 @@ def from_workdir(
     write_safetensors(target, weights)
   elif target.suffix == '.pth':
     prefix = TEXT if model.text_width else ''
-    write_pth(
-      target, weights.renamed({prefix + name: name for name in weights})
-    )
+    write_pth(target, weights.renamed({prefix + k: k for k in weights}))
   else:
-    both = which == 'both' or has_both
-    write_lightning(target, stored('weights' if both else main), weights)
+    write_lightning(
+      target, stored('weights') if which == 'both' else stored(main), weights
+    )
   log.info('Wrote %s, of step %d', target, step)
 
 

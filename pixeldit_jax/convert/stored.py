@@ -4,6 +4,7 @@ The form is that of an item of `train.checkpoint`, which Orbax would hold as a
 whole in memory, twice.
 """
 
+import math
 import os
 from collections.abc import Sequence
 
@@ -18,26 +19,27 @@ CHUNK_BYTES = 64 * 2**20  # of a tensor, compressed and written at once
 
 
 class _Leaf:
-  """An array that is yet to be read."""
+  """An array that is read when it is written, and not kept."""
 
   def __init__(self, tensors: LazyTensors, name: str):
     self.shape, self.dtype = tensors.specs[name]
+    self.size = math.prod(self.shape)
     self._tensors, self._name = tensors, name
 
-  def read(self) -> np.ndarray:
-    return self._tensors[self._name]
+  def __array__(self, dtype=None, copy=None) -> np.ndarray:
+    return np.asarray(self._tensors[self._name], dtype)
+
+  def __deepcopy__(self, memo) -> '_Leaf':
+    return self  # Orbax copies arrays, lest they change while it writes
 
 
 class _OneByOne(ocp.type_handlers.NumpyHandler):
-  """Orbax's for arrays of NumPy, with one of them in memory at a time."""
-
-  def __init__(self):
-    super().__init__(deepcopy_host_arrays=False)
+  """Orbax's for arrays of NumPy, which writes one after the other."""
 
   async def serialize(self, values: Sequence[_Leaf], infos, args=None):
     args = args or [ocp.SaveArgs()] * len(values)
     for value, info, arg in zip(values, infos, args):
-      for writing in await super().serialize([value.read()], [info], [arg]):
+      for writing in await super().serialize([value], [info], [arg]):
         writing.result()
     return []
 

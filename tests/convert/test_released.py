@@ -236,6 +236,7 @@ def test_training_starts_from_it_and_does_not_go_on_in_it(tmp_path, sets):
   with pytest.raises(ValueError, match=r'no optimizer.*init_from=.*run'):
     train(config, run)
   config.init_from = run
+  config.mesh.update(data=1, fsdp=-1)  # written by all eight devices
   config.optimizer.learning_rate = 0.0
   fine = str(tmp_path / 'fine')
   state = train(config, fine)
