@@ -31,8 +31,7 @@ log = logging.getLogger(__name__)
 SETS = ('ema', 'raw', 'both')
 DTYPES = ('float32', 'bfloat16')
 SUFFIXES = ('.safetensors', '.pth', '.ckpt')
-CONVERTED = 'converted'  # in the history of a workdir
-# All that there is in one.
+# All that there is in a workdir that was converted.
 FILES = {'config.json', 'history.jsonl', 'parameters.txt', 'text.json', FOLDER}
 
 
@@ -114,7 +113,7 @@ def to_workdir(
     workdir.write_config(str(beside), config)
     workdir.write_overview(str(beside), weights_of(abstract_model(model)))
     facts = dict(source=os.fspath(source), which=which)
-    workdir.add_history(str(beside), CONVERTED, **facts)
+    workdir.add_history(str(beside), workdir.CONVERTED, **facts)
     if text:
       run_text.keep_text(str(beside), text)
     _replace(beside, place)
@@ -202,7 +201,7 @@ def check_free(folder: str, overwrite: bool) -> None:
   if not found:
     return
   events = {line['event'] for line in workdir.read_history(str(place))}
-  if events != {CONVERTED} or not found <= FILES:
+  if events != {workdir.CONVERTED} or not found <= FILES:
     raise ValueError(
       f'workdir {place} holds a run, or other files, which are never '
       'overwritten: give another --workdir.'

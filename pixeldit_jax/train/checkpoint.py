@@ -176,17 +176,7 @@ class Checkpoints:
     """The newest state, placed as `like`, and the account saved with it.
 
     `data` is moved to the batch that comes next.
-
-    Raises:
-      ValueError: the checkpoint has weights alone, as a converted one has.
     """
-    place = self._folder / str(self.newest)
-    if not (place / 'opt_state').exists():
-      raise ValueError(
-        f'{place} has weights but no optimizer, so that no run goes on from '
-        f'it. Start one: --config.init_from={self._folder.parent} with another '
-        '--workdir.'
-      )
     args = {k: ocp.args.StandardRestore(v) for k, v in _items(like).items()}
     args['data'] = args['account'] = ocp.args.JsonRestore()
     items = self._manager.restore(self.newest, args=ocp.args.Composite(**args))

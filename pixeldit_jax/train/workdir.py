@@ -23,6 +23,8 @@ from ml_collections import ConfigDict
 
 from pixeldit_jax.typing import PyTree
 
+# The event in the history of a workdir that was made of released weights.
+CONVERTED = 'converted'
 # What other values here mean is another run, not the same one continued.
 FIXED = ('seed', 'model', 'data', 'flow', 'repa', 'init_from')
 # These change speed or memory only.
@@ -83,13 +85,19 @@ def lines(changed: Mapping[str, tuple[Any, Any]]) -> str:
 def check_same_run(
   workdir: str, config: ConfigDict, allow_change: Collection[str] = ()
 ) -> None:
-  """Raises ValueError if going on would make another run of it.
+  """Raises ValueError if no run goes on there, or one would become another.
 
   Args:
     workdir: of a run, old or new.
     config: with which it is to go on.
     allow_change: fixed keys that may differ all the same, as 'data.source'.
   """
+  if any(line['event'] == CONVERTED for line in read_history(workdir)):
+    raise ValueError(
+      f'workdir {workdir} holds converted weights, with no optimizer and no '
+      f'place in the data. To start from them: --config.init_from={workdir} '
+      'with another --workdir.'
+    )
   changed = changes(workdir, config)
   fixed = {
     key: values

@@ -233,7 +233,7 @@ def test_training_starts_from_it_and_does_not_go_on_in_it(tmp_path, sets):
   config.steps = 1
   config.log.samples_every = 0
   to_workdir(released, run, config)
-  with pytest.raises(ValueError, match=r'no optimizer.*init_from=.*run'):
+  with pytest.raises(ValueError, match='no optimizer.*init_from=.*run'):
     train(config, run)
   config.init_from = run
   config.mesh.update(data=1, fsdp=-1)  # written by all eight devices
