@@ -6,6 +6,7 @@ pairs of digit and colour are held out: a network that draws them has taken the
 words apart.
 """
 
+import sys
 from typing import Any
 
 import numpy as np
@@ -123,3 +124,7 @@ class CaptionedDigits(Source):
       'name': f'{index:05d}: {WORDS[label]} in {colour} {place}',
       'captions': captions,
     }
+
+
+if __name__ == '__main__':
+  print('\n'.join(held_out_prompts(int(sys.argv[1]))))

