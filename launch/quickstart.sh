@@ -31,11 +31,26 @@ case ${1:-} in
 *) fail "unknown argument '$1'" "${usage%%$'\n'*}" ;;
 esac
 
+# On Linux the usual torch brings some GB of CUDA. Without a GPU for it, and if
+# its address answers, pip also looks where there is one for CPUs alone.
+choose_torch() {
+  local index=https://download.pytorch.org/whl/cpu
+  if [ "$(uname -s)" != Linux ] || [ -n "${PIP_EXTRA_INDEX_URL:-}" ]; then
+    return
+  fi
+  choose_python
+  if ! command -v nvidia-smi >/dev/null && "$python" -c "import urllib.request
+urllib.request.urlopen('$index/torch/', timeout=10)" 2>/dev/null; then
+    export PIP_EXTRA_INDEX_URL=$index
+  else
+    torch_mb=12000
+  fi
+}
+
 trap 'echo "Stopped. The same command goes on from here."; exit 130' INT
 if [ "${1:-}" = t2i ]; then
-  # Without a GPU, torch is ten times smaller from its own index.
-  export PIP_EXTRA_INDEX_URL=${PIP_EXTRA_INDEX_URL:-https://download.pytorch.org/whl/cpu}
-  prepare_environment 4000 '.[demo,text]'
+  "$venv_python" -c 'import torch' 2>/dev/null || choose_torch
+  prepare_environment "${torch_mb:-4000}" '.[demo,text]'
 else
   prepare_environment 2000 '.[demo]'
 fi
@@ -61,7 +76,7 @@ draw_captions() {
   local data=$workdir/data samples=$workdir/samples prompts=$workdir/prompts.txt
   echo "Preparing digits with captions in $data, and reading the captions"
   "$venv_python" launch/prepare_data.py --source=captioned_digits \
-    --resolution=32 --shard_size=500 --out="$data"
+    --resolution=20 --shard_size=500 --out="$data"
   "$venv_python" launch/encode_text.py --data="$data" --tokens=13
 
   echo "Training in $workdir"

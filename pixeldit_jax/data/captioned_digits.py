@@ -1,7 +1,7 @@
 """Handwritten digits in colours and places, with captions that tell them.
 
 What a small text-to-image network can learn in minutes, and be judged on: real
-digits (see `digits`), tinted, somewhere on a black square. Some
+digits (see `digits`), made small and tinted, somewhere on a black square. Some
 pairs of digit and colour are held out: a network that draws them has taken the
 words apart.
 """
@@ -10,14 +10,16 @@ import sys
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from pixeldit_jax.data.captions import Caption
 from pixeldit_jax.data.digits import load_digits
 from pixeldit_jax.data.sources import Source
 from pixeldit_jax.typing import UInt8
 
-SIDE = 32
-REACH = 6  # pixels from the middle to a place; digits are 20 x 20 at most
+SIDE = 20
+SCALE = 0.6  # of MNIST's digits, which are 20 x 20 at most
+REACH = 4  # pixels from the middle to a place
 COPIES = 2  # of each digit, in another colour and place
 
 WORDS = (
@@ -26,16 +28,15 @@ WORDS = (
 )
 # The largest channel is full in all of them, so that it is the grey digit.
 COLOURS = {
-  'red': (255, 0, 0),
-  'green': (0, 255, 0),
-  'blue': (0, 0, 255),
-  'yellow': (255, 255, 0),
-  'purple': (255, 0, 255),
+  'red': (255, 80, 80),
+  'green': (80, 255, 80),
+  'blue': (80, 80, 255),
+  'yellow': (255, 255, 80),
+  'purple': (255, 80, 255),
   'white': (255, 255, 255),
 }
 # Down and right of the middle.
 PLACES = {
-  'in the middle': (0, 0),
   'on the left': (0, -1),
   'on the right': (0, 1),
   'at the top': (-1, 0),
@@ -70,27 +71,30 @@ def held_out_prompts(count: int) -> list[str]:
   prompts = []
   for i in range(count):
     round_, pair = divmod(i, len(HELD_OUT))
+    # Their numbers have no common factor: every place meets every wording.
     place = places[round_ % len(places)]
-    # One more in each round of places: every place meets every wording.
-    wording = wordings[(round_ + round_ // len(places)) % len(wordings)]
+    wording = wordings[round_ % len(wordings)]
     prompts.append(write_caption(wording, *HELD_OUT[pair], place))
   return prompts
 
 
 def draw(
   grey: UInt8[np.ndarray, '28 28'], colour: str, place: str
-) -> UInt8[np.ndarray, '32 32 3']:
-  """Tints a digit and puts the box around it at a place."""
+) -> UInt8[np.ndarray, '20 20 3']:
+  """Tints a digit, made small, and puts the box around it at a place."""
   ink = np.argwhere(grey)
   (top, left), (bottom, right) = ink.min(axis=0), ink.max(axis=0) + 1
-  body = grey[top:bottom, left:right, None].astype(np.uint16)
+  box = Image.fromarray(grey[top:bottom, left:right])
+  size = [max(1, round(SCALE * side)) for side in box.size]
+  body = np.asarray(box.resize(size, Image.Resampling.LANCZOS), np.uint16)
   canvas = np.zeros((SIDE, SIDE, 3), np.uint8)
   top, left = (
     (SIDE - size) // 2 + REACH * step
     for size, step in zip(body.shape, PLACES[place])
   )
   bottom, right = top + body.shape[0], left + body.shape[1]
-  canvas[top:bottom, left:right] = body * np.array(COLOURS[colour]) // 255
+  tint = np.array(COLOURS[colour])
+  canvas[top:bottom, left:right] = body[..., None] * tint // 255
   return canvas
 
 

@@ -1,8 +1,8 @@
 """Judges what was drawn for prompts of `data.captioned_digits`, offline.
 
-A drawn digit is brought to the middle of a grey 28 x 28 image, as MNIST has
-them, for the classifier in `digits`; its colour is the nearest in direction to
-the mean of its pixels, weighted by their brightness.
+A drawn digit is brought to the size and the middle of a grey 28 x 28 image, as
+MNIST has them, for the classifier in `digits`; its colour is the nearest in
+direction to the mean of its pixels, weighted by their brightness.
 """
 
 import pathlib
@@ -10,8 +10,9 @@ import re
 import sys
 
 import numpy as np
+from PIL import Image
 
-from pixeldit_jax.data.captioned_digits import COLOURS, WORDS
+from pixeldit_jax.data.captioned_digits import COLOURS, SCALE, WORDS
 from pixeldit_jax.eval import digits
 from pixeldit_jax.typing import UInt8
 
@@ -39,9 +40,11 @@ def centred(
 ) -> UInt8[np.ndarray, 'B 28 28 1']:
   """The brightness of images, its centre of mass in row and column 14."""
   side = digits.SIDE
-  grey = images.max(axis=-1)
+  size = [round(n / SCALE) for n in images.shape[2:0:-1]]
   result = np.zeros((len(images), side, side, 1), np.uint8)
-  for place, image in zip(result, grey):
+  for place, small in zip(result, images.max(axis=-1)):
+    image = Image.fromarray(small).resize(size, Image.Resampling.BICUBIC)
+    image = np.asarray(image)
     rows, columns = (np.arange(size) for size in image.shape)
     mass = max(1.0, image.sum(dtype=np.float64))
     down = round(float(image.sum(axis=1) @ rows / mass))

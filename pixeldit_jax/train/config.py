@@ -144,7 +144,7 @@ def make_debug(config: ConfigDict) -> None:
     num_classes=0 if text else 10,
     text_width=16 if text else 0,
     text_tokens=8,
-    patch_size=8 if text else 7,
+    patch_size=7,
     width=32,
     heads=2,
     patch_depth=2,
@@ -155,7 +155,7 @@ def make_debug(config: ConfigDict) -> None:
   )
   config.data.update(
     source='words:captioned_digits' if text else 'digits',
-    resolution=32 if text else 28,
+    resolution=28,
     batch_size=8,
     buckets=False,
     text_encoder='',

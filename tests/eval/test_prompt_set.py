@@ -23,7 +23,7 @@ def text_run(tmp_path_factory):
   config.model.update(num_classes=0, text_width=16)
   defaults.make_debug(config)
   config.model.update(patch_depth=1, scan=False)
-  config.data.resolution = 16
+  config.data.resolution = 14
   random = np.random.default_rng(0)
   weights = jax.tree.map(
     lambda a: random.normal(0, 0.3, a.shape).astype(a.dtype),
@@ -36,12 +36,12 @@ def text_run(tmp_path_factory):
 
 
 def test_prompts_take_turns_and_stand_below_their_images(text_run, tmp_path):
-  prompts = Prompts(TEXTS, WordEncoder(), size=(16, 24))
+  prompts = Prompts(TEXTS, WordEncoder(), size=(14, 21))
   path = tmp_path / 'samples.npz'
   settings = sample_set.make_sample_set(*text_run, path, 7, prompts=prompts)
-  assert settings['prompts'] == TEXTS and settings['size'] == [16, 24]
+  assert settings['prompts'] == TEXTS and settings['size'] == [14, 21]
   with np.load(path) as file:
-    assert file['arr_0'].shape == (7, 16, 24, 3)
+    assert file['arr_0'].shape == (7, 14, 21, 3)
     assert file['arr_1'].tolist() == [0, 1, 2, 0, 1, 2, 0]
   sample_set.write_grid(tmp_path / 'grid.png', path, prompts)
   grid = np.asarray(Image.open(tmp_path / 'grid.png'))
@@ -53,8 +53,8 @@ def test_prompts_take_turns_and_stand_below_their_images(text_run, tmp_path):
   sample_set.make_sample_set(*text_run, path, 7, prompts=prompts)
   assert path.read_bytes() == before
   for other in (
-    Prompts(TEXTS[::-1], WordEncoder(), size=(16, 24)),
-    Prompts(TEXTS, WordEncoder(), 'dark', (16, 24)),
+    Prompts(TEXTS[::-1], WordEncoder(), size=(14, 21)),
+    Prompts(TEXTS, WordEncoder(), 'dark', (14, 21)),
   ):
     with pytest.raises(ValueError, match='now'):
       sample_set.make_sample_set(*text_run, path, 7, prompts=other)
@@ -66,10 +66,10 @@ def test_a_benchmark_gets_four_images_of_each_prompt(text_run, tmp_path):
     (tmp_path / 'in' / f'{number}.txt').write_text(text)
   out = tmp_path / 'out'
   benchmark = exports.open_export(f'dpg:{tmp_path}/in', out)
-  prompts = Prompts(benchmark.prompts, WordEncoder(), size=(16, 24))
+  prompts = Prompts(benchmark.prompts, WordEncoder(), size=(14, 21))
   exports.export_run(*text_run, benchmark, prompts)
   assert sorted(p.name for p in out.iterdir()) == ['0.png', '1.png', '2.png']
-  assert Image.open(out / '1.png').size == (48, 32)
+  assert Image.open(out / '1.png').size == (42, 28)
 
 
 def test_prompts_come_from_a_flag_or_a_file(tmp_path):
