@@ -74,6 +74,7 @@ draw_digits() {
 draw_captions() {
   local workdir=build/quickstart_t2i
   local data=$workdir/data samples=$workdir/samples prompts=$workdir/prompts.txt
+  mkdir -p "$workdir"
   echo "Preparing digits with captions in $data, and reading the captions"
   "$venv_python" launch/prepare_data.py --source=captioned_digits \
     --resolution=20 --shard_size=500 --out="$data"

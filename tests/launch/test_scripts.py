@@ -89,6 +89,26 @@ def test_quickstart_trains_samples_and_reuses(checkout, calls):
   assert calls() == steps
 
 
+def test_quickstart_of_text_reads_captions_and_judges(checkout, calls):
+  result = run(checkout, 'quickstart.sh', 't2i')
+  assert result.returncode == 0, result.stderr
+  out = checkout / 'build/quickstart_t2i'
+  assert str(out / 'samples/samples.png') in result.stdout
+  first = calls()
+  assert any('.[demo,text]' in call for call in first)
+  steps = [call for call in first if '-m pip' not in call]
+  assert [next(w for w in call.split() if w != '-m') for call in steps] == [
+    'launch/prepare_data.py',
+    'launch/encode_text.py',
+    'launch/train.py',
+    'pixeldit_jax.data.captioned_digits',
+    'launch/sample.py',
+    'pixeldit_jax.eval.coloured_digits',
+  ]
+  assert run(checkout, 'quickstart.sh', 't2i').returncode == 0
+  assert calls() == steps
+
+
 def test_changed_versions_are_installed(checkout, calls):
   run(checkout, 'quickstart.sh')
   calls()
