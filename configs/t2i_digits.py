@@ -38,9 +38,9 @@ def get_config(arg: str | None = None):
   )
   config.ema.decay = 0.995
   config.sampler.update(
-    steps=25, guidance=3.0, interval=(0.0, 1.0), batch_size=100
+    steps=25, guidance=4.5, interval=(0.0, 1.0), batch_size=100
   )
-  config.checkpoint.update(every=250, keep=2)
+  config.checkpoint.update(every=500, keep=2)
   config.log.update(every=50, samples_every=0)
   if options.debug:
     defaults.make_debug(config)
