@@ -30,14 +30,6 @@ def golden(name='c2i_forward', dtype=np.float32, scale=1.0):
     }
 
 
-def same_bits(found, expected):
-  assert list(found) == list(expected)
-  for name, array in expected.items():
-    assert found[name].dtype == array.dtype, name
-    assert found[name].shape == array.shape, name
-    assert found[name].tobytes() == array.tobytes(), name
-
-
 def to_torch(weights, rename=lambda name: name):
   def tensor(array):
     if array.dtype == ml_dtypes.bfloat16:
@@ -57,7 +49,7 @@ class NotATensor:
 
 @pytest.mark.parametrize('name', ['c2i_forward', 'c2i_forward_postmod'])
 @pytest.mark.parametrize('dtype', DTYPES)
-def test_lightning_round_trip_bit_for_bit(tmp_path, name, dtype):
+def test_lightning_round_trip_bit_for_bit(tmp_path, name, dtype, same_bits):
   path = tmp_path / 'a.ckpt'
   raw, ema = golden(name, dtype), golden(name, dtype, 0.5)
   write_lightning(path, raw, ema)
@@ -88,7 +80,9 @@ def test_torch_loads_what_we_write(tmp_path, dtype):
 
 
 @pytest.mark.parametrize('dtype', DTYPES)
-def test_the_released_form_with_all_that_it_may_carry(tmp_path, dtype):
+def test_the_released_form_with_all_that_it_may_carry(
+  tmp_path, dtype, same_bits
+):
   path = tmp_path / 'a.ckpt'
   raw, ema = golden(dtype=dtype), golden(dtype=dtype, scale=0.5)
 
@@ -112,7 +106,7 @@ def test_the_released_form_with_all_that_it_may_carry(tmp_path, dtype):
 
 
 @pytest.mark.parametrize('zipped', [True, False])
-def test_plain_and_nested_pth(tmp_path, zipped):
+def test_plain_and_nested_pth(tmp_path, zipped, same_bits):
   path = tmp_path / 'a.pth'
   raw, ema = golden(), golden(scale=0.5)
 
@@ -129,7 +123,7 @@ def test_plain_and_nested_pth(tmp_path, zipped):
   same_bits(read_weights(path), raw)
 
 
-def test_the_text_to_image_file_becomes_a_network(tmp_path):
+def test_the_text_to_image_file_becomes_a_network(tmp_path, same_bits):
   weights = golden('t2i')
   path = tmp_path / 'pixeldit_t2i.pth'
   beside = {'_repa_projector.0.weight': torch.ones(2)}
@@ -141,7 +135,7 @@ def test_the_text_to_image_file_becomes_a_network(tmp_path):
 
 
 @pytest.mark.parametrize('dtype', DTYPES)
-def test_safetensors_round_trip_bit_for_bit(tmp_path, dtype):
+def test_safetensors_round_trip_bit_for_bit(tmp_path, dtype, same_bits):
   path = tmp_path / 'a.safetensors'
   raw, ema = golden(dtype=dtype), golden(dtype=dtype, scale=0.5)
   write_safetensors(path, raw)
@@ -242,7 +236,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
   assert path.read_bytes() == before
 
 
-def test_fetch_takes_a_file_of_the_hub(tmp_path, monkeypatch):
+def test_fetch_takes_a_file_of_the_hub(tmp_path, monkeypatch, same_bits):
   hub = pytest.importorskip('huggingface_hub')
   local = tmp_path / 'a.safetensors'
   write_safetensors(local, golden())

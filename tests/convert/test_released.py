@@ -40,14 +40,6 @@ def sets(golden):
   return make
 
 
-def same_bits(found, expected):
-  assert set(found) == set(expected)
-  for name, array in expected.items():
-    assert found[name].dtype == array.dtype, name
-    assert found[name].shape == array.shape, name
-    assert found[name].tobytes() == array.tobytes(), name
-
-
 def same_weights(found, released):
   expected = weights_of(from_official(released))
   assert jax.tree.structure(found) == jax.tree.structure(expected)
@@ -59,7 +51,9 @@ def compiled(weights):
   return {f'_orig_mod.{name}': array for name, array in weights.items()}
 
 
-def test_a_released_file_becomes_a_workdir_and_comes_back(tmp_path, sets):
+def test_a_released_file_becomes_a_workdir_and_comes_back(
+  tmp_path, sets, same_bits
+):
   released, run = tmp_path / 'released.ckpt', str(tmp_path / 'run')
   raw, ema = sets(dtype=ml_dtypes.bfloat16)
   write_lightning(released, compiled(raw), compiled(ema))
@@ -94,7 +88,7 @@ def test_a_released_file_becomes_a_workdir_and_comes_back(tmp_path, sets):
 )
 @pytest.mark.parametrize('form', ['.ckpt', '.pth', '.safetensors'])
 def test_one_set_of_every_form_round_trips(
-  tmp_path, sets, form, name, which, dtype
+  tmp_path, sets, form, name, which, dtype, same_bits
 ):
   raw, ema = sets(name, dtype)
   wanted = raw if which == 'raw' else ema
@@ -116,7 +110,7 @@ def test_one_set_of_every_form_round_trips(
 
 @pytest.mark.slow
 @pytest.mark.parametrize('dtype', [np.float32, ml_dtypes.bfloat16])
-def test_the_network_of_texts_round_trips(tmp_path, sets, dtype):
+def test_the_network_of_texts_round_trips(tmp_path, sets, dtype, same_bits):
   torch = pytest.importorskip('torch')
   weights, _ = sets('t2i', dtype)
   released, run = tmp_path / 'pixeldit_t2i_v1.pth', str(tmp_path / 'run')
@@ -173,7 +167,7 @@ def test_files_that_do_not_fit_are_refused_before_writing(tmp_path, sets):
   assert sorted(os.listdir(tmp_path)) == before
 
 
-def test_nothing_is_replaced_unasked(tmp_path, sets, monkeypatch):
+def test_nothing_is_replaced_unasked(tmp_path, sets, monkeypatch, same_bits):
   released, run = tmp_path / 'a.safetensors', tmp_path / 'run'
   write_safetensors(released, sets()[0])
   config = infer_run(released, TINY)
@@ -224,7 +218,9 @@ def test_targets_that_cannot_be_are_refused(tmp_path, sets):
 
 
 @pytest.mark.slow
-def test_training_starts_from_it_and_does_not_go_on_in_it(tmp_path, sets):
+def test_training_starts_from_it_and_does_not_go_on_in_it(
+  tmp_path, sets, same_bits
+):
   pytest.importorskip('mlxtend')
   released, run = tmp_path / 'a.safetensors', str(tmp_path / 'run')
   write_safetensors(released, sets()[0])

@@ -33,15 +33,7 @@ def arrays():
   return out
 
 
-def same_bits(found, expected):
-  assert set(found) == set(expected)
-  for name, array in expected.items():
-    assert found[name].dtype == array.dtype, name
-    assert found[name].shape == array.shape, name
-    assert found[name].tobytes() == array.tobytes(), name
-
-
-def test_round_trip_bit_for_bit(tmp_path):
+def test_round_trip_bit_for_bit(tmp_path, same_bits):
   path = tmp_path / 'a.safetensors'
   write_safetensors(path, arrays())
   same_bits(read_safetensors(path), arrays())
@@ -59,7 +51,7 @@ def test_the_library_reads_what_we_write(tmp_path):
     assert bits.numpy().tobytes() == array.tobytes(), name
 
 
-def test_we_read_what_the_library_writes(tmp_path):
+def test_we_read_what_the_library_writes(tmp_path, same_bits):
   safetensors = pytest.importorskip('safetensors.numpy')
   path = tmp_path / 'a.safetensors'
   safetensors.save_file(arrays(), path, metadata={'format': 'pt'})
@@ -101,7 +93,9 @@ def test_dtypes_without_a_name_are_refused_before_writing(tmp_path):
   assert not any(tmp_path.iterdir())
 
 
-def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(
+  tmp_path, same_bits
+):
   path = tmp_path / 'a.safetensors'
   write_safetensors(path, arrays())
 
