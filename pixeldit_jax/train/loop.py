@@ -30,7 +30,7 @@ from pixeldit_jax.train.late_log import LateLog
 from pixeldit_jax.train.metrics import Clock, Writer
 from pixeldit_jax.train.optimizer import make_optimizer
 from pixeldit_jax.train.record import Record
-from pixeldit_jax.train.run_text import keep_text
+from pixeldit_jax.train.run_text import check_start, keep_text
 from pixeldit_jax.train.signals import Stopped, StopRequest
 from pixeldit_jax.train.state import (
   TrainState,
@@ -97,6 +97,8 @@ def train(
   # ---- Workdir
   check_same_run(workdir, config, allow_change)
   if config.model.text_width:
+    if config.init_from:
+      check_start(config.init_from, text_meta(source))
     keep_text(workdir, text_meta(source))
   with (
     Record(workdir, config) as record,

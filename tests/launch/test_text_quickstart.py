@@ -53,3 +53,23 @@ def test_the_demonstration_of_text_runs_through(tmp_path):
   with np.load(out / 'samples/samples.npz') as file:
     assert file['arr_0'].shape == (10, 20, 20, 3)
   assert Image.open(out / 'samples/samples.png').size[0] > 1000
+
+  # Other prompts and another size, by hand.
+  wide = ['--height=12', '--width=28', f'--out={out}/wide']
+  wanted = ['--prompts=a red 7; a blue 2', '--negative_prompt=green']
+  done = sample(out / 'run', *wide, *wanted, '--config.sampler.steps=1')
+  assert done.returncode == 0, done.stderr
+  with np.load(out / 'wide/samples.npz') as file:
+    assert file['arr_0'].shape == (2, 12, 28, 3)
+  done = sample(out / 'run', f'--out={out}/none')
+  assert done.returncode != 0
+  assert 'needs --prompts or --prompts_file' in done.stderr.splitlines()[-1]
+
+
+def sample(workdir, *flags):
+  return subprocess.run(
+    [sys.executable, 'launch/sample.py', f'--workdir={workdir}', *flags],
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+  )

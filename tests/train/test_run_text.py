@@ -2,7 +2,7 @@
 
 import pytest
 
-from pixeldit_jax.train.run_text import keep_text, read_text
+from pixeldit_jax.train.run_text import check_start, keep_text, read_text
 
 META = dict(encoder='/models/a', checksum='12', width=4, tokens=3)
 
@@ -21,3 +21,12 @@ def test_another_encoder_is_refused(tmp_path, key):
   with pytest.raises(ValueError, match=f'{key} was .* is 99'):
     keep_text(str(tmp_path), META | {key: 99})
   assert read_text(str(tmp_path)) == META
+
+
+def test_a_run_starts_from_one_that_knows_the_same_words(tmp_path):
+  check_start(str(tmp_path), META)  # not a run of texts: nothing is known
+  keep_text(str(tmp_path), META)
+  check_start(str(tmp_path), META | dict(tokens=5, instruction='Paint: '))
+  for key in ('checksum', 'width'):
+    with pytest.raises(ValueError, match=f'{key} was .* is 99'):
+      check_start(str(tmp_path), META | {key: 99})
