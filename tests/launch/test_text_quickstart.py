@@ -35,7 +35,7 @@ def test_the_demonstration_of_text_runs_through(tmp_path):
   for folder in ('launch', 'configs'):
     shutil.copytree(ROOT / folder, tmp_path / folder)
   shutil.copy(ROOT / 'setup.py', tmp_path)
-  (tmp_path / 'pixeldit_jax').mkdir()
+  (tmp_path / 'pixeldit_jax').symlink_to(ROOT / 'pixeldit_jax')
   python = tmp_path / '.venv/bin/python'
   python.parent.mkdir(parents=True)
   python.write_text(PYTHON)
