@@ -16,7 +16,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from pixeldit_jax.convert.files import fetch, read_weights
-from pixeldit_jax.convert.lazy import LazyTensors, nested, specs_of
+from pixeldit_jax.convert.lazy import LazyTensors, flat, nested, specs_of
 from pixeldit_jax.convert.rules import Rule, to_ours, to_theirs
 from pixeldit_jax.convert.safetensors import write_safetensors
 from pixeldit_jax.encoders.vision import VisionConfig
@@ -157,6 +157,15 @@ def from_dinov2(
   return config, nested({k: cast(k, v) for k, v in ours.items()})
 
 
+def write_dinov2(
+  path: str | os.PathLike, config: VisionConfig, weights: PyTree
+) -> None:
+  """Writes a teacher of our own as safetensors, for `load_dinov2`."""
+  depths = {'blocks': config.depth}
+  theirs = to_theirs(_authors(config), flat(weights), _sizes(config), depths)
+  write_safetensors(path, theirs)
+
+
 def infer_config(
   weights: Mapping[str, np.ndarray], **overrides
 ) -> VisionConfig:
@@ -221,12 +230,17 @@ def _to_ours(
   return to_ours(_rules(weights), weights, _sizes(config), depths)
 
 
+def _authors(config: VisionConfig) -> list[Rule]:
+  """The authors' names."""
+  return ORIGINAL + [ORIGINAL_REGISTERS] * (config.registers > 0)
+
+
 def _original(weights: Mapping[str, np.ndarray], **overrides) -> LazyTensors:
   """The same tensors under the authors' names."""
   config = infer_config(weights, **overrides)
-  rules = ORIGINAL + [ORIGINAL_REGISTERS] * (config.registers > 0)
   ours = _to_ours(weights, config)
-  return to_theirs(rules, ours, _sizes(config), {'blocks': config.depth})
+  depths = {'blocks': config.depth}
+  return to_theirs(_authors(config), ours, _sizes(config), depths)
 
 
 def _sizes(config: VisionConfig) -> dict[str, int]:

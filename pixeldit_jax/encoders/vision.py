@@ -223,6 +223,14 @@ class DINOv2(nnx.Module):
     return jnp.concatenate([positions[:1], resized.reshape(-1, config.width)])
 
 
+def imagenet_normalize(
+  images: Float[Array, 'B H W C'],
+) -> Float[Array, 'B H W 3']:
+  """Images in [-1, 1], of three channels or one, as the network takes them."""
+  x = (images.astype(jnp.float32) + 1) / 2
+  return (x - np.float32(IMAGENET_MEAN)) / np.float32(IMAGENET_STD)
+
+
 def teacher_features(
   model: DINOv2, images: Float[Array, 'B H W C'], patch_size: int = 16
 ) -> Float[Array, 'B L D']:
@@ -248,8 +256,7 @@ def teacher_features(
       'or 3 channels.'
     )
   ours = model.config.patch_size
-  x = (images.astype(jnp.float32) + 1) / 2
-  x = (x - np.float32(IMAGENET_MEAN)) / np.float32(IMAGENET_STD)
+  x = imagenet_normalize(images)
   grid = (height // patch_size * ours, width // patch_size * ours)
   if grid != (height, width):
     x = resize_bicubic(x, grid)

@@ -1,0 +1,72 @@
+"""Ablations on the digits: --config=configs/mnist.py --workdir=runs/ablate.
+
+Trains variants of the network at equal steps, with and without REPA, and
+writes ablation.md and ablation.png to the workdir: final loss and how many
+samples show the digit that was asked for. Stopped and started again, it goes
+on where it was. REPA's teacher is a small ViT that is first trained to name
+the same digits.
+"""
+
+import pathlib
+import sys
+
+import distributed
+from absl import app, flags
+from ml_collections import config_flags
+
+_CONFIG = config_flags.DEFINE_config_file(
+  'config', None, 'File of the digits; --config.key=value changes one value.'
+)
+_WORKDIR = flags.DEFINE_string(
+  'workdir', 'build/ablate', 'Folder of all runs; made if absent.'
+)
+_STEPS = flags.DEFINE_integer('steps', 300, 'Of each variant.', lower_bound=1)
+_NUM_SAMPLES = flags.DEFINE_integer(
+  'num_samples', 300, 'Drawn from each variant.', lower_bound=1
+)
+flags.adopt_module_key_flags(distributed)
+flags.mark_flags_as_required(['config'])
+
+
+def main(argv):
+  if len(argv) > 1:
+    sys.exit(f'ablate.py: {argv[1:]} are not flags; write --name=value.')
+  from pixeldit_jax import sharding
+  from pixeldit_jax.convert.vision import load_dinov2, write_dinov2
+  from pixeldit_jax.eval import ablation
+  from pixeldit_jax.eval.digit_teacher import train_digit_teacher
+  from pixeldit_jax.train.metrics import start_log
+
+  distributed.initialize()
+  start_log()
+  config, folder = _CONFIG.value, pathlib.Path(_WORKDIR.value)
+  config.steps = _STEPS.value
+  file = folder / 'teacher.safetensors'
+  config.repa.update(teacher=str(file), block=config.model.patch_depth // 2)
+  try:
+    if not file.is_file():
+      *teacher, right = train_digit_teacher()
+      write_dinov2(file, *teacher)
+      print(f'The teacher names {right:.1%} of digits that it never saw.')
+    teacher = load_dinov2(file, dtype=config.model.dtype, scan=False)
+    mesh = sharding.make_mesh(config.mesh)
+    results = {}
+    for i, name in enumerate(ablation.VARIANTS):
+      print(f'{i + 1} of {len(ablation.VARIANTS)}: {name}', flush=True)
+      results[name] = ablation.run_variant(
+        ablation.variant_config(config, name),
+        str(folder / name.replace(' ', '_')),
+        mesh,
+        teacher,
+        _NUM_SAMPLES.value,
+      )
+  except (ValueError, FileNotFoundError, FloatingPointError) as error:
+    sys.exit(f'ablate.py: {error}')
+  text = ablation.table(results)
+  (folder / 'ablation.md').write_text(text + '\n')
+  ablation.plot(results).save(folder / 'ablation.png')
+  print(f'{text}\nThe plot: {folder}/ablation.png')
+
+
+if __name__ == '__main__':
+  app.run(main)
