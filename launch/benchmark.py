@@ -59,7 +59,7 @@ def main(argv):
     sys.exit(f'benchmark.py: {error}')
   for name, value in report.items():
     text = value if isinstance(value, str) else f'{value:.4g}'
-    print(f'{name:20} {text}')
+    print(f'{name:30} {text}')
   if _JSON.value:
     pathlib.Path(_JSON.value).write_text(json.dumps(report, indent=2) + '\n')
 

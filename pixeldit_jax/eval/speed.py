@@ -5,6 +5,7 @@ adds. The limit is the device's known bf16 peak or, where there is none in the
 table, a 2048 x 2048 float32 matrix product timed in the same run.
 """
 
+import copy
 import statistics
 import time
 from collections.abc import Callable
@@ -57,7 +58,8 @@ def measure_training(
   """Times whole training steps on random images, donated as in training.
 
   With REPA the teacher is a ViT-B/14 of random weights, which takes as long as
-  the real one; its operations do not count as those of the model.
+  the real one; its operations do not count as those of the model. Steps without
+  it are timed too, to tell what it costs.
 
   Args:
     config: of a run.
@@ -65,6 +67,22 @@ def measure_training(
     profile: a folder for a trace of the timed steps, or None.
   """
   validate(config)
+  report = _measure_steps(config, steps, profile)
+  if not config.repa.weight:
+    return report | dict(teacher='none')
+  plain = copy.deepcopy(config)
+  plain.repa.weight = 0.0
+  without = _measure_steps(plain, steps, None)
+  return report | dict(
+    teacher='ViT-B/14',
+    images_per_second_without_repa=without['images_per_second'],
+    repa_share_of_step=1 - without['seconds'] / report['seconds'],
+  )
+
+
+def _measure_steps(
+  config: ConfigDict, steps: int, profile: str | None
+) -> Report:
   model, tx = model_config(config), make_optimizer(config)
   mesh = sharding.make_mesh(config.mesh)
   rules = sharding.make_rules(config.mesh)
@@ -102,8 +120,7 @@ def measure_training(
 
   with sharding.use(mesh, rules):
     seconds = _timed(call, steps, profile)
-  report = _report(seconds, B, B * train_flops(model, side, side))
-  return report | dict(teacher='ViT-B/14' if target else 'none')
+  return _report(seconds, B, B * train_flops(model, side, side))
 
 
 def measure_sampling(

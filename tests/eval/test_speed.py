@@ -60,3 +60,16 @@ def test_features_are_measured():
   assert report['minutes_for_50000'] == pytest.approx(
     50_000 / report['images_per_second'] / 60
   )
+
+
+@pytest.mark.slow
+def test_the_cost_of_the_teacher_is_told():
+  config = debug_config()
+  config.repa.update(weight=0.5, block=1, teacher='facebook/dinov2-base')
+  report = measure_training(config, 1)
+  assert report['teacher'] == 'ViT-B/14'
+  without = report['images_per_second_without_repa']
+  assert without > report['images_per_second']
+  assert report['repa_share_of_step'] == pytest.approx(
+    1 - report['images_per_second'] / without
+  )
