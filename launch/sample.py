@@ -5,6 +5,9 @@ Writes samples.png (a grid), images/000000.png and on, and samples.npz
 labels as 'arr_1'). Sample i depends on the seed and i alone. Stopped and run
 again, it goes on where it was.
 
+--config=configs/imagenet256.py:preset=ep320 samples a run, or released weights
+that launch/convert.py made one of, as the paper did after 320 epochs.
+
 --trajectory also shows how the first sample comes out of the noise:
 trajectory.png is animated, trajectory_strip.png a row of moments.
 """

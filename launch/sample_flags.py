@@ -11,7 +11,8 @@ DEFAULTS = ROOT / 'pixeldit_jax' / 'train' / 'config.py'
 CONFIG = config_flags.DEFINE_config_file(
   'config',
   str(DEFAULTS),
-  'Takes its sampler from this file in place of that of the run. '
+  'Takes its sampler from this file in place of that of the run, of the same '
+  'network: configs/imagenet256.py:preset=ep320. '
   '--config.sampler.guidance=2.5 changes one value of either.',
 )
 WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the run.')
@@ -49,6 +50,7 @@ def read_config() -> ConfigDict:
   config = read_config(WORKDIR.value)
   _fill(config, get_config())
   if flags.FLAGS['config'].present:
+    _check_network(config, CONFIG.value)
     config.sampler.update(CONFIG.value.sampler)
   overrides = config_flags.get_override_values(flags.FLAGS['config'])
   for key, value in overrides.items():
@@ -84,6 +86,25 @@ def _convert(source: str, workdir: str):
     released.to_workdir(source, workdir, CONFIG.value)
   else:
     released.to_workdir(source, workdir, released.infer_run(source, {}))
+
+
+def _check_network(config: ConfigDict, asked: ConfigDict):
+  """Raises ValueError if --config is of another network than the run."""
+  from pixeldit_jax.train.workdir import FREE
+
+  keys = [f'model.{key}' for key in asked.model] + ['data.resolution']
+  there, here = (
+    {key: c[key.split('.')[0]][key.split('.')[1]] for key in keys}
+    for c in (config, asked)
+  )
+  differ = [k for k in keys if k not in FREE and there[k] != here[k]]
+  if differ:
+    told = '\n'.join(f'  {k}: {there[k]} there, {here[k]} here' for k in differ)
+    raise ValueError(
+      f'--config is of another network than the run in {WORKDIR.value}:\n'
+      f'{told}\nGive the file and the options that the run was made with, as '
+      'size=L, or leave --config out: the run knows its own sampler.'
+    )
 
 
 def _fill(config: ConfigDict, defaults: ConfigDict):

@@ -6,6 +6,7 @@
 
 import dataclasses
 import math
+from collections.abc import Mapping
 
 from ml_collections import ConfigDict, config_dict
 
@@ -65,6 +66,8 @@ def get_config() -> ConfigDict:
         schedule='constant',  # after warmup: constant, cosine, linear
         warmup_steps=0,
         final_learning_rate=0.0,  # where cosine and linear end, at `steps`
+        drop_step=0,  # a constant rate is the dropped one from it on; 0: never
+        dropped_learning_rate=1e-5,
         beta1=0.9,
         beta2=0.999,
         beta3=0.9999,  # of came
@@ -133,6 +136,21 @@ def size_of(name: str) -> dict[str, int]:
   return SIZES[name]
 
 
+def preset_of(
+  name: str, presets: Mapping[str, Mapping[str, object]]
+) -> Mapping[str, object]:
+  """One of the presets of a configuration file.
+
+  Raises:
+    ValueError: there is none of that name.
+  """
+  if name not in presets:
+    raise ValueError(
+      f'config option preset={name!r}: use one of {list(presets)}.'
+    )
+  return presets[name]
+
+
 def make_debug(config: ConfigDict) -> None:
   """Shrinks any run to four steps of seconds on the embedded digits.
 
@@ -161,7 +179,9 @@ def make_debug(config: ConfigDict) -> None:
     text_encoder='',
   )
   config.repa.weight = 0.0  # a teacher of photographs would have to be fetched
-  config.optimizer.warmup_steps = min(1, config.optimizer.warmup_steps)
+  config.optimizer.update(
+    warmup_steps=min(1, config.optimizer.warmup_steps), drop_step=0
+  )
   config.sampler.update(steps=2, batch_size=8)
   config.checkpoint.every = 2
   config.log.update(every=1, samples_every=0)
@@ -238,6 +258,11 @@ def validate(config: ConfigDict) -> None:
       f'optimizer.warmup_steps={optimizer.warmup_steps} leaves none of '
       f'steps={config.steps}: warm up for less, or train for longer.'
     )
+  if optimizer.drop_step and optimizer.schedule != 'constant':
+    raise ValueError(
+      f'optimizer.drop_step={optimizer.drop_step} with optimizer.schedule='
+      f'{optimizer.schedule!r}: only a constant rate drops; set one of them.'
+    )
   if config.checkpoint.best_is not in ('lowest', 'highest'):
     raise ValueError(
       f'checkpoint.best_is={config.checkpoint.best_is!r}: lowest or highest.'
@@ -256,6 +281,13 @@ def validate(config: ConfigDict) -> None:
     ('sampler.batch_size', sampler.batch_size, 1, math.inf),
     ('optimizer.accumulate', optimizer.accumulate, 1, math.inf),
     ('optimizer.learning_rate', optimizer.learning_rate, 0, math.inf),
+    ('optimizer.drop_step', optimizer.drop_step, 0, config.steps),
+    (
+      'optimizer.dropped_learning_rate',
+      optimizer.dropped_learning_rate,
+      0,
+      math.inf,
+    ),
     ('repa.weight', config.repa.weight, 0, math.inf),
     ('repa.stop_step', config.repa.stop_step, 0, math.inf),
     ('repa.decay_steps', config.repa.decay_steps, 0, config.repa.stop_step),

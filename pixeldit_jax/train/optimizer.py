@@ -12,7 +12,10 @@ from pixeldit_jax.typing import Array, Int, PyTree
 
 
 def make_schedule(config: ConfigDict) -> optax.Schedule:
-  """Linear warmup, then constant, cosine or linear down to the last step."""
+  """Linear warmup, then constant, cosine or linear down to the last step.
+
+  A constant rate may drop once, from `optimizer.drop_step` on.
+  """
   o = config.optimizer
   rest = config.steps - o.warmup_steps
   if o.schedule == 'constant':
@@ -27,7 +30,10 @@ def make_schedule(config: ConfigDict) -> optax.Schedule:
     step = jnp.asarray(step, jnp.float32)
     # From 1/n, not 0: no step is spent on standing still.
     warm = jnp.minimum(1.0, (step + 1) / max(1, o.warmup_steps))
-    return warm * main(jnp.maximum(0.0, step - o.warmup_steps))
+    rate = warm * main(jnp.maximum(0.0, step - o.warmup_steps))
+    if o.drop_step:
+      rate = jnp.where(step < o.drop_step, rate, o.dropped_learning_rate)
+    return rate
 
   return schedule
 

@@ -173,6 +173,17 @@ def test_schedules_warm_up_and_end_where_they_should(schedule):
   assert float(rate(100)) == pytest.approx(end)
 
 
+def test_a_constant_rate_drops_once():
+  config = get_config()
+  config.steps = 100
+  config.optimizer.update(
+    learning_rate=2.0, warmup_steps=10, drop_step=90, dropped_learning_rate=0.2
+  )
+  rate = make_schedule(config)
+  found = [float(rate(step)) for step in (4, 9, 89, 90, 99)]
+  np.testing.assert_allclose(found, [1.0, 2.0, 2.0, 0.2, 0.2], rtol=1e-6)
+
+
 def test_weight_decay_spares_all_but_kernels():
   config = small_config()
   config.optimizer.update(weight_decay=1.0, learning_rate=0.1)
