@@ -9,9 +9,7 @@ EXTRAS = {
   'tpu': ['jax[tpu]'],  # libtpu, also used to compile for TPUs without one
   'cuda': ['jax[cuda12]'],
   'torch': ['torch>=2.6'],  # read released .ckpt and .pth files
-  'hub': [
-    'huggingface_hub>=0.23'
-  ],  # weights named hf://organisation/repository/file
+  'hub': ['huggingface_hub>=0.23'],  # weights by name: hf://owner/name/file
   'text': [
     'transformers>=4.50',  # Gemma-2 and other text encoders
     'torch>=2.6',
