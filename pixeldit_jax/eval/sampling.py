@@ -82,6 +82,7 @@ def make_sample_fn(
     with sharding.use(mesh, rules):
       return compiled(weights, indices, condition)
 
+  call.jitted = compiled  # to be compiled for devices that are not there
   return call
 
 

@@ -142,7 +142,7 @@ class PixelDiT(nnx.Module):
     )
     rotary = self._rotary(rotary_2d, *grid, config.head_size)
     if not config.text_width:
-      c = jax.nn.silu(time + self.class_embed(y))
+      c = constrain(jax.nn.silu(time + self.class_embed(y)), 'batch', None)
       s, features = run(s, c, rotary)
       return s, c, features
     c = jax.nn.silu(time)

@@ -1,0 +1,67 @@
+"""What TPU chips can do, as published, and the least time a program takes.
+
+Rates of one chip, from cloud.google.com/tpu/docs; bf16 operations are in
+`train.metrics.PEAK_FLOPS`. The interconnect's rate is that of all links of a
+chip together, in one direction (half of the bidirectional figure).
+"""
+
+from typing import NamedTuple
+
+import jax
+
+from pixeldit_jax.train.metrics import peak_flops
+
+
+class Chip(NamedTuple):
+  """Bytes of HBM, and bytes a second from HBM and through the interconnect."""
+
+  hbm: float
+  hbm_rate: float
+  interconnect_rate: float
+
+
+# By the start of the device's kind, the longer names first.
+CHIPS = {
+  'TPU v4': Chip(32 * 2**30, 1228e9, 300e9),
+  'TPU v5 lite': Chip(16 * 2**30, 819e9, 200e9),
+  'TPU v5': Chip(95 * 2**30, 2765e9, 600e9),
+  'TPU v6 lite': Chip(32 * 2**30, 1600e9, 400e9),
+}
+
+
+def chip_of(device: jax.Device) -> Chip:
+  """The figures of a device's chip.
+
+  Raises:
+    ValueError: a kind that is not in the table.
+  """
+  for kind, chip in CHIPS.items():
+    if device.device_kind.startswith(kind):
+      return chip
+  raise ValueError(
+    f'no figures for {device.device_kind!r}: add it to CHIPS in eval/chips.py.'
+  )
+
+
+def roofline(
+  device: jax.Device, flops: float, hbm_bytes: float, received: float
+) -> dict[str, float]:
+  """Seconds that each resource of a chip is busy at its full rate.
+
+  Args:
+    device: of the kind that runs the program.
+    flops: operations of one device, those computed twice counted twice.
+    hbm_bytes: read and written by one device.
+    received: bytes that reach one device from others.
+
+  Returns:
+    'compute', 'hbm' and 'interconnect', and the largest of them as 'seconds':
+    no step takes less.
+  """
+  chip = chip_of(device)
+  times = dict(
+    compute=flops / peak_flops(device),
+    hbm=hbm_bytes / chip.hbm_rate,
+    interconnect=received / chip.interconnect_rate,
+  )
+  return {**times, 'seconds': max(times.values())}

@@ -1,0 +1,138 @@
+"""What a compiled program keeps in HBM, and what it moves to and from it.
+
+Only the results of instructions that are not fused are buffers. On a TPU those
+whose layout names another memory, as 'S(1)' for the vector memory, are on the
+chip and cost nothing here.
+"""
+
+from collections.abc import Iterator
+
+from pixeldit_jax.eval.hlo import Buffer, Computation, Instruction, Program
+from pixeldit_jax.eval.hlo_cost import COLLECTIVES
+
+# These move nothing themselves.
+FREE = frozenset(
+  'parameter constant tuple get-tuple-element bitcast while conditional call '
+  'after-all partition-id replica-id opt-barrier async-start async-update '
+  'async-done copy-done add-dependency iota'.split()
+)
+_ALL = 2**62
+# Operands that leave a fusion as they came, and the parts of a collective that
+# products are overlapped with: its traffic is the interconnect's.
+_PASSING = ('tuple', 'parameter', *COLLECTIVES)
+_SLICES = ('dynamic-slice', 'slice', 'gather')
+
+
+def buffers(program: Program) -> dict[Buffer, str]:
+  """The different arrays that the program makes in HBM, and who makes one."""
+  found = {}
+  for visit in program.visits():
+    if not visit.fused and visit.instruction.opcode not in ('tuple', 'while'):
+      for buffer in visit.instruction.result:
+        if in_hbm(buffer):
+          found.setdefault(buffer, visit.instruction.name)
+  return found
+
+
+def in_hbm(buffer: Buffer) -> bool:
+  return 'S(' not in buffer.layout
+
+
+def count_bytes(program: Program) -> int:
+  """Bytes read from HBM and written to it in one call of the program.
+
+  An estimate: what a fusion only slices counts as the slice, and what it
+  updates in place as the update.
+  """
+  total = 0
+  for visit in program.visits():
+    instruction = visit.instruction
+    if visit.fused or instruction.opcode in FREE:
+      continue
+    moved = sum(_moved(instruction, visit.computation, program))
+    total += visit.times * moved
+  return total
+
+
+def _moved(
+  instruction: Instruction, computation: Computation, program: Program
+) -> Iterator[int]:
+  """Bytes of each operand and result of one instruction."""
+  if instruction.opcode.endswith('-start'):
+    # Between HBM and the memory on the chip: (source, part) or (copy, source).
+    yield min(b.bytes for b in instruction.result[:2])
+    return
+  called = program.called(instruction)
+  if instruction.opcode != 'fusion':
+    called = _alone(instruction, computation)
+  users = _users(called)
+  parameters = {
+    int(i.operands[0]): i.name
+    for i in called.instructions.values()
+    if i.opcode == 'parameter'
+  }
+  for place, name in enumerate(instruction.operands):
+    if place in parameters:  # an operand that is given twice is read once
+      held = filter(in_hbm, computation.instructions[name].result)
+      whole = sum(b.bytes for b in held)
+      yield min(whole, _read(parameters[place], called, users))
+  for buffer, written in zip(instruction.result, _written(called)):
+    if in_hbm(buffer):
+      yield min(buffer.bytes, written)
+
+
+def _alone(instruction: Instruction, computation: Computation) -> Computation:
+  """An instruction as if it were the whole of a fusion."""
+  found = {
+    name: Instruction(
+      name, 'parameter', computation.instructions[name].result, (str(n),), ''
+    )
+    for n, name in enumerate(instruction.operands)
+    if name in computation.instructions
+  }
+  return Computation('', {**found, instruction.name: instruction})
+
+
+def _users(computation: Computation) -> dict[str, list[Instruction]]:
+  users: dict[str, list[Instruction]] = {}
+  for instruction in computation.instructions.values():
+    for name in instruction.operands:
+      users.setdefault(name, []).append(instruction)
+  return users
+
+
+def _read(name: str, computation: Computation, users) -> int:
+  """Bytes of an operand that are read."""
+  total = 0
+  for user in users.get(name, []):
+    if user.opcode == 'bitcast':
+      total += _read(user.name, computation, users)
+    elif user.opcode in _SLICES and user.operands[0] == name:
+      total += user.result[0].bytes
+    elif user.opcode == 'dynamic-update-slice' and user.operands[0] == name:
+      pass  # in place
+    elif user.opcode in _PASSING:
+      pass
+    else:
+      return _ALL
+  return total
+
+
+def _written(computation: Computation) -> list[int]:
+  """Bytes of each result that are written."""
+  root = list(computation.instructions.values())[-1]
+  parts = [root]
+  if root.opcode == 'tuple':
+    parts = [computation.instructions[name] for name in root.operands]
+  sizes = []
+  for part in parts:
+    while (
+      part.opcode == 'bitcast' and part.operands[0] in computation.instructions
+    ):
+      part = computation.instructions[part.operands[0]]
+    if part.opcode == 'dynamic-update-slice':
+      part = computation.instructions[part.operands[1]]
+    sizes.append(
+      0 if part.opcode in _PASSING else sum(b.bytes for b in part.result)
+    )
+  return sizes

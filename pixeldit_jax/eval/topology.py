@@ -1,0 +1,129 @@
+"""TPU topologies without TPUs: their devices, and programs compiled for them.
+
+libtpu has the whole compiler, and refuses what does not fit into HBM as a chip
+would.
+"""
+
+import importlib.util
+import os
+import re
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from pixeldit_jax import sharding
+from pixeldit_jax.eval.sampling import make_sample_fn
+from pixeldit_jax.train.config import model_config
+from pixeldit_jax.train.optimizer import make_optimizer
+from pixeldit_jax.train.state import abstract_state, state_shardings
+from pixeldit_jax.train.step import make_train_step
+from pixeldit_jax.typing import PyTree
+
+
+class OutOfMemory(Exception):
+  """A program does not fit; says by how much, and the largest arrays."""
+
+
+class Lowered(NamedTuple):
+  """A program to compile, and its abstract arguments.
+
+  Attributes:
+    lowered: for `compile_for_tpu`.
+    weights: with the shapes and shardings that the program takes.
+    arguments: all of them.
+  """
+
+  lowered: jax.stages.Lowered
+  weights: PyTree
+  arguments: PyTree
+
+
+def make_topology(name: str, slices: int = 1) -> list[jax.Device]:
+  """The devices of a topology such as 'v5e:4x4', as many slices of it.
+
+  Raises:
+    ValueError: a name that libtpu does not know.
+    ModuleNotFoundError: libtpu is not installed.
+  """
+  if importlib.util.find_spec('libtpu') is None:
+    raise ModuleNotFoundError(
+      'the TPU compiler is in libtpu, which is not installed: '
+      "pip install 'pixeldit_jax[tpu]' (Linux on x86-64)."
+    )
+  os.environ.setdefault('TPU_SKIP_MDS_QUERY', '1')  # there is no TPU host
+  os.environ.setdefault('ALLOW_MULTIPLE_LIBTPU_LOAD', '1')
+  from jax.experimental import topologies
+
+  more = {'num_slices': slices} if slices > 1 else {}
+  try:
+    return topologies.get_topology_desc(name, platform='tpu', **more).devices
+  except Exception as error:
+    raise ValueError(
+      f'topology {name!r}: {str(error).splitlines()[0]} Write one as v5e:4x4, '
+      'v5p:4x4x4 or v6e:16x16.'
+    ) from error
+
+
+def lower_training(config: ConfigDict, mesh: Mesh) -> Lowered:
+  """One training step of a configuration, donated as in training."""
+  rules = sharding.make_rules(config.mesh)
+  model, tx = model_config(config), make_optimizer(config)
+  shardings = state_shardings(model, tx, mesh, rules)
+  state = abstract_state(model, tx, shardings)
+  B, side = config.data.batch_size, config.data.resolution
+  place = sharding.batch_sharding(mesh, rules)
+  image = (B, side, side, model.in_channels)
+  batch = dict(
+    image=jax.ShapeDtypeStruct(image, np.uint8, sharding=place),
+    label=jax.ShapeDtypeStruct((B,), np.int32, sharding=place),
+  )
+  step = jax.jit(
+    make_train_step(config),
+    out_shardings=(shardings, sharding.replicated(mesh)),
+    donate_argnums=0,
+  )
+  with sharding.use(mesh, rules):
+    lowered = step.lower(state, batch)
+  return Lowered(lowered, state.weights, (state, batch))
+
+
+def lower_sampling(config: ConfigDict, mesh: Mesh) -> Lowered:
+  """The whole sampling loop of a configuration."""
+  rules = sharding.make_rules(config.mesh)
+  model, tx = model_config(config), make_optimizer(config)
+  shardings = state_shardings(model, tx, mesh, rules)
+  weights = abstract_state(model, tx, shardings).weights
+  place = sharding.batch_sharding(mesh, rules)
+  rows = jax.ShapeDtypeStruct(
+    (config.sampler.batch_size,), np.int32, sharding=place
+  )
+  with sharding.use(mesh, rules):
+    sample = make_sample_fn(config, mesh).jitted
+    lowered = sample.lower(weights, rows, rows)
+  return Lowered(lowered, weights, (weights, rows))
+
+
+def compile_for_tpu(lowered: jax.stages.Lowered) -> jax.stages.Compiled:
+  """Runs the TPU compiler.
+
+  Raises:
+    OutOfMemory: the program needs more HBM than a chip has.
+  """
+  try:
+    return lowered.compile()
+  except jax.errors.JaxRuntimeError as error:
+    if 'RESOURCE_EXHAUSTED' not in str(error):
+      raise
+    raise OutOfMemory(summarize_exhausted(str(error))) from None
+
+
+def summarize_exhausted(text: str, count: int = 5) -> str:
+  """The compiler's message in some lines: used, limit, largest arrays."""
+  used = re.search(r'Used (\S+) of (\S+) hbm', text)
+  lines = ['out of memory' + (f': {used[1]} of {used[2]}' if used else '')]
+  sizes = re.findall(r'Size: (\S+).*?Shape: (\S+)', text, re.DOTALL)
+  lines += [f'{size} {shape}' for size, shape in sizes[:count]]
+  return '; '.join(lines)
