@@ -51,14 +51,13 @@ def compile_report(config: ConfigDict, topology: str, what: str) -> dict:
   validate(config)
   devices = make_topology(topology, config.mesh.slices)
   mesh = sharding.make_mesh(config.mesh, devices)
-  started = time.perf_counter()
-  program = (lower_training if what == 'train' else lower_sampling)(
-    config, mesh
-  )
-  lowered_at = time.perf_counter()
+  lower = lower_training if what == 'train' else lower_sampling
+  program = lower(config, mesh)
+  started, cpu_started = time.perf_counter(), time.process_time()
   compiled = compile_for_tpu(program.lowered)
   seconds = dict(
-    trace=lowered_at - started, compile=time.perf_counter() - lowered_at
+    compile=time.perf_counter() - started,
+    compile_cpu=time.process_time() - cpu_started,  # of all cores together
   )
   return dict(
     what=what,
@@ -189,3 +188,40 @@ def padded(hlo: Program) -> list[str]:
     for buffer, name in hlo_memory.buffers(hlo).items()
     if buffer.bytes >= LARGE and buffer.padded_bytes > PADDED * buffer.bytes
   ]
+
+
+def describe(report: dict) -> list[str]:
+  """The report for people, a line for each figure."""
+  if 'out_of_memory' in report:
+    return ['out of memory:', *report['out_of_memory']]
+  r, memory, times = report, report['memory'], report['roofline']
+  lines = [
+    f'{r["what"]} on {r["slices"]} x {r["topology"]}, mesh {r["mesh"]}, '
+    f'batch {r["batch_size"]} at {r["resolution"]}',
+    f'compiled in        {r["seconds"]["compile"]:.0f} s, of '
+    f'{r["seconds"]["compile_cpu"]:.0f} s of CPU',
+    f'parameters         {r["parameters"] / 1e6:.1f} M',
+    f'model              {r["gflops_per_image"]:.2f} GFLOP forward an image',
+    f'peak memory        {memory["peak"] / 1e9:.2f} GB a chip of '
+    f'{memory["hbm"] / 1e9:.1f} GB',
+  ]
+  for name in ('arguments', 'outputs', 'aliased', 'temporaries', 'code'):
+    lines.append(f'  {name:16} {memory[name] / 1e9:.3f} GB')
+  for kind, moved in r['collectives'].items():
+    lines.append(
+      f'{kind:18} {moved["bytes"] / 1e9:.3f} GB a chip in {moved["runs"]}, '
+      f'{moved["per_parameter"]:.2f} times the parameters'
+    )
+    lines += [f'  {what}' for what in moved['largest']]
+  lines += [
+    f"recomputed         {r['recompute']:.1%} of the model's operations",
+    f'at least           {times["seconds"] * 1e3:.1f} ms: compute '
+    f'{times["compute"] * 1e3:.1f}, HBM {times["hbm"] * 1e3:.1f}, '
+    f'interconnect {times["interconnect"] * 1e3:.1f}',
+    f'that is an MFU of  {r["roofline_mfu"]:.1%} at most',
+    f'chip               {r["chip"]}',
+  ]
+  for name in ('replicated', 'padded'):
+    lines.append(f'{name:18} {len(r[name]) or "nothing large"}')
+    lines += [f'  {what}' for what in r[name]]
+  return lines

@@ -24,7 +24,15 @@ from pixeldit_jax.typing import PyTree
 
 
 class OutOfMemory(Exception):
-  """A program does not fit; says by how much, and the largest arrays."""
+  """A program does not fit.
+
+  Attributes:
+    lines: how much it needs of what there is, and its largest arrays.
+  """
+
+  def __init__(self, lines: list[str]):
+    super().__init__('\n'.join(lines))
+    self.lines = lines
 
 
 class Lowered(NamedTuple):
@@ -120,10 +128,11 @@ def compile_for_tpu(lowered: jax.stages.Lowered) -> jax.stages.Compiled:
     raise OutOfMemory(summarize_exhausted(str(error))) from None
 
 
-def summarize_exhausted(text: str, count: int = 5) -> str:
+def summarize_exhausted(text: str, count: int = 5) -> list[str]:
   """The compiler's message in some lines: used, limit, largest arrays."""
   used = re.search(r'Used (\S+) of (\S+) hbm', text)
-  lines = ['out of memory' + (f': {used[1]} of {used[2]}' if used else '')]
   sizes = re.findall(r'Size: (\S+).*?Shape: (\S+)', text, re.DOTALL)
-  lines += [f'{size} {shape}' for size, shape in sizes[:count]]
-  return '; '.join(lines)
+  return [
+    f'needs {used[1]} of {used[2]} HBM' if used else text.splitlines()[0],
+    *(f'{size} {shape}' for size, shape in sizes[:count]),
+  ]
