@@ -84,10 +84,10 @@ def _line(row: tuple[str, str, int, list[str]], launcher: str) -> str:
     command = [
       sys.executable,
       launcher,
-      f'--topology={topology}',
-      f'--config.data.batch_size={batch}',
-      f'--json={file}',
       *more,
+      f'--config.data.batch_size={batch}',
+      f'--topology={topology}',
+      f'--json={file}',
     ]
     done = subprocess.run(command, capture_output=True, text=True)
     if not file.is_file():

@@ -72,7 +72,7 @@ def train(workdir, processes: int, steps=4, **mesh) -> list[str]:
 def weights(workdir):
   """The last EMA, restored by this process on eight devices of its own."""
   model = model_config(read_config(str(workdir)))
-  mesh = sharding.make_mesh(dict(fsdp=4, tensor=2))
+  mesh = sharding.make_mesh(dict(data=2, fsdp=4))
   return jax.device_get(restore_weights(str(workdir), model, mesh)[0])
 
 
@@ -107,6 +107,6 @@ def test_two_processes_whose_batch_is_shared(tmp_path, alone):
 def test_four_processes_and_then_one_with_another_mesh(tmp_path, alone):
   lines = train(tmp_path, 4, steps=4, fsdp=4)
   assert losses_of(lines) == alone[0][:4]
-  lines = train(tmp_path, 1, steps=6, data=2, tensor=2)
+  lines = train(tmp_path, 1, steps=6, data=2, sequence=2)
   assert losses_of(lines) == alone[0][4:]
   assert_same(weights(tmp_path), alone[1])
