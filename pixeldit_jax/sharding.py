@@ -237,7 +237,11 @@ def local_rows(
 
 def put_batch(batch: PyTree, sharding: NamedSharding) -> PyTree:
   """Each process's rows (`local_rows`) to one global array on the devices."""
-  return jax.tree.map(
-    lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x)),
-    batch,
-  )
+
+  def put(x):
+    return jax.make_array_from_process_local_data(sharding, np.asarray(x))
+
+  # JAX takes this transfer for a slip of a host array where the processes are
+  # several, and the training loop allows none.
+  with jax.transfer_guard_host_to_device('allow'):
+    return jax.tree.map(put, batch)

@@ -1,0 +1,119 @@
+"""Programs that XLA compiled here: operations, loops, traffic, layouts."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec
+
+from pixeldit_jax import sharding
+from pixeldit_jax.eval.hlo import Program, parse_buffers, parse_instruction
+from pixeldit_jax.eval.hlo_cost import collectives, count_flops, group_size
+from pixeldit_jax.eval.hlo_memory import count_bytes
+
+
+def compile_(f, *arrays):
+  return Program(jax.jit(f).lower(*arrays).compile().as_text())
+
+
+def test_products_in_loops_count_as_often_as_they_run():
+  def layers(x, w):
+    return jax.lax.scan(lambda x, w: (jnp.sin(x @ w), None), x, w)[0]
+
+  x, w = jnp.ones((32, 64)), jnp.ones((5, 64, 64))
+  assert count_flops(compile_(layers, x, w)) == 5 * 2 * 32 * 64 * 64
+  twice = compile_(lambda x, w: layers(layers(x, w), w), x, w)
+  assert count_flops(twice) == 2 * 5 * 2 * 32 * 64 * 64
+
+
+def test_recomputation_is_counted():
+  def loss(w, x, wrap):
+    body = wrap(lambda x, w: jnp.sin(x @ w))
+    return jax.lax.scan(lambda x, w: (body(x, w), None), x, w)[0].sum()
+
+  x, w = jnp.ones((32, 64)), jnp.ones((5, 64, 64))
+  kept, again = (
+    count_flops(compile_(jax.grad(functools.partial(loss, wrap=wrap)), w, x))
+    for wrap in (
+      lambda f: f,
+      functools.partial(
+        jax.checkpoint, policy=jax.checkpoint_policies.nothing_saveable
+      ),
+    )
+  )
+  product = 5 * 2 * 32 * 64 * 64
+  assert kept == 3 * product
+  assert again == 4 * product
+
+
+def test_collectives_of_a_mesh():
+  mesh = sharding.make_mesh({'fsdp': 8})
+  place = functools.partial(NamedSharding, mesh)
+  split = place(PartitionSpec('fsdp'))
+  x = jax.device_put(jnp.ones((64, 16)), split)
+  w = jax.device_put(jnp.ones((16, 16)), split)
+
+  def step(x, w):
+    gathered = jax.lax.with_sharding_constraint(w, place(PartitionSpec()))
+    return (x @ gathered).sum()
+
+  found = {c.kind: c for c in collectives(compile_(step, x, w))}
+  gather = found['all-gather']
+  assert (gather.group, gather.elements, gather.times) == (8, 256, 1)
+  assert gather.bytes == 256 * 4 * 7 / 8
+  assert found['all-reduce'].bytes == 2 * 4 * 7 / 8
+
+
+def test_bytes_are_at_least_arguments_and_results():
+  x = jnp.ones((256, 256))
+  assert count_bytes(compile_(lambda x: x + 1, x)) == 2 * x.nbytes
+
+
+@pytest.mark.parametrize(
+  'text, padded',
+  [
+    ('bf16[4,256,256,16]{2,1,3,0:T(8,128)(2,1)}', 1),
+    ('bf16[4,256,256,16]{3,2,1,0:T(8,128)(2,1)S(1)}', 8),
+    ('f32[26,72,3,16,72]{4,3,2,1,0:T(8,128)}', 128 / 72),
+    ('f32[100]{0:T(128)}', 1.28),
+    ('f32[7,100]{1,0}', 1),
+  ],
+)
+def test_padding_follows_the_layout(text, padded):
+  (buffer,) = parse_buffers(text)
+  assert buffer.padded_bytes / buffer.bytes == pytest.approx(padded)
+
+
+def test_a_product_that_a_tpu_has_as_a_convolution():
+  """Three by twelve heads of 64 from 768: batches are spatial, and padded."""
+  lines = """ENTRY %main (a: bf16[4,256,768], b: bf16[768,3,12,64]) -> bf16[] {
+  %a = bf16[4,256,1,1,768]{4,1,0,3,2:T(8,128)(2,1)} parameter(0)
+  %b = bf16[768,3,1,12,64]{4,3,2,1,0:T(8,128)(2,1)} parameter(1)
+  ROOT %c = bf16[4,256,3,12,64]{4,3,2,1,0:T(8,128)(2,1)} convolution(%a, %b), window={size=3x1x12 pad=2_2x0_0x11_11 rhs_reversal=1x0x1}, dim_labels=1b02f_i012o->1b02f
+}"""  # noqa: E501
+  assert count_flops(Program(lines)) == 2 * 4 * 256 * 768 * 3 * 12 * 64
+
+
+@pytest.mark.parametrize(
+  'groups, size',
+  [
+    ("mesh['a'=2,'b'=8] {'b'}", 8),
+    ("mesh['a'=2,'b'=8] {'a','b'}", 16),
+    ('[4,16]<=[64]', 16),
+    ('{{0,1,2},{3,4,5}}', 3),
+  ],
+)
+def test_replica_groups_in_every_form(groups, size):
+  assert (
+    group_size(f'channel_id=1, replica_groups={groups}, to_apply=x') == size
+  )
+
+
+def test_tuples_are_read_whole():
+  found = parse_instruction(
+    '  ROOT %w.1 = (s32[]{:T(128)}, /*index=1*/bf16[2,3]{1,0:T(8,128)(2,1)}) '
+    'while(%t), condition=%c, body=%b'
+  )
+  assert (found.name, found.opcode, found.operands) == ('w.1', 'while', ('t',))
+  assert [str(b) for b in found.result] == ['s32[]', 'bf16[2,3]']
