@@ -48,7 +48,8 @@ def make_mesh(config: Mapping, devices: Sequence | None = None) -> Mesh:
     devices: the devices to use, all by default.
 
   Raises:
-    ValueError: unknown axes, or sizes whose product is not the device count.
+    ValueError: unknown axes, or sizes whose product is not the device count, or
+      that do not lie on the torus of a TPU slice.
   """
   devices = jax.devices() if devices is None else devices
   sizes = {k: v for k, v in config.items() if k not in ('rules', 'slices')}
@@ -69,7 +70,15 @@ def make_mesh(config: Mapping, devices: Sequence | None = None) -> Mesh:
       f'config.mesh.slices={found}.'
     )
   if slices == 1:
-    return jax.make_mesh(shape, MESH_AXES, axis_types=auto, devices=devices)
+    try:
+      return jax.make_mesh(shape, MESH_AXES, axis_types=auto, devices=devices)
+    except NotImplementedError as error:
+      sizes = ', '.join(f'{a}={n}' for a, n in zip(MESH_AXES, shape) if n > 1)
+      raise ValueError(
+        f'mesh {sizes} does not lie on the torus of these TPUs, whose axes '
+        'make up those of a mesh: take sizes that are products of its own '
+        '(config.mesh).'
+      ) from error
   data, *inner = shape
   if data % slices:
     raise ValueError(

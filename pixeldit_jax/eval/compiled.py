@@ -104,7 +104,7 @@ def read_program(
     parameters=parameters,
     memory=_memory(compiled, device),
     collectives=traffic,
-    recompute=flops * devices / model_flops - 1,
+    extra_flops=flops * devices / model_flops - 1,
     roofline=times,
     roofline_mfu=model_flops / (times['seconds'] * devices * peak),
     chip=dict(kind=device.device_kind, flops=peak, **chip_of(device)._asdict()),
@@ -214,7 +214,8 @@ def describe(report: dict) -> list[str]:
     )
     lines += [f'  {what}' for what in moved['largest']]
   lines += [
-    f"recomputed         {r['recompute']:.1%} of the model's operations",
+    f'beyond the model   {r["extra_flops"]:.1%} of its operations: recomputed, '
+    "or a teacher's",
     f'at least           {times["seconds"] * 1e3:.1f} ms: compute '
     f'{times["compute"] * 1e3:.1f}, HBM {times["hbm"] * 1e3:.1f}, '
     f'interconnect {times["interconnect"] * 1e3:.1f}',

@@ -10,13 +10,16 @@ import re
 from typing import NamedTuple
 
 import jax
-import numpy as np
+import jax.numpy as jnp
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from pixeldit_jax import sharding
+from pixeldit_jax.encoders.vision import VisionConfig
 from pixeldit_jax.eval.sampling import make_sample_fn
+from pixeldit_jax.train.alignment import abstract_teacher
 from pixeldit_jax.train.config import model_config
+from pixeldit_jax.train.inputs import abstract_batch
 from pixeldit_jax.train.optimizer import make_optimizer
 from pixeldit_jax.train.state import abstract_state, state_shardings
 from pixeldit_jax.train.step import make_train_step
@@ -79,23 +82,23 @@ def lower_training(config: ConfigDict, mesh: Mesh) -> Lowered:
   """One training step of a configuration, donated as in training."""
   rules = sharding.make_rules(config.mesh)
   model, tx = model_config(config), make_optimizer(config)
-  shardings = state_shardings(model, tx, mesh, rules)
-  state = abstract_state(model, tx, shardings)
-  B, side = config.data.batch_size, config.data.resolution
-  place = sharding.batch_sharding(mesh, rules)
-  image = (B, side, side, model.in_channels)
-  batch = dict(
-    image=jax.ShapeDtypeStruct(image, np.uint8, sharding=place),
-    label=jax.ShapeDtypeStruct((B,), np.int32, sharding=place),
-  )
+  target = teacher = width = None
+  if config.repa.weight:
+    target = VisionConfig(dtype=model.dtype, scan=model.scan)  # a ViT-B/14
+    width = target.width
+    split_by = rules if config.repa.sharded else None
+    teacher = abstract_teacher(target, mesh, split_by)
+  shardings = state_shardings(model, tx, mesh, rules, width)
+  state = abstract_state(model, tx, shardings, width)
+  batch = _placed(abstract_batch(config), mesh, rules)
   step = jax.jit(
-    make_train_step(config),
+    make_train_step(config, target),
     out_shardings=(shardings, sharding.replicated(mesh)),
     donate_argnums=0,
   )
   with sharding.use(mesh, rules):
-    lowered = step.lower(state, batch)
-  return Lowered(lowered, state.weights, (state, batch))
+    lowered = step.lower(state, batch, teacher)
+  return Lowered(lowered, state.weights, (state, batch, teacher))
 
 
 def lower_sampling(config: ConfigDict, mesh: Mesh) -> Lowered:
@@ -104,14 +107,26 @@ def lower_sampling(config: ConfigDict, mesh: Mesh) -> Lowered:
   model, tx = model_config(config), make_optimizer(config)
   shardings = state_shardings(model, tx, mesh, rules)
   weights = abstract_state(model, tx, shardings).weights
-  place = sharding.batch_sharding(mesh, rules)
-  rows = jax.ShapeDtypeStruct(
-    (config.sampler.batch_size,), np.int32, sharding=place
-  )
+  B = config.sampler.batch_size
+  indices = condition = jax.ShapeDtypeStruct((B,), jnp.int32)
+  if model.text_width:
+    text = (B, model.text_tokens, model.text_width)
+    text = jax.ShapeDtypeStruct(text, jnp.float32)
+    condition = dict(text=text, negative=text)
+    if model.text_mask:
+      mask = jax.ShapeDtypeStruct(text.shape[:2], jnp.bool_)
+      condition |= dict(text_mask=mask, negative_mask=mask)
+  arguments = weights, *_placed((indices, condition), mesh, rules)
   with sharding.use(mesh, rules):
     sample = make_sample_fn(config, mesh).jitted
-    lowered = sample.lower(weights, rows, rows)
-  return Lowered(lowered, weights, (weights, rows))
+    lowered = sample.lower(*arguments)
+  return Lowered(lowered, weights, arguments)
+
+
+def _placed(arrays: PyTree, mesh: Mesh, rules: sharding.Rules) -> PyTree:
+  """The same, their rows split over the mesh."""
+  place = sharding.batch_sharding(mesh, rules)
+  return sharding.placed(arrays, jax.tree.map(lambda _: place, arrays))
 
 
 def compile_for_tpu(lowered: jax.stages.Lowered) -> jax.stages.Compiled:

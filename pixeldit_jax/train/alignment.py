@@ -22,7 +22,7 @@ from pixeldit_jax.encoders.vision import (
   teacher_features,
 )
 from pixeldit_jax.flow.repa import abstract_projector, repa_loss
-from pixeldit_jax.model.pixeldit import axes_of
+from pixeldit_jax.model.pixeldit import axes_of, weights_of
 from pixeldit_jax.train.config import STORED, model_config
 from pixeldit_jax.typing import Array, Float, Int, PyTree
 
@@ -99,22 +99,30 @@ def check_target(config: ConfigDict, target: Target | None) -> Target | None:
   return target
 
 
+def abstract_teacher(
+  config: VisionConfig, mesh: Mesh, rules: sharding.Rules | None
+) -> PyTree:
+  """Shapes and places of its weights; without rules, whole everywhere."""
+  network = _abstract(config)
+  shapes = weights_of(network)
+  places = jax.tree.map(lambda _: sharding.replicated(mesh), shapes)
+  if rules is not None:
+    places = sharding.weight_shardings(axes_of(network), mesh, rules)
+  return sharding.placed(shapes, places)
+
+
 def place_teacher(
   teacher: tuple[VisionConfig, PyTree], mesh: Mesh, rules: sharding.Rules | None
 ) -> PyTree:
   """The weights of a teacher on a mesh; without rules, whole everywhere."""
   config, weights = teacher
-  places = jax.tree.map(lambda _: sharding.replicated(mesh), weights)
-  if rules is not None:
-    axes = axes_of(_abstract(config))
-    places = sharding.weight_shardings(axes, mesh, rules)
   return jax.tree.map(
     # Every process has all of them, and takes its own part.
-    lambda a, place: jax.make_array_from_callback(
-      a.shape, place, lambda index: np.asarray(a[index])
+    lambda a, like: jax.make_array_from_callback(
+      a.shape, like.sharding, lambda index: np.asarray(a[index])
     ),
     weights,
-    places,
+    abstract_teacher(config, mesh, rules),
   )
 
 
