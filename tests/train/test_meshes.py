@@ -102,10 +102,6 @@ def assert_equal_to_unsharded(mesh, rules=None, **model):
   )
 
 
-def test_a_mixed_mesh_is_one_device():
-  assert_equal_to_unsharded(dict(fsdp=2, sequence=2, tensor=2))
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(
   'mesh',
@@ -115,6 +111,7 @@ def test_a_mixed_mesh_is_one_device():
     dict(sequence=8),
     dict(tensor=8),
     dict(data=2, fsdp=4),
+    dict(fsdp=2, sequence=2, tensor=2),
     dict(data=2, fsdp=2, tensor=2),
     dict(data=2, sequence=2, tensor=2),
   ],

@@ -1,0 +1,96 @@
+"""What the TPU compiler makes of training: FSDP's traffic, nothing whole."""
+
+import subprocess
+import sys
+
+import pytest
+
+from pixeldit_jax import sharding
+from pixeldit_jax.eval.compiled import compile_report, describe
+from pixeldit_jax.eval.compiled_table import BEGIN, END, ROWS, write_table
+from pixeldit_jax.eval.topology import make_topology, summarize_exhausted
+from pixeldit_jax.train.config import get_config
+
+COMPILE = 'launch/compile.py'
+
+
+def xl_of_two_blocks(**model):
+  """XL with fewer blocks: its widths, and the lengths of 128 x 128 images."""
+  config = get_config()
+  config.model.update(patch_depth=2, pixel_depth=1, dtype='bfloat16')
+  config.model.update(model)
+  config.data.update(resolution=128, batch_size=16)
+  config.mesh.update(data=1, fsdp=-1)
+  return config
+
+
+@pytest.mark.slow
+def test_training_has_the_traffic_of_fsdp_and_holds_nothing_whole():
+  pytest.importorskip('libtpu')
+  report = compile_report(xl_of_two_blocks(), 'v5e:4x4', 'train')
+  moved = report['collectives'].values()
+  assert 2.5 < sum(kind['per_parameter'] for kind in moved) < 3.5
+  assert report['replicated'] == []
+  memory, parameters = report['memory'], report['parameters']
+  # Weights, average and two moments, of which a chip holds a sixteenth.
+  assert memory['arguments'] < 1.1 * 16 * parameters / 16 + 2**20
+  assert memory['arguments'] < memory['peak'] < memory['hbm']
+  assert any('all-gather' in line for line in describe(report))
+
+
+@pytest.mark.slow
+def test_recomputation_shows_in_operations_and_memory():
+  pytest.importorskip('libtpu')
+  kept, again = (
+    compile_report(
+      xl_of_two_blocks(patch_remat=remat, pixel_remat=remat),
+      'v5e:2x2',
+      'train',
+    )
+    for remat in ('none', 'full')
+  )
+  assert kept['extra_flops'] < 0.1 < 0.2 < again['extra_flops'] < 0.4
+  assert again['memory']['temporaries'] < kept['memory']['temporaries']
+
+
+def test_a_mesh_off_the_torus_and_an_unknown_slice_are_refused():
+  pytest.importorskip('libtpu')
+  devices = make_topology('v5p:4x4x4')
+  with pytest.raises(ValueError, match='torus'):
+    sharding.make_mesh({'fsdp': 32, 'tensor': 2, 'slices': 1}, devices)
+  with pytest.raises(ValueError, match='v5e:4x4'):
+    make_topology('v9:1x1')
+
+
+def test_out_of_memory_is_told_in_lines():
+  text = (
+    'RESOURCE_EXHAUSTED: Ran out of memory. Used 20.1G of 15.75G hbm.\n'
+    'Size: 2.00G\nOperator: op\nShape: bf16[8,16]{1,0}\n'
+  )
+  assert summarize_exhausted(text) == [
+    'needs 20.1G of 15.75G HBM',
+    '2.00G bf16[8,16]{1,0}',
+  ]
+
+
+def test_a_file_without_a_place_for_the_table_is_refused(tmp_path):
+  file = tmp_path / 'README.md'
+  file.write_text('nothing here')
+  with pytest.raises(ValueError, match='compiled: begin'):
+    write_table(file, COMPILE, [])
+  assert BEGIN != END and len({(name, slice) for name, slice, *_ in ROWS}) > 5
+
+
+@pytest.mark.parametrize(
+  'flags, named',
+  [
+    ([], '--table alone'),
+    (['--config=configs/mnist.py', '--topology=v5e:4x4', 'x'], "'x'"),
+  ],
+)
+def test_wrong_flags_are_told(flags, named):
+  done = subprocess.run(
+    [sys.executable, COMPILE, *flags], capture_output=True, text=True
+  )
+  assert done.returncode == 1 and named in done.stdout + done.stderr
+  assert 'Traceback' not in done.stderr
