@@ -49,12 +49,12 @@ def _attention(
     Rule(
       f'{path}/qkv/kernel',
       f'{name}.qkv{stream}.weight',
-      f'(S{N}{J}i){D}->{D}S{N}(i{J})',
+      f'(S{N}{J}i){D}->{D}S({N}i{J})',
     ),
     Rule(f'{path}/q_norm/weight', f'{name}.q_norm{stream}.weight', head),
     Rule(f'{path}/k_norm/weight', f'{name}.k_norm{stream}.weight', head),
     Rule(
-      f'{path}/proj/kernel', f'{proj}.weight', f'{D}({N}{J}i)->{N}(i{J}){D}'
+      f'{path}/proj/kernel', f'{proj}.weight', f'{D}({N}{J}i)->({N}i{J}){D}'
     ),
     Rule(f'{path}/proj/bias', f'{proj}.bias', f'{D}->{D}'),
   ]

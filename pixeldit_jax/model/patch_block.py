@@ -63,6 +63,6 @@ class PatchBlock(nnx.Module):
 
   def leave(self, x, attended_BLNK, m):
     """The output, given what attention made of the queries."""
-    x += m[2] * self.attn.proj(attended_BLNK)
+    x += m[2] * self.attn.leave(attended_BLNK)
     x += m[5] * self.mlp(modulate(self.norm2(x), m[3], m[4]))
     return constrain(x, 'batch', self.tokens, None)

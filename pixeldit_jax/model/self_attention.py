@@ -1,5 +1,6 @@
 """Multi-head self-attention with normed queries and keys, and rotary."""
 
+import jax.numpy as jnp
 from flax import nnx
 
 from pixeldit_jax.model.attention import attend
@@ -20,11 +21,13 @@ class SelfAttention(nnx.Module):
     self, config: ModelConfig, width: int, heads: int, *, rngs: nnx.Rngs
   ):
     size = width // heads
+    self.heads = heads
     self.implementation = config.attention
+    # Weights with an axis of 72 for a head would be padded to 128 on a TPU.
     self.qkv = Linear(
       width,
-      (3, heads, size),
-      ('embed', None, 'heads', None),
+      (3, width),
+      ('embed', None, 'heads'),
       bias=False,
       dtype=config.dtype,
       rngs=rngs,
@@ -32,9 +35,9 @@ class SelfAttention(nnx.Module):
     self.q_norm = make_norm(config, size)
     self.k_norm = make_norm(config, size)
     self.proj = Linear(
-      (heads, size),
       width,
-      ('heads', None, 'embed'),
+      width,
+      ('heads', 'embed'),
       dtype=config.dtype,
       rngs=rngs,
     )
@@ -42,13 +45,14 @@ class SelfAttention(nnx.Module):
   def __call__(
     self, x: Float[Array, 'B L D'], rotary: Rotary | None
   ) -> Float[Array, 'B L D']:
-    return self.proj(self.attend(*self.project(x, rotary)))
+    return self.leave(self.attend(*self.project(x, rotary)))
 
   def project(
     self, x: Float[Array, 'B L D'], rotary: Rotary | None
   ) -> tuple[Float[Array, 'B L N K'], ...]:
     """Queries, keys and values."""
-    qkv_BL3NK = self.qkv(x)
+    qkv_BL3D = self.qkv(x)
+    qkv_BL3NK = qkv_BL3D.reshape(*qkv_BL3D.shape[:3], self.heads, -1)
     q_BLNK = self.q_norm(qkv_BL3NK[:, :, 0])
     k_BLNK = self.k_norm(qkv_BL3NK[:, :, 1])
     v_BLNK = qkv_BL3NK[:, :, 2]
@@ -67,3 +71,13 @@ class SelfAttention(nnx.Module):
       mask_BS=mask_BS,
       implementation=self.implementation,
     )
+
+  def leave(self, o_BLNK: Float[Array, 'B L N K']) -> Float[Array, 'B L D']:
+    """Heads side by side, and the projection.
+
+    The heads are joined with the tokens last. From that a TPU lays out all of
+    attention with the tokens in its lanes, where heads of 72 would be padded.
+    """
+    o_BNKL = jnp.moveaxis(o_BLNK, 1, -1)
+    o_BDL = o_BNKL.reshape(o_BNKL.shape[0], -1, o_BNKL.shape[-1])
+    return self.proj(o_BDL.swapaxes(1, 2))

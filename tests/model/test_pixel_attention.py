@@ -41,7 +41,9 @@ def dense(weights, z_HWE):
   """The attention of one image in float64, its pixels row by row."""
   w = jax.tree.map(lambda a: np.asarray(a, np.float64), weights)
   h = z_HWE @ w['compact']['kernel'] + w['compact']['bias']
-  qkv = np.einsum('HWA,ASNK->SHWNK', h, w['attn']['qkv']['kernel'])
+  heads = -1, w['attn']['q_norm']['weight'].size
+  qkv = np.einsum('HWA,ASB->SHWB', h, w['attn']['qkv']['kernel'])
+  qkv = qkv.reshape(*qkv.shape[:3], *heads)
 
   def normed(x, name):
     x = x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-6)
@@ -52,7 +54,7 @@ def dense(weights, z_HWE):
   p = np.exp(np.einsum('TNK,SNK->NTS', q, k) * q.shape[-1] ** -0.5)
   o = np.einsum('NTS,SNK->TNK', p / p.sum(-1, keepdims=True), v)
   proj = w['attn']['proj']
-  o = np.einsum('TNK,NKA->TA', o, proj['kernel']) + proj['bias']
+  o = o.reshape(o.shape[0], -1) @ proj['kernel'] + proj['bias']
   o = o @ w['expand']['kernel'] + w['expand']['bias']
   return o.reshape(z_HWE.shape)
 
