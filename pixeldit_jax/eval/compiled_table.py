@@ -29,7 +29,12 @@ ROWS = [
       '--config.model.pixel_remat=full',
     ],
   ),
-  ('XL-256', 'v5e:4x4', 256, PLAIN_256),
+  (
+    'XL-256, products kept',
+    'v5e:4x4',
+    256,
+    [*PLAIN_256, '--config.model.pixel_remat=matmuls'],
+  ),
   ('XL-256', 'v5e:16x16', 2048, [*PLAIN_256, '--config.mesh.data=4']),
   ('XL-256', 'v5p:4x4x4', 2048, PLAIN_256),
   (
