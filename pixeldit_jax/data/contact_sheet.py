@@ -25,9 +25,12 @@ def draw(
     titles: one per image; what does not fit its lines is cut.
     columns: images per row.
     cell: longest side of a drawn image, in pixels; larger ones are reduced,
-      smaller ones enlarged by a whole factor with every pixel in sight.
+      smaller ones enlarged by a whole factor with every pixel in sight. Less
+      where that leaves all of them smaller.
     lines: of a title, which is broken between words.
   """
+  drawn = [_fit(Image.fromarray(pixels), cell) for pixels in images]
+  cell = max(max(image.size) for image in drawn)
   columns = min(columns, len(images))
   rows = -(-len(images) // columns)
   pitch, below = cell + _GAP, lines * _LINE
@@ -38,10 +41,9 @@ def draw(
   )
   pen = ImageDraw.Draw(sheet)
   font = ImageFont.load_default(11)
-  for i, (pixels, title) in enumerate(zip(images, titles)):
+  for i, (image, title) in enumerate(zip(drawn, titles)):
     left = _GAP + i % columns * pitch
     top = _GAP + i // columns * (pitch + below)
-    image = _fit(Image.fromarray(pixels), cell)
     sheet.paste(
       image, (left + (cell - image.width) // 2, top + cell - image.height)
     )

@@ -187,11 +187,11 @@ class TfdsSource(Source):
     name = f'{self._split}/{index:08d}'
     if 'file_name' in record:
       name += f'/{_text(record["file_name"])}'
-    example = {
-      'image': record['image'],
-      'label': int(record.get('label', -1)),
-      'name': name,
-    }
+    label = int(record.get('label', -1))
+    # As in the test split of ImageNet; the network would take it for no class.
+    if label < 0 and not self.captions:
+      raise BadExample('has no label')
+    example = {'image': record['image'], 'label': label, 'name': name}
     if self.captions:
       example['captions'] = captions.parse(_texts(record[self._caption]))
     return example

@@ -66,10 +66,15 @@ def tfds_dir(tmp_path_factory):
       )
 
     def _split_generators(self, manager):
-      return {'train': self._generate_examples()}
+      train, test = self._generate_examples, self._generate_unlabelled
+      return {'train': train(), 'test': test()}
 
-    def _generate_examples(self):
-      for i in range(12):
+    def _generate_unlabelled(self):
+      ((_, example),) = self._generate_examples(1)
+      yield 0, example | {'label': -1}
+
+    def _generate_examples(self, count=12):
+      for i in range(count):
         image = io.BytesIO()
         Image.new('RGB', (9, 8), (i, i, i)).save(image, 'PNG')
         image.seek(0)
@@ -117,10 +122,18 @@ def test_a_tfds_split_may_be_a_slice(tfds_dir):
   assert len(source) == 3
 
 
+def test_an_unlabelled_tfds_record_needs_a_caption(tfds_dir):
+  source = sources.open_source(f'tfds:tiny_flowers:test?{tfds_dir}')
+  assert source[0]['label'] == -1 and source[0]['captions']
+  source.captions = False  # as of a data set without them
+  with pytest.raises(transforms.BadExample, match='no label'):
+    source[0]
+
+
 def test_a_damaged_tfds_record_is_a_bad_example(tfds_dir, tmp_path):
   copy = tmp_path / 'tfds'
   shutil.copytree(tfds_dir, copy)
-  (shard,) = copy.rglob('*.array_record-*')
+  (shard,) = copy.rglob('*train.array_record-*')
   data = bytearray(shard.read_bytes())
   at = data.find(b'IHDR', data.find(b'IHDR') + 1)  # in the second record
   data[at] ^= 0xFF
