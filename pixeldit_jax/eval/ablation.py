@@ -70,11 +70,21 @@ def run_variant(
     samples: how many to draw, all classes in turn.
 
   Returns:
-    'loss', 'agreement' and 'parameters'.
+    'loss', 'agreement' and 'parameters', and of how many 'steps' and 'samples'.
+
+  Raises:
+    ValueError: the result that is there is of others.
   """
-  path = pathlib.Path(workdir) / 'result.json'
+  path, asked = pathlib.Path(workdir) / 'result.json', (config.steps, samples)
   if path.is_file():
-    return json.loads(path.read_text())
+    result = json.loads(path.read_text())
+    there = result['steps'], result['samples']
+    if there != asked:
+      raise ValueError(
+        f'{path} is of {there[0]} steps and {there[1]} samples, now asked for '
+        f'{asked[0]} and {asked[1]}: take another workdir.'
+      )
+    return result
   state = train(config, workdir, teacher=teacher)
   ema = jax.device_get(state.ema)
   labels = (np.arange(samples) % config.model.num_classes).astype(np.int32)
@@ -85,6 +95,8 @@ def run_variant(
     loss=digit_loss(config, ema),
     agreement=class_agreement(np.concatenate([*drawn]), labels),
     parameters=count_parameters(model_config(config)),
+    steps=config.steps,
+    samples=samples,
   )
   beside = path.with_suffix('.tmp')
   beside.write_text(json.dumps(result, indent=2) + '\n')
