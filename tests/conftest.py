@@ -1,7 +1,8 @@
 """Eight simulated devices on CPU, and no silent change of precision.
 
 XLA optimises little here, so that small networks compile three times as fast,
-and equal programs of different tests are compiled once.
+and equal programs of different tests are compiled once. It aborts where one
+device waits 40 seconds for another: a busy machine may take longer.
 """
 
 import os
@@ -14,6 +15,8 @@ os.environ['XLA_FLAGS'] = ' '.join(
     '--xla_force_host_platform_device_count=8',
     '--xla_llvm_disable_expensive_passes=true',
     '--xla_backend_optimization_level=0',
+    '--xla_cpu_collective_call_terminate_timeout_seconds=600',
+    '--xla_cpu_collective_timeout_seconds=600',
   ]
 )
 

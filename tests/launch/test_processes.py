@@ -37,6 +37,7 @@ def train(workdir, processes: int, steps=4, **mesh) -> list[str]:
     'config.steps': steps,
     # By default Adam makes whole steps of gradients that are rounding.
     'config.optimizer.eps': 1e-3,
+    'config.optimizer.schedule': 'constant',  # of any number of steps
     'config.mesh.data': 1,
     **{f'config.mesh.{axis}': size for axis, size in mesh.items()},
     'coordinator_address': f'127.0.0.1:{free_port()}',
