@@ -209,6 +209,8 @@ class Checkpoints:
     try:
       yield
     except Exception as error:
+      # Else every array that was not written would bury the story below.
+      logging.getLogger('asyncio').setLevel(logging.CRITICAL)
       reason = (str(error).splitlines() or [type(error).__name__])[0]
       raise OSError(
         f'the checkpoint of step {self._saving} could not be written to '
