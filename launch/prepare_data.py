@@ -29,7 +29,7 @@ _ENCODING = flags.DEFINE_enum(
 )
 _QUALITY = flags.DEFINE_integer('quality', 95, 'of jpeg, 1 to 100')
 _SHARD_SIZE = flags.DEFINE_integer(
-  'shard_size', 0, 'images per shard; 0: 64 shards or more, of up to 2048'
+  'shard_size', 0, 'images per shard; 0: about 64 shards, of up to 2048'
 )
 _MAX_BAD_FILES = flags.DEFINE_integer(
   'max_bad_files', 100, 'stop at more files than this that cannot be used'
@@ -72,6 +72,8 @@ def main(argv):
       store(_OUT.value)
   except (ValueError, OSError, ImportError, RuntimeError) as error:
     sys.exit(f'prepare_data.py: {error}')
+  except KeyboardInterrupt:
+    sys.exit('prepare_data.py: stopped; the same command goes on from here')
   print(prepare.summary(manifest))
   seconds = time.perf_counter() - begin
   print(f'{seconds:.1f} s; look at {_OUT.value}/contact_sheet.png')

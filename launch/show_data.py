@@ -3,7 +3,7 @@
 python launch/show_data.py --config=configs/mnist.py --out=data.png
 """
 
-import os
+import pathlib
 import sys
 
 from absl import app, flags
@@ -21,36 +21,45 @@ def main(argv):
   if len(argv) > 1:
     sys.exit(f'show_data.py: {argv[1:]} are not flags; write --name=value.')
   # Imported here: --help has no need of them.
-  from pixeldit_jax.data import contact_sheet
   from pixeldit_jax.data.buckets import make_bucket_pipeline
   from pixeldit_jax.data.pipeline import make_pipeline
   from pixeldit_jax.data.sources import open_source
 
-  data, seed = _CONFIG.value.data, _CONFIG.value.seed
   try:
+    data, seed = _CONFIG.value.data, _CONFIG.value.seed
     source = open_source(data.source)
     source.check(resolution=data.resolution)
     options = dict(batch_size=data.batch_size, seed=seed)
     options |= {k: data[k] for k in ('num_threads', 'num_workers', 'prefetch')}
-    if getattr(source, 'buckets', ()):
+    if data.buckets:
       batches = make_bucket_pipeline(source, **options)
     else:
       batches = make_pipeline(source, resolution=data.resolution, **options)
+    sheet = _draw(source, batches, _COUNT.value)
+    out = pathlib.Path(_OUT.value)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    sheet.save(out, 'PNG')
   except (ValueError, OSError, ImportError) as error:
     sys.exit(f'show_data.py: {error}')
+  print(f'{len(source)} images; wrote {out}')
+  if data.flip:
+    print('Training mirrors half of them.')
+
+
+def _draw(source, batches, count):
+  """The first images of the batches, with their captions or classes."""
+  from pixeldit_jax.data import contact_sheet
+
   images, titles = [], []
-  while len(images) < _COUNT.value:
+  while len(images) < count:
     batch = next(batches)
     names = [source.class_names[k] if k >= 0 else '' for k in batch['label']]
     images += list(batch['image'])
     given = batch.get('caption', names)
     titles += [text or name for text, name in zip(given, names)]
   batches.close()
-  sheet = contact_sheet.draw(images[: _COUNT.value], titles[: _COUNT.value])
-  beside = f'{_OUT.value}.tmp'
-  sheet.save(beside, 'PNG')
-  os.replace(beside, _OUT.value)
-  print(f'{len(source)} images; wrote {_OUT.value}')
+  lines = 3 if source.captions else 1
+  return contact_sheet.draw(images[:count], titles[:count], lines=lines)
 
 
 if __name__ == '__main__':

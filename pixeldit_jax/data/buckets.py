@@ -68,6 +68,11 @@ def make_bucket_pipeline(
     ValueError: for values that cannot be met, before anything is read.
   """
   pipeline.check_seed(seed)
+  if not source.buckets:
+    raise ValueError(
+      'data.buckets=True: only shards of launch/prepare_data.py --buckets '
+      'have aspect ratios'
+    )
   bucket_of = source.bucket_of_examples()
   held = [k for k in range(len(source.buckets)) if (bucket_of == k).any()]
   members = {k: np.flatnonzero(bucket_of == k) for k in held}

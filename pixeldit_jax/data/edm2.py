@@ -41,11 +41,15 @@ class Edm2Source(Source):
   def __init__(self, path: str):
     self._files = _open_files(path)
     labels = _read_labels(path, self._files.read(_INDEX))
-    names = {
-      name
-      for name in self._files.names()
-      if name.lower().endswith(IMAGE_SUFFIXES)
-    }
+    there = set(self._files.names())
+    names = {name for name in there if name.lower().endswith(IMAGE_SUFFIXES)}
+    others = sorted((labels.keys() & there) - names)
+    if others:
+      raise ValueError(
+        f'{path}: {len(others)} files of {_INDEX} are no images by their names '
+        f'({", ".join(others[:5])}): give the folder of the images, not of '
+        'latents'
+      )
     missing = sorted(labels.keys() - names)
     if missing:
       raise ValueError(

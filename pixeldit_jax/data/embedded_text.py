@@ -56,6 +56,8 @@ class WordSource(Source):
   arrays = ARRAYS
 
   def __init__(self, source: Source):
+    if not source.captions:
+      raise ValueError('data source words: the images have no captions')
     self._source = source
     self._encoder = WordEncoder()
     self.class_names = source.class_names
@@ -63,6 +65,9 @@ class WordSource(Source):
     self.stored = {
       name: _Constant(null[name][0], self._encoder.meta) for name in ARRAYS
     }
+
+  def check(self, **expected):
+    self._source.check(**expected)
 
   def __len__(self) -> int:
     return len(self._source)

@@ -1,5 +1,6 @@
 """Folders of image files, with the captions that lie beside them."""
 
+import collections
 import json
 import os
 from typing import Any
@@ -23,7 +24,7 @@ class FolderSource(Source):
   With `labelled`, the folders directly under it are the classes, numbered in
   the order of their names (for ImageNet's wnids, the usual numbering). A class
   folder without an image keeps its number, and is named in a warning, as are
-  images outside any class folder.
+  images outside any class folder and kinds of files that are not read.
 
   The captions of an image are its rows in `metadata.csv` or `metadata.jsonl` of
   the folder, or else a file of the same stem, `.txt` or `.json`: see
@@ -34,7 +35,13 @@ class FolderSource(Source):
     if not os.path.isdir(path):
       raise FileNotFoundError(f'data source: no folder {path!r}')
     self._path = os.path.abspath(path)
-    files = _list_images(self._path)
+    files, others = _list_images(self._path)
+    if others:
+      kinds = [f'{suffix} ({n})' for suffix, n in others.most_common(10)]
+      logging.warning(
+        '%s: left out %d files that are no images by their names: %s',
+        *(self._path, others.total(), ', '.join(kinds)),
+      )
     if labelled:
       files = self._take_classes(files)
     if not files:
@@ -137,9 +144,14 @@ def _class_of(name: bytes) -> str:
   return os.fsdecode(head) if slash else ''
 
 
-def _list_images(root: str) -> list[tuple[bytes, int]]:
-  """Returns (path under root, kind of caption file) of each image, sorted."""
-  found = []
+def _list_images(
+  root: str,
+) -> tuple[list[tuple[bytes, int]], collections.Counter[str]]:
+  """Returns (path under root, kind of caption file) of each image, sorted.
+
+  The second result counts the suffixes of the files that are nothing to us.
+  """
+  found, others = [], collections.Counter()
   for base, folders, files in os.walk(root, followlinks=True):
     folders[:] = [name for name in folders if not name.startswith('.')]
     files = [name for name in files if not name.startswith('.')]
@@ -155,4 +167,6 @@ def _list_images(root: str) -> list[tuple[bytes, int]]:
         path = name if inside == '.' else f'{inside}/{name}'
         kind = kinds.get(os.path.splitext(name)[0], 0)
         found.append((os.fsencode(path), kind))
-  return sorted(found)
+      elif not name.endswith(captions.SUFFIXES) and name not in captions.TABLES:
+        others[os.path.splitext(name)[1] or 'no suffix'] += 1
+  return sorted(found), others

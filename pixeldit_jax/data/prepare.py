@@ -64,6 +64,13 @@ def prepare(
     TooManyBadFiles: with the names of the files.
     RuntimeError: if a process was killed from outside; run again to go on.
   """
+  if not out:
+    raise ValueError('out is empty; give --out a new folder')
+  if min(max_bad_files, num_processes) < 0:
+    raise ValueError(
+      'max_bad_files and num_processes must be 0 or more, got '
+      f'{max_bad_files} and {num_processes}'
+    )
   settings.shapes()  # refuses a family that does not exist
   source = open_source(settings.source)
   job = dataclasses.asdict(settings) | {'source_examples': len(source)}
@@ -178,10 +185,10 @@ def _give_up(out: str, reports: dict[int, dict[str, Any]], max_bad_files: int):
     if reports[index]['skipped']:
       os.remove(shard_job.report_path(out, index))
       bad += reports[index]['skipped']
-  lines = '\n'.join(f'  {file["name"]}: {file["reason"]}' for file in bad)
   raise TooManyBadFiles(
     f'{len(bad)} files cannot be used, more than the {max_bad_files} allowed; '
-    f'mend them, or raise --max_bad_files, and run again to go on:\n{lines}'
+    'mend them, or raise --max_bad_files, and run again to go on:\n'
+    + _lines(bad)
   )
 
 
@@ -216,7 +223,9 @@ def _finish(
     'indices': [],
   }
   if not manifest['examples']:
-    raise ValueError(f'{job["source"]}: no image could be used')
+    raise ValueError(
+      f'{job["source"]}: no image could be used:\n{_lines(manifest["skipped"])}'
+    )
   if settings.bucketed:
     manifest['indices'].append(_write_bucket_index(out, reports))
   _draw_sheet(out, manifest)
@@ -248,7 +257,8 @@ def _draw_sheet(out: str, manifest: dict[str, Any]):
     given = header.get('captions')
     titles.append(given[0][0] if given else kind)
   buffer = io.BytesIO()
-  contact_sheet.draw(images, titles).save(buffer, 'PNG')
+  lines = 3 if manifest['captions'] else 1
+  contact_sheet.draw(images, titles, lines=lines).save(buffer, 'PNG')
   whole_files.write_whole(os.path.join(out, _SHEET), buffer.getvalue())
 
 
@@ -269,8 +279,13 @@ def summary(manifest: dict[str, Any]) -> str:
     lines.append(f'{len(empty)} classes have no image: {", ".join(empty)}')
   if manifest['skipped']:
     lines.append(f'{len(manifest["skipped"])} files were left out:')
-    lines += [f'  {f["name"]}: {f["reason"]}' for f in manifest['skipped']]
+    lines.append(_lines(manifest['skipped']))
   return '\n'.join(lines)
+
+
+def _lines(bad: list[dict[str, str]]) -> str:
+  """Returns a line for each file that was left out, with the reason."""
+  return '\n'.join(f'  {file["name"]}: {file["reason"]}' for file in bad)
 
 
 def _json(value: Any) -> bytes:

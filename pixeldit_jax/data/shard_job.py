@@ -27,8 +27,8 @@ class Settings:
     bucketed: keep the aspect ratio, in the buckets of `buckets.family`.
     encoding: 'png' (lossless) or 'jpeg'.
     quality: of JPEG, 1..100.
-    shard_size: examples per shard; 0 means at least 64 shards, of at most
-      2,048 examples each.
+    shard_size: examples per shard; 0 means about 64 shards, or more of 2,048
+      examples each.
   """
 
   source: str

@@ -104,7 +104,6 @@ class ShardSource(Source):
 
   Attributes:
     manifest: what `launch/prepare_data.py` wrote.
-    buckets: (height, width) of each aspect-ratio bucket; empty if square.
   """
 
   def __init__(self, path: str):
@@ -125,12 +124,7 @@ class ShardSource(Source):
     check_shards(self._path, **expected)
 
   def bucket_of_examples(self) -> np.ndarray:
-    """Returns the bucket of each example, int16 [len(self)]."""
-    if not self.buckets:
-      raise ValueError(
-        f'{self._path} holds squares; prepare it with --buckets for aspect '
-        'ratios'
-      )
+    """Returns the bucket of each example, int16 [len(self)]; not of squares."""
     return np.load(os.path.join(self._path, BUCKET_INDEX))
 
   def __len__(self) -> int:

@@ -1,14 +1,11 @@
 """Random-access sources of images, none of which needs TensorFlow."""
 
-import re
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from pixeldit_jax.data import captions
 from pixeldit_jax.data.digits import load_digits
-from pixeldit_jax.data.transforms import BadExample
 
 _KINDS = """\
   digits                     5,000 MNIST digits, no download
@@ -37,11 +34,13 @@ class Source:
     class_names: one name per class, in the order of the labels.
     captions: whether examples have captions.
     arrays: names of the arrays stored beside the images that examples have.
+    buckets: (height, width) of each aspect-ratio bucket; only of shards.
   """
 
   class_names: tuple[str, ...] = ()
   captions: bool = False
   arrays: tuple[str, ...] = ()
+  buckets: tuple[tuple[int, int], ...] = ()
 
   @property
   def num_classes(self) -> int:
@@ -63,7 +62,8 @@ class Source:
   ):
     """Checks at the start of a run what the source can vouch for.
 
-    Only shards know more than opening them has checked: see `check_shards`.
+    Of shards see `check_shards`, of tfds `TfdsSource.check`; opening others has
+    checked all that they know.
 
     Raises:
       ValueError: if the data are not what the run expects.
@@ -116,6 +116,8 @@ def open_source(spec: str, arrays: Sequence[str] = ()) -> Source:
 
     return ShardSource(rest)
   if kind == 'tfds' and rest:
+    from pixeldit_jax.data.tfds_source import TfdsSource
+
     return TfdsSource(rest)
   raise ValueError(f'unknown data source {spec!r}; give one of\n{_KINDS}')
 
@@ -137,92 +139,3 @@ class DigitsSource(Source):
       'label': int(self._labels[index]),
       'name': f'{self._labels[index]}/{index:05d}',
     }
-
-
-class TfdsSource(Source):
-  """A data set that TensorFlow Datasets prepared as ArrayRecord.
-
-  It needs the feature 'image', and 'label' or 'caption' (or 'text'); the
-  latter may be a sequence.
-  """
-
-  def __init__(self, spec: str):
-    """Opens `name:split` or `name:split?data_dir`, all as tfds takes them."""
-    self._spec = spec
-    head, _, data_dir = spec.partition('?')
-    # The name may hold a version and the split a slice: both have colons.
-    match = re.fullmatch(r'([^\[]+):([^:\[]+(?:\[.*)?)', head)
-    if not match:
-      raise ValueError(
-        f"data source 'tfds:{spec}': expected tfds:name:split or "
-        'tfds:name:split?data_dir'
-      )
-    name, split = match.groups()
-    self._records = _open_tfds(name, split, data_dir or None)
-    features = self._records.dataset_info.features
-    self._caption = next((k for k in ('caption', 'text') if k in features), '')
-    self.captions = bool(self._caption)
-    if 'image' not in features or not (self.captions or 'label' in features):
-      raise ValueError(
-        f"data source 'tfds:{spec}': expected the features 'image' and "
-        f"'label' or 'caption', got {sorted(features)}"
-      )
-    if 'label' in features:
-      self.class_names = tuple(features['label'].names)
-    self._split = re.split(r'\[', split)[0]
-
-  def __reduce__(self):
-    return TfdsSource, (self._spec,)  # workers open their own files
-
-  def __len__(self) -> int:
-    return len(self._records)
-
-  def __getitem__(self, index: int) -> dict[str, Any]:
-    try:
-      record = self._records[index]
-    # ArrayRecord reports a chunk that fails its own checksum as RuntimeError.
-    except RuntimeError as error:
-      raise BadExample(f'record {index}: {error}') from error
-    # Unique also where the file names of the data set are not.
-    name = f'{self._split}/{index:08d}'
-    if 'file_name' in record:
-      name += f'/{_text(record["file_name"])}'
-    label = int(record.get('label', -1))
-    # As in the test split of ImageNet; the network would take it for no class.
-    if label < 0 and not self.captions:
-      raise BadExample('has no label')
-    example = {'image': record['image'], 'label': label, 'name': name}
-    if self.captions:
-      example['captions'] = captions.parse(_texts(record[self._caption]))
-    return example
-
-
-def _open_tfds(name: str, split: str, data_dir: str | None) -> Any:
-  """Opens prepared records, with the images left encoded."""
-  import tensorflow_datasets as tfds
-
-  try:
-    return tfds.data_source(
-      name,
-      split=split,
-      data_dir=data_dir,
-      download=False,
-      decoders={'image': tfds.decode.SkipDecoding()},
-    )
-  except (AssertionError, NotImplementedError) as error:
-    raise ValueError(
-      f'data source: {name!r} is not prepared as ArrayRecord in '
-      f'{data_dir or "the data_dir of tfds"}; do it once with: '
-      f'tfds.builder({name!r}, data_dir={data_dir!r}, '
-      "file_format='array_record').download_and_prepare()"
-    ) from error
-
-
-def _text(value: Any) -> str:
-  return value.decode() if isinstance(value, bytes) else str(value)
-
-
-def _texts(value: Any) -> str | list[str]:
-  if isinstance(value, list | np.ndarray):
-    return [_text(item) for item in value]
-  return _text(value)

@@ -45,6 +45,8 @@ def decode(image: bytes | UInt8[np.ndarray, 'H W C']) -> Image.Image:
     if image.shape[-1] == 1:
       image = np.repeat(image, 3, axis=-1)
     return Image.fromarray(image)
+  if not image:
+    raise BadExample('the file is empty')
   try:
     opened = Image.open(io.BytesIO(image))
     ImageOps.exif_transpose(opened, in_place=True)

@@ -43,7 +43,7 @@ def open_data(config: ConfigDict) -> Source:
       f'data.source={data.source!r} has {source.num_classes} classes, '
       f'but model.num_classes={model.num_classes}.'
     )
-  if data.buckets and not getattr(source, 'buckets', ()):
+  if data.buckets and not source.buckets:
     raise ValueError(
       f'data.buckets=True with data.source={data.source!r}: only shards of '
       'launch/prepare_data.py --buckets have them.'

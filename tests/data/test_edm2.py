@@ -88,6 +88,15 @@ def test_a_labelled_file_that_is_not_there_is_refused(tmp_path, layout):
     sources.open_source(f'edm2:{path}')
 
 
+def test_latents_are_told_from_files_that_are_not_there(tmp_path):
+  labels = {'labels': [['img-mean-std-00000000.npy', 0]]}
+  content = {'dataset.json': json.dumps(labels).encode()}
+  content['img-mean-std-00000000.npy'] = b'numbers'
+  write(tmp_path, 'folder', content)
+  with pytest.raises(ValueError, match='1 files .*00000.npy.* not of latents'):
+    sources.open_source(f'edm2:{tmp_path}')
+
+
 @pytest.mark.parametrize(
   'labels, message',
   [

@@ -53,6 +53,18 @@ def test_an_empty_class_and_loose_images_are_named(tmp_path, caplog):
   assert 'lost.png' in caplog.text
 
 
+def test_kinds_of_files_that_are_not_read_are_counted(tmp_path, caplog):
+  save(tmp_path / 'a' / 'x.png')
+  for name in ('y.heic', 'z.heic', 'w', 'x.txt', 'x.json', '.DS_Store'):
+    (tmp_path / 'a' / name).write_text('')
+  (tmp_path / 'metadata.csv').write_text('file_name,text\n')
+  with caplog.at_level('WARNING'):
+    source = sources.open_source(f'folder:{tmp_path}')
+  assert len(source) == 1
+  assert '3 files that are no images by their names' in caplog.text
+  assert '.heic (2), no suffix (1)' in caplog.text
+
+
 def test_folders_that_cannot_serve_are_refused(tmp_path):
   with pytest.raises(FileNotFoundError, match='nowhere'):
     sources.open_source(f'folder:{tmp_path}/nowhere')

@@ -83,7 +83,8 @@ def test_every_kind_of_file_is_converted_or_named(odd_files, tmp_path, caplog):
   assert manifest['class_counts'] == [6, 4, 0]
   bad = {file['name']: file['reason'] for file in manifest['skipped']}
   assert sorted(bad) == ['b/10.jpg', 'b/11.png', 'b/12.gif']
-  assert 'no image format' in bad['b/10.jpg'] and bad['b/11.png']
+  assert 'no image format' in bad['b/10.jpg'] and 'empty' in bad['b/12.gif']
+  assert 'truncated' in bad['b/11.png']
   text = prepare.summary(manifest)
   assert all(name in text for name in bad) and 'no image: empty' in text
 
@@ -143,6 +144,14 @@ def test_another_preparation_into_the_same_folder_is_refused(tmp_path):
     prepare.prepare(Settings(spec, SIZE), str(tmp_path / 'in'))
 
 
+def test_data_that_are_all_bad_are_named(tmp_path):
+  (tmp_path / 'in' / 'a').mkdir(parents=True)
+  (tmp_path / 'in' / 'a' / '0.png').write_bytes(b'nothing')
+  out = str(tmp_path / 'out')
+  with pytest.raises(ValueError, match='(?s)no image could be used.*a/0.png'):
+    prepare.prepare(Settings(f'folder:{tmp_path}/in', SIZE), out)
+
+
 @pytest.mark.parametrize(
   'options, message',
   [
@@ -162,6 +171,19 @@ def test_settings_that_cannot_be_are_refused_before_any_write(
     options = {'source': 'digits', 'resolution': SIZE} | options
     prepare.prepare(Settings(**options), str(out))
   assert not out.exists()
+
+
+@pytest.mark.parametrize(
+  'options',
+  [{'out': ''}, {'max_bad_files': -1}, {'num_processes': -1}],
+)
+def test_arguments_that_cannot_be_are_refused_before_any_write(
+  tmp_path, monkeypatch, options
+):
+  monkeypatch.chdir(tmp_path)
+  with pytest.raises(ValueError, match=f'{next(iter(options))}'):
+    prepare.prepare(Settings('digits', SIZE), **({'out': 'out'} | options))
+  assert not list(tmp_path.iterdir())
 
 
 def test_captions_true_sizes_and_buckets_are_carried_along(tmp_path):

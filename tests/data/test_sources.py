@@ -1,15 +1,9 @@
-"""Specs name the sources; TFDS data sets are read without TensorFlow."""
-
-import io
-import pickle
-import shutil
-import sys
+"""Specs name the sources."""
 
 import numpy as np
 import pytest
-from PIL import Image
 
-from pixeldit_jax.data import sources, transforms
+from pixeldit_jax.data import sources
 
 
 def test_unknown_specs_list_the_kinds():
@@ -27,118 +21,3 @@ def test_digits():
   assert example['image'].shape == (28, 28, 3)
   assert example['image'].dtype == np.uint8 and example['image'].max() > 200
   assert example['label'] == 9 and example['name'].startswith('9/')
-
-
-@pytest.mark.parametrize('spec', ['tfds:mnist', 'tfds:mnist:', 'tfds::train'])
-def test_tfds_specs_need_a_name_and_a_split(spec):
-  with pytest.raises(ValueError, match='tfds:name:split'):
-    sources.open_source(spec)
-
-
-def test_an_unprepared_tfds_data_set_says_how_to_prepare_it(tmp_path):
-  with pytest.raises(ValueError, match='download_and_prepare'):
-    sources.open_source(f'tfds:imagenet2012:train?{tmp_path}')
-
-
-@pytest.fixture(scope='module')
-def tfds_dir(tmp_path_factory):
-  """A data set that TFDS prepared as ArrayRecord: 12 tiny flowers."""
-  tfds = pytest.importorskip('tensorflow_datasets')
-
-  class TinyFlowers(tfds.core.GeneratorBasedBuilder):
-    VERSION = tfds.core.Version('1.0.0')
-
-    @classmethod
-    def _get_pkg_dir_path(cls):
-      return path
-
-    def _info(self):
-      return tfds.core.DatasetInfo(
-        builder=self,
-        features=tfds.features.FeaturesDict(
-          {
-            'image': tfds.features.Image(shape=(None, None, 3)),
-            'label': tfds.features.ClassLabel(names=['rose', 'iris']),
-            'file_name': tfds.features.Text(),
-            'caption': tfds.features.Sequence(tfds.features.Text()),
-          }
-        ),
-      )
-
-    def _split_generators(self, manager):
-      train, test = self._generate_examples, self._generate_unlabelled
-      return {'train': train(), 'test': test()}
-
-    def _generate_unlabelled(self):
-      ((_, example),) = self._generate_examples(1)
-      yield 0, example | {'label': -1}
-
-    def _generate_examples(self, count=12):
-      for i in range(count):
-        image = io.BytesIO()
-        Image.new('RGB', (9, 8), (i, i, i)).save(image, 'PNG')
-        image.seek(0)
-        yield (
-          i,
-          {
-            'image': image,
-            'label': i % 2,
-            'file_name': f'{i}.png',
-            'caption': [f'flower {i}', 'a flower'],
-          },
-        )
-
-  path = tmp_path_factory.mktemp('tfds')
-  builder = TinyFlowers(data_dir=path, file_format='array_record')
-  builder.download_and_prepare()
-  return path
-
-
-def test_a_prepared_tfds_data_set_is_read_without_tensorflow(
-  tfds_dir, monkeypatch
-):
-  monkeypatch.setitem(sys.modules, 'tensorflow', None)  # cannot be imported
-  source = sources.open_source(f'tfds:tiny_flowers:train?{tfds_dir}')
-  assert len(source) == 12 and source.class_names == ('rose', 'iris')
-  seen = set()
-  for i in range(12):
-    example = source[i]
-    pixels = np.asarray(transforms.decode(example['image']))
-    value = int(pixels[0, 0, 0])
-    assert pixels.shape == (8, 9, 3)
-    assert example['label'] == value % 2
-    assert example['name'] == f'train/{i:08d}/{value}.png'
-    texts = [caption.text for caption in example['captions']]
-    assert texts == [f'flower {value}', 'a flower']
-    seen.add(value)
-  assert seen == set(range(12))
-  assert pickle.loads(pickle.dumps(source))[3] == source[3]
-
-
-def test_a_tfds_split_may_be_a_slice(tfds_dir):
-  source = sources.open_source(
-    f'tfds:tiny_flowers:1.0.0:train[:25%]?{tfds_dir}'
-  )
-  assert len(source) == 3
-
-
-def test_an_unlabelled_tfds_record_needs_a_caption(tfds_dir):
-  source = sources.open_source(f'tfds:tiny_flowers:test?{tfds_dir}')
-  assert source[0]['label'] == -1 and source[0]['captions']
-  source.captions = False  # as of a data set without them
-  with pytest.raises(transforms.BadExample, match='no label'):
-    source[0]
-
-
-def test_a_damaged_tfds_record_is_a_bad_example(tfds_dir, tmp_path):
-  copy = tmp_path / 'tfds'
-  shutil.copytree(tfds_dir, copy)
-  (shard,) = copy.rglob('*train.array_record-*')
-  data = bytearray(shard.read_bytes())
-  at = data.find(b'IHDR', data.find(b'IHDR') + 1)  # in the second record
-  data[at] ^= 0xFF
-  shard.write_bytes(data)
-  source = sources.open_source(f'tfds:tiny_flowers:train?{copy}')
-  assert source[0]['label'] in (0, 1)
-  with pytest.raises(transforms.BadExample, match='record 1'):
-    source[1]

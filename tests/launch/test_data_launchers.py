@@ -14,7 +14,7 @@ CONFIG = """
 from ml_collections import ConfigDict
 def get_config():
   data = dict(source='', resolution=16, batch_size=4, num_threads=1,
-              num_workers=0, prefetch=2)
+              num_workers=0, prefetch=2, buckets=False, flip=False)
   return ConfigDict(dict(seed=0, data=data))
 """
 
