@@ -1,5 +1,6 @@
 """Flags of `sample.py` and `evaluate.py`: which run, weights and sampler."""
 
+import functools
 import pathlib
 
 from absl import flags
@@ -45,16 +46,19 @@ def read_config() -> ConfigDict:
   from pixeldit_jax.train.config import get_config, validate
   from pixeldit_jax.train.workdir import read_config
 
+  overrides = config_flags.get_override_values(flags.FLAGS['config'])
   if SOURCE.value:
-    _convert(SOURCE.value, WORKDIR.value)
+    _convert(SOURCE.value, WORKDIR.value, overrides)
   config = read_config(WORKDIR.value)
   _fill(config, get_config())
   if flags.FLAGS['config'].present:
     _check_network(config, CONFIG.value)
     config.sampler.update(CONFIG.value.sampler)
-  overrides = config_flags.get_override_values(flags.FLAGS['config'])
   for key, value in overrides.items():
-    if not key.startswith('sampler.'):
+    there = functools.reduce(
+      lambda node, name: node[name], key.split('.'), config
+    )
+    if not key.startswith('sampler.') and value != there:
       raise ValueError(
         f'--config.{key}: only --config.sampler values may differ from the '
         'run that is sampled.'
@@ -65,7 +69,7 @@ def read_config() -> ConfigDict:
   return config
 
 
-def _convert(source: str, workdir: str):
+def _convert(source: str, workdir: str, overrides: dict[str, object]):
   """Makes the workdir of released weights, if it is not there."""
   import jax
   from etils import epath
@@ -75,7 +79,7 @@ def _convert(source: str, workdir: str):
 
   if epath.Path(workdir).exists():
     history = read_history(workdir)
-    if not history or history[0].get('source') != source:
+    if not history or history[0].get('source') != released.address(source):
       raise ValueError(
         f'--source={source} with a --workdir={workdir} that is of something '
         'else: give another --workdir, or no --source.'
@@ -85,7 +89,8 @@ def _convert(source: str, workdir: str):
   elif flags.FLAGS['config'].present:
     released.to_workdir(source, workdir, CONFIG.value)
   else:
-    released.to_workdir(source, workdir, released.infer_run(source, {}))
+    config = released.infer_run(source, overrides)
+    released.to_workdir(source, workdir, config)
 
 
 def _check_network(config: ConfigDict, asked: ConfigDict):

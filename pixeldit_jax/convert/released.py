@@ -35,6 +35,12 @@ SUFFIXES = ('.safetensors', '.pth', '.ckpt')
 FILES = {'config.json', 'history.jsonl', 'parameters.txt', 'text.json', FOLDER}
 
 
+def address(source: str | os.PathLike) -> str:
+  """What the history of a workdir calls its source, from any folder."""
+  text = os.fspath(source)
+  return text if text.startswith('hf://') else os.path.abspath(text)
+
+
 def infer_run(
   source: str | os.PathLike,
   overrides: Mapping[str, Any],
@@ -112,7 +118,7 @@ def to_workdir(
     wholeness.write_files(step)
     workdir.write_config(str(beside), config)
     workdir.write_overview(str(beside), weights_of(abstract_model(model)))
-    facts = dict(source=os.fspath(source), which=which)
+    facts = dict(source=address(source), which=which)
     workdir.add_history(str(beside), workdir.CONVERTED, **facts)
     if text:
       run_text.keep_text(str(beside), text)

@@ -1,5 +1,6 @@
 """From a released file to images and back, by the commands that people type."""
 
+import os
 import pathlib
 import subprocess
 import sys
@@ -48,9 +49,17 @@ def test_from_a_released_file_to_images_and_back(tmp_path, golden):
   assert done.returncode == 0, done.stderr
   with np.load(tmp_path / 'out' / 'samples.npz') as file:
     assert file['arr_0'].shape == (3, 16, 16, 3)
+  # Without --config the network is seen, and the resolution is told.
+  seen = [f'--workdir={tmp_path}/seen', f'--out={tmp_path}/seen_out']
+  seen += ['--config.data.resolution=16', '--config.sampler.steps=2']
+  done = launch('sample', source, *seen, '--num_samples=1')
+  assert done.returncode == 0, done.stderr
   # Another file for the same workdir is no reason to sample the old one.
   done = launch('sample', '--source=b.ckpt', run, out)
   assert done.returncode == 1 and 'something else' in done.stderr
+  same = f'--source={os.path.relpath(tmp_path, ROOT)}/a.ckpt'
+  done = launch('sample', same, run, out, '--num_samples=3')
+  assert done.returncode == 0, done.stderr
   done = launch('convert', source, run, '--step=3')
   assert done.returncode == 1
   assert done.stderr.splitlines()[-1] == (
