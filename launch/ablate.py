@@ -39,11 +39,15 @@ def main(argv):
 
   distributed.initialize()
   start_log()
-  config, folder = _CONFIG.value, pathlib.Path(_WORKDIR.value)
-  config.steps = _STEPS.value
+  folder = pathlib.Path(_WORKDIR.value)
   file = folder / 'teacher.safetensors'
-  config.repa.update(teacher=str(file), block=config.model.patch_depth // 2)
   try:
+    config = _CONFIG.value
+    config.steps = _STEPS.value
+    config.repa.update(teacher=str(file), block=config.model.patch_depth // 2)
+    configs = {
+      name: ablation.variant_config(config, name) for name in ablation.VARIANTS
+    }
     if not file.is_file():
       *teacher, right = train_digit_teacher()
       write_dinov2(file, *teacher)
@@ -51,16 +55,16 @@ def main(argv):
     teacher = load_dinov2(file, dtype=config.model.dtype, scan=False)
     mesh = sharding.make_mesh(config.mesh)
     results = {}
-    for i, name in enumerate(ablation.VARIANTS):
-      print(f'{i + 1} of {len(ablation.VARIANTS)}: {name}', flush=True)
+    for i, name in enumerate(configs):
+      print(f'{i + 1} of {len(configs)}: {name}', flush=True)
       results[name] = ablation.run_variant(
-        ablation.variant_config(config, name),
+        configs[name],
         str(folder / name.replace(' ', '_')),
         mesh,
         teacher,
         _NUM_SAMPLES.value,
       )
-  except (ValueError, FileNotFoundError, FloatingPointError) as error:
+  except (ValueError, OSError, ImportError, FloatingPointError) as error:
     sys.exit(f'ablate.py: {error}')
   text = ablation.table(results)
   (folder / 'ablation.md').write_text(text + '\n')

@@ -18,6 +18,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 from PIL import Image, ImageDraw, ImageFont
 
+from pixeldit_jax.data.digits import SIDE
 from pixeldit_jax.data.transforms import normalize
 from pixeldit_jax.encoders.vision import VisionConfig
 from pixeldit_jax.eval.digits import class_agreement, load_digits
@@ -27,7 +28,7 @@ from pixeldit_jax.flow.time import sample_time
 from pixeldit_jax.model.cost import count_parameters
 from pixeldit_jax.model.pixeldit import abstract_model
 from pixeldit_jax.samplers.noise import sample_noise
-from pixeldit_jax.train.config import model_config
+from pixeldit_jax.train.config import model_config, validate
 from pixeldit_jax.train.loop import train
 from pixeldit_jax.typing import PyTree
 
@@ -47,9 +48,19 @@ LOSS_DIGITS = 2000  # every so many of the 5,000, in the same order
 
 
 def variant_config(config: ConfigDict, name: str) -> ConfigDict:
-  """The configuration of a variant."""
+  """The configuration of a variant, checked.
+
+  Raises:
+    ValueError: it cannot be, or is not of digits, by which variants are judged.
+  """
   changed = ConfigDict(config.to_dict())
   changed.update_from_flattened_dict(VARIANTS[name])
+  validate(changed)
+  if (changed.model.num_classes, changed.data.resolution) != (10, SIDE):
+    raise ValueError(
+      f'variants are judged by digits: give a configuration of 10 classes at '
+      f'{SIDE} pixels, as --config=configs/mnist.py.'
+    )
   return changed
 
 

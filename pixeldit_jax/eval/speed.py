@@ -6,6 +6,7 @@ table, a 2048 x 2048 float32 matrix product timed in the same run.
 """
 
 import copy
+import math
 import statistics
 import time
 from collections.abc import Callable
@@ -14,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from pixeldit_jax import sharding
@@ -24,12 +26,17 @@ from pixeldit_jax.eval.sampling import make_sample_fn
 from pixeldit_jax.model.cost import forward_flops, train_flops
 from pixeldit_jax.model.pixeldit import weights_of
 from pixeldit_jax.samplers.grid import time_grid
-from pixeldit_jax.train.alignment import place_teacher
-from pixeldit_jax.train.config import model_config, validate
+from pixeldit_jax.train.alignment import (
+  StoredFeatures,
+  Target,
+  place_teacher,
+)
+from pixeldit_jax.train.config import STORED, model_config, validate
 from pixeldit_jax.train.metrics import peak_flops
 from pixeldit_jax.train.optimizer import make_optimizer
 from pixeldit_jax.train.state import init_state, state_shardings
 from pixeldit_jax.train.step import make_train_step
+from pixeldit_jax.typing import PyTree
 
 Report = dict[str, float | str]
 
@@ -58,8 +65,9 @@ def measure_training(
   """Times whole training steps on random images, donated as in training.
 
   With REPA the teacher is a ViT-B/14 of random weights, which takes as long as
-  the real one; its operations do not count as those of the model. Steps without
-  it are timed too, to tell what it costs.
+  the real one; its operations do not count as those of the model. With stored
+  features there is no teacher, and ones stand for them. Steps without REPA are
+  timed too, to tell what it costs.
 
   Args:
     config: of a run.
@@ -74,7 +82,7 @@ def measure_training(
   plain.repa.weight = 0.0
   without = _measure_steps(plain, steps, None)
   return report | dict(
-    teacher='ViT-B/14',
+    teacher='stored' if config.repa.teacher == STORED else 'ViT-B/14',
     images_per_second_without_repa=without['images_per_second'],
     repa_share_of_step=1 - without['seconds'] / report['seconds'],
   )
@@ -87,11 +95,7 @@ def _measure_steps(
   mesh = sharding.make_mesh(config.mesh)
   rules = sharding.make_rules(config.mesh)
   place = sharding.batch_sharding(mesh, rules)
-  target = frozen = None
-  if config.repa.weight:
-    target = VisionConfig(dtype=model.dtype, scan=model.scan)
-    random = weights_of(DINOv2(target, rngs=nnx.Rngs(0)))
-    frozen = place_teacher((target, random), mesh, None)
+  target, frozen, features = _random_target(config, mesh)
   width = target.width if target else None
   shardings = state_shardings(model, tx, mesh, rules, width)
   state = jax.jit(
@@ -100,13 +104,10 @@ def _measure_steps(
   B, side = config.data.batch_size, config.data.resolution
   rng = np.random.default_rng(0)
   shape = (B, side, side, model.in_channels)
-  batch = sharding.put_batch(
-    dict(
-      image=rng.integers(0, 256, shape, np.uint8),
-      label=np.zeros(B, np.int32),
-    ),
-    place,
+  batch = dict(
+    image=rng.integers(0, 256, shape, np.uint8), label=np.zeros(B, np.int32)
   )
+  batch = sharding.put_batch(batch | features, place)
   step = jax.jit(
     make_train_step(config, target),
     out_shardings=(shardings, sharding.replicated(mesh)),
@@ -121,6 +122,23 @@ def _measure_steps(
   with sharding.use(mesh, rules):
     seconds = _timed(call, steps, profile)
   return _report(seconds, B, B * train_flops(model, side, side))
+
+
+def _random_target(
+  config: ConfigDict, mesh: Mesh
+) -> tuple[Target | None, PyTree, dict[str, np.ndarray]]:
+  """What REPA aligns with, the weights of a teacher, entries of the batch."""
+  model, side = model_config(config), config.data.resolution
+  if not config.repa.weight:
+    return None, None, {}
+  target = VisionConfig(dtype=model.dtype, scan=model.scan)
+  if config.repa.teacher == STORED:
+    grid = model.grid(side, side)
+    shape = config.data.batch_size, math.prod(grid), target.width
+    features = {STORED: np.ones(shape, jnp.bfloat16)}
+    return StoredFeatures(target.width, grid), None, features
+  random = weights_of(DINOv2(target, rngs=nnx.Rngs(0)))
+  return target, place_teacher((target, random), mesh, None), {}
 
 
 def measure_sampling(

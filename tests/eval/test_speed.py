@@ -73,3 +73,5 @@ def test_the_cost_of_the_teacher_is_told():
   assert report['repa_share_of_step'] == pytest.approx(
     1 - report['images_per_second'] / without
   )
+  config.repa.teacher = 'features'
+  assert measure_training(config, 1)['teacher'] == 'stored'
