@@ -1,5 +1,7 @@
 """REPA inside the training step: it reaches all it should, or it is refused."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -231,10 +233,13 @@ def assert_equal(actual, expected):
 
 
 @pytest.mark.slow
-def test_a_run_logs_it_and_resumes_bit_for_bit(teacher, tmp_path):
+def test_a_run_logs_it_and_resumes_bit_for_bit(teacher, tmp_path, caplog):
   pytest.importorskip('mlxtend')
   config = small_config()
-  unbroken = train(config, str(tmp_path / 'unbroken'), teacher=teacher)
+  with caplog.at_level('INFO'):
+    unbroken = train(config, str(tmp_path / 'unbroken'), teacher=teacher)
+  told = re.findall(r'step \d/4 .* repa (\S+)', caplog.text)
+  assert len(told) == 4 and all(0.1 < float(value) < 2 for value in told)
   config.steps = 2
   workdir = str(tmp_path / 'broken')
   first = train(config, workdir, teacher=teacher)
