@@ -36,8 +36,8 @@ def main(argv):
   from pixeldit_jax.data.sources import open_source
   from pixeldit_jax.eval import speed
 
-  config = _CONFIG.value
   try:
+    config = _CONFIG.value
     if _WHAT.value == 'train':
       report = speed.measure_training(config, _COUNT.value, _PROFILE.value)
     elif _WHAT.value == 'sample':
@@ -50,6 +50,7 @@ def main(argv):
         open_source(data.source),
         resolution=data.resolution,
         batch_size=data.batch_size,
+        bucketed=data.buckets,
         seed=config.seed,
         num_threads=data.num_threads,
         num_workers=data.num_workers,

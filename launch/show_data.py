@@ -3,6 +3,7 @@
 python launch/show_data.py --config=configs/mnist.py --out=data.png
 """
 
+import contextlib
 import pathlib
 import sys
 
@@ -51,13 +52,13 @@ def _draw(source, batches, count):
   from pixeldit_jax.data import contact_sheet
 
   images, titles = [], []
-  while len(images) < count:
-    batch = next(batches)
-    names = [source.class_names[k] if k >= 0 else '' for k in batch['label']]
-    images += list(batch['image'])
-    given = batch.get('caption', names)
-    titles += [text or name for text, name in zip(given, names)]
-  batches.close()
+  with contextlib.closing(batches):
+    while len(images) < count:
+      batch = next(batches)
+      names = [source.class_names[k] if k >= 0 else '' for k in batch['label']]
+      images += list(batch['image'])
+      given = batch.get('caption', names)
+      titles += [text or name for text, name in zip(given, names)]
   lines = 3 if source.captions else 1
   return contact_sheet.draw(images[:count], titles[:count], lines=lines)
 

@@ -65,7 +65,7 @@ class Load:
       return loaded
     raise ValueError(
       f'{_ATTEMPTS} bad examples in turn, the data are damaged: '
-      + '; '.join(skipped)
+      + '; '.join(dict.fromkeys(skipped))  # few examples come round again
     )
 
 

@@ -1,13 +1,15 @@
 """How fast images come: decoding alone, and the whole pipeline."""
 
 import concurrent.futures
+import contextlib
 import itertools
 import statistics
 import time
 
 import grain
 
-from pixeldit_jax.data import transforms
+from pixeldit_jax.data.buckets import make_bucket_pipeline
+from pixeldit_jax.data.examples import Load
 from pixeldit_jax.data.pipeline import make_pipeline, usable_cores
 from pixeldit_jax.data.sources import Source
 
@@ -19,6 +21,7 @@ def measure(
   *,
   resolution: int,
   batch_size: int,
+  bucketed: bool = False,
   seed: int = 0,
   num_threads: int = 0,
   num_workers: int = 0,
@@ -27,8 +30,8 @@ def measure(
 ) -> dict[str, float]:
   """Returns images per second of this process, and what they compare to.
 
-  The arguments are those of `make_pipeline`; `seconds` is the time given to
-  each of the two.
+  The arguments are those of `make_pipeline`, or with `bucketed` of
+  `make_bucket_pipeline`; `seconds` is the time given to each of the two.
 
   Returns:
     'decode': images/s of reading, decoding and cropping in `num_threads`
@@ -36,25 +39,34 @@ def measure(
     the second over the first.
   """
   threads = num_threads or usable_cores()
-  batches = make_pipeline(
-    source,
-    resolution=resolution,
+  options = dict(
     batch_size=batch_size,
     seed=seed,
     num_threads=num_threads,
     num_workers=num_workers,
     prefetch=prefetch,
   )
+  if bucketed:
+    batches = make_bucket_pipeline(source, **options)
+    bucket_of = source.bucket_of_examples()
+  else:
+    batches = make_pipeline(source, resolution=resolution, **options)
   order = grain.MapDataset.range(len(source)).seed(seed).shuffle().repeat()
   positions = itertools.count()
+  load = Load(source, seed)
 
   def decode():
-    example = source[order[next(positions)]]
-    image = transforms.decode(example['image'])
-    transforms.crop(image, resolution, resolution)
+    position = next(positions)
+    index = order[position]
+    square = resolution, resolution
+    shape = source.buckets[bucket_of[index]] if bucketed else square
+    load(position, index, shape)
 
   decoding, whole = [], []
-  with concurrent.futures.ThreadPoolExecutor(threads) as pool:
+  with (
+    contextlib.closing(batches),
+    concurrent.futures.ThreadPoolExecutor(threads) as pool,
+  ):
     for _ in range(_ROUNDS):
       running = [
         pool.submit(_rate, decode, 1, seconds / _ROUNDS) for _ in range(threads)
@@ -65,7 +77,6 @@ def measure(
       rate = _rate(lambda: next(batches), idle, seconds / _ROUNDS)
       whole.append(batch_size * rate)
       batches.set_state(batches.get_state())  # stops reading ahead
-  batches.close()
   decode_rate = statistics.median(decoding)
   pipeline_rate = statistics.median(whole)
   return {

@@ -4,7 +4,7 @@ import time
 
 import numpy as np
 
-from pixeldit_jax.data import sources, throughput
+from pixeldit_jax.data import sources, throughput, transforms
 
 
 class Slow(sources.Source):
@@ -27,3 +27,24 @@ def test_no_rate_is_above_what_the_source_can_give():
   )
   assert 0 < rates['decode'] <= 500 and 0 < rates['pipeline'] <= 520
   assert rates['ratio'] == rates['pipeline'] / rates['decode']
+
+
+class Buckets(Slow):
+  """Two shapes, and an example that cannot be read."""
+
+  buckets = ((2, 4), (4, 2))
+
+  def __getitem__(self, index):
+    if index == 3:
+      raise transforms.BadExample('damaged')
+    return super().__getitem__(index)
+
+  def bucket_of_examples(self):
+    return np.arange(64) % 2
+
+
+def test_buckets_and_bad_examples_are_measured_too():
+  rates = throughput.measure(
+    Buckets(), resolution=2, batch_size=8, bucketed=True, seconds=0.6
+  )
+  assert rates['decode'] > 0 and rates['pipeline'] > 0
