@@ -69,6 +69,9 @@ class FolderSource(Source):
           if entry.is_dir() and not entry.name.startswith('.')
         )
       )
+    for name in self.class_names:
+      if not _is_text(name):
+        raise ValueError(f'{self._path}: the class {name!a} is not UTF-8')
     held = {_class_of(name) for name, _ in files}
     empty = [name for name in self.class_names if name not in held]
     if empty:
@@ -138,6 +141,15 @@ class FolderSource(Source):
       raise BadExample(f'captions in {path}: {error}') from error
 
 
+def _is_text(name: str) -> bool:
+  """Whether a file name is UTF-8, as manifests and prints must be."""
+  try:
+    name.encode()
+  except UnicodeEncodeError:  # of the bytes that os.fsdecode could not read
+    return False
+  return True
+
+
 def _class_of(name: bytes) -> str:
   """Returns the first folder of a relative path, '' where there is none."""
   head, slash, _ = name.partition(b'/')
@@ -149,7 +161,7 @@ def _list_images(
 ) -> tuple[list[tuple[bytes, int]], collections.Counter[str]]:
   """Returns (path under root, kind of caption file) of each image, sorted.
 
-  The second result counts the suffixes of the files that are nothing to us.
+  The second result counts the other files, by suffix.
   """
   found, others = [], collections.Counter()
   for base, folders, files in os.walk(root, followlinks=True):
@@ -163,8 +175,10 @@ def _list_images(
       if name.endswith(suffix)
     }
     for name in files:
-      if name.lower().endswith(IMAGE_SUFFIXES):
-        path = name if inside == '.' else f'{inside}/{name}'
+      path = name if inside == '.' else f'{inside}/{name}'
+      if not _is_text(path):
+        others[f'{path!a} is not UTF-8'] += 1
+      elif name.lower().endswith(IMAGE_SUFFIXES):
         kind = kinds.get(os.path.splitext(name)[0], 0)
         found.append((os.fsencode(path), kind))
       elif not name.endswith(captions.SUFFIXES) and name not in captions.TABLES:

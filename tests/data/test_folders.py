@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import pickle
 
 import numpy as np
@@ -77,6 +78,17 @@ def test_names_of_any_letters(tmp_path):
   source = sources.open_source(f'folder:{tmp_path}')
   assert source.class_names == ('rösti 1',)
   assert source[0]['name'] == 'rösti 1/ä,b.png'
+
+
+def test_names_that_are_no_text_are_told(tmp_path, caplog):
+  save(tmp_path / 'a' / 'x.png')
+  save(tmp_path / 'a' / os.fsdecode(b'\xff.png'))
+  with caplog.at_level('WARNING'):
+    assert len(sources.open_source(f'folder:{tmp_path}')) == 1
+  assert "'a/\\udcff.png' is not UTF-8 (1)" in caplog.text
+  save(tmp_path / os.fsdecode(b'\xfe') / 'x.png')
+  with pytest.raises(ValueError, match=r"class '\\udcfe' is not UTF-8"):
+    sources.open_source(f'folder:{tmp_path}')
 
 
 def test_a_source_is_small_to_pickle(tmp_path):
