@@ -37,7 +37,8 @@ def parse(value: Any) -> list[Caption]:
     ValueError: for a score that is no number.
   """
   if isinstance(value, str):
-    text = value.strip()
+    # Half of an emoji, where a text was cut, is no character.
+    text = value.strip().encode(errors='replace').decode()
     return [Caption(text)] if text else []
   if isinstance(value, list):
     return [caption for item in value for caption in parse(item)]
@@ -69,7 +70,7 @@ def read_file(path: str) -> list[Caption]:
   Raises:
     OSError, UnicodeDecodeError, ValueError, KeyError: if it cannot be used.
   """
-  with open(path, encoding='utf-8') as file:
+  with open(path, encoding='utf-8-sig') as file:
     text = file.read()
   return parse(text if path.endswith('.txt') else json.loads(text))
 
@@ -88,7 +89,8 @@ def read_table(root: str) -> dict[str, list[Caption]]:
     path = os.path.join(root, name)
     if not os.path.exists(path):
       continue
-    with open(path, encoding='utf-8', newline='') as file:
+    # Spreadsheets write a mark before the first column.
+    with open(path, encoding='utf-8-sig', newline='') as file:
       rows = (
         csv.DictReader(file)
         if name.endswith('.csv')
@@ -99,7 +101,7 @@ def read_table(root: str) -> dict[str, list[Caption]]:
         for row in rows:
           table.setdefault(row['file_name'], []).extend(parse(row))
           done += 1
-      except (KeyError, TypeError, ValueError) as error:
+      except (KeyError, TypeError, ValueError, csv.Error) as error:
         raise ValueError(
           f"{path}, row {done + 1}: expected the columns 'file_name' and one "
           f'of {", ".join(_KEYS)}, and numbers under score; {error}'

@@ -11,6 +11,7 @@ from pixeldit_jax.data.captions import Caption, choose, parse
   [
     (' a cat\n', [Caption('a cat')]),
     ('  ', []),
+    ('a cat \ud83d', [Caption('a cat ?')]),
     ({'prompt': 'a'}, [Caption('a')]),
     ({'caption': ['a', 'b']}, [Caption('a'), Caption('b')]),
     (

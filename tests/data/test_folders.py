@@ -126,7 +126,7 @@ def test_captions_in_a_table(tmp_path, table, caplog):
     {'file_name': 'k/a.png', 'text': 'two', 'kind': 'vlm', 'score': 0.5},
     {'file_name': 'gone.png', 'text': 'x'},
   ]
-  with open(tmp_path / table, 'w', newline='') as file:
+  with open(tmp_path / table, 'w', newline='', encoding='utf-8-sig') as file:
     if table.endswith('.csv'):
       writer = csv.DictWriter(file, ['file_name', 'text', 'kind', 'score'])
       writer.writeheader()
