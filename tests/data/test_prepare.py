@@ -149,7 +149,8 @@ def test_data_that_are_all_bad_are_named(tmp_path):
   (tmp_path / 'in' / 'a' / '0.png').write_bytes(b'nothing')
   out = str(tmp_path / 'out')
   with pytest.raises(ValueError, match='(?s)no image could be used.*a/0.png'):
-    prepare.prepare(Settings(f'folder:{tmp_path}/in', SIZE), out)
+    settings = Settings(f'folder:{tmp_path}/in', SIZE)
+    prepare.prepare(settings, out, num_processes=1)
 
 
 @pytest.mark.parametrize(
