@@ -85,7 +85,7 @@ def main(argv):
     if result := _measure(first=jax.process_index() == 0):
       print(table(result))
     multihost_utils.sync_global_devices('measured')
-  except (ValueError, FileNotFoundError, ImportError) as error:
+  except (ValueError, OSError, ImportError) as error:
     sys.exit(f'evaluate.py: {error}')
 
 
@@ -118,6 +118,11 @@ def _measure(first: bool):
   resolution = 28 if _FEATURES.value == 'digits' else None
   if sample_flags.WORKDIR.value:
     config = sample_flags.read_config()
+    if config.model.text_width:
+      raise ValueError(
+        'the run draws what prompts ask for: make samples with launch/sample.py'
+        ' --prompts_file=, and measure them by --images=.../samples.npz.'
+      )
     points = sweep.parse_factors(_SWEEP.value)
     resolution = config.data.resolution
   elif _IMAGES.value:
@@ -144,7 +149,7 @@ def _measure(first: bool):
     config,
     sample_flags.WORKDIR.value,
     _OUT.value,
-    _NUM_SAMPLES.value or 50_000,
+    50_000 if _NUM_SAMPLES.value is None else _NUM_SAMPLES.value,
     ema=ema,
     **options,
   )

@@ -63,7 +63,8 @@ def main(argv):
     prompts, benchmark = _read_prompts(config)
     if benchmark:
       run = (config, sample_flags.WORKDIR.value, benchmark, prompts)
-      return exports.export_run(*run, **weights)
+      overwrite = sample_flags.OVERWRITE.value
+      return exports.export_run(*run, overwrite=overwrite, **weights)
     count = len(prompts.texts) if prompts else 100
     sample_set.make_sample_set(
       config,
@@ -79,7 +80,7 @@ def main(argv):
       sample_set.write_grid(out / 'samples.png', out / 'samples.npz', prompts)
     if _TRAJECTORY.value:
       trajectory.draw_path(config, sample_flags.WORKDIR.value, out, **options)
-  except (ValueError, FileNotFoundError, ImportError) as error:
+  except (ValueError, OSError, ImportError) as error:
     sys.exit(f'sample.py: {error}')
 
 
@@ -88,7 +89,7 @@ def _read_prompts(config):
   asked = (_PROMPTS, _PROMPTS_FILE, _EXPORT, _NEGATIVE, _HEIGHT, _WIDTH)
   if not config.model.text_width:
     for flag in asked:
-      if flag.value:
+      if flag.value not in (None, ''):
         raise ValueError(f'--{flag.name}: the run is of classes; use --labels.')
     return None, None
   if sample_flags.LABELS.value or _TRAJECTORY.value:
@@ -99,12 +100,17 @@ def _read_prompts(config):
 
   benchmark = None
   if _EXPORT.value:
+    for flag in (_PROMPTS, _PROMPTS_FILE, _NUM_SAMPLES):
+      if flag.value is not None:
+        raise ValueError(f'--{flag.name} with --export, which has its own.')
     benchmark = exports.open_export(_EXPORT.value, _OUT.value)
     texts = benchmark.prompts
   else:
     texts = prompt_set.read_prompts(_PROMPTS.value, _PROMPTS_FILE.value)
   side = config.data.resolution
-  size = (_HEIGHT.value or side, _WIDTH.value or side)
+  size = tuple(
+    side if flag.value is None else flag.value for flag in (_HEIGHT, _WIDTH)
+  )
   meta = read_text(sample_flags.WORKDIR.value)
   encoder = open_encoder(meta, _TEXT_ENCODER.value)
   prompts = prompt_set.Prompts(texts, encoder, _NEGATIVE.value, size)

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from pixeldit_jax.convert.files import read_weights
 from pixeldit_jax.eval.inception import Inception
 
 URL = (
@@ -28,10 +29,11 @@ def load_inception(path: str | os.PathLike) -> tuple[Inception, str]:
 
   Raises:
     FileNotFoundError: no such file; says where to get it.
+    ImportError: PyTorch is not installed.
     ValueError: the file is damaged or holds another network.
   """
   checksum = _checksum(path)
-  return from_torch(_read_tensors(path)), checksum
+  return from_torch(dict(read_weights(path))), checksum
 
 
 def from_torch(tensors: dict[str, np.ndarray]) -> Inception:
@@ -78,17 +80,6 @@ def _checksum(path: str | os.PathLike) -> str:
       f'the download is damaged. Get it again from {URL}.'
     )
   return checksum
-
-
-def _read_tensors(path: str | os.PathLike) -> dict[str, np.ndarray]:
-  try:
-    import torch
-  except ImportError as error:
-    raise ImportError(
-      f"Reading {path} needs PyTorch: pip install 'pixeldit_jax[torch]'."
-    ) from error
-  tensors = torch.load(path, map_location='cpu', weights_only=True)
-  return {name: tensor.numpy() for name, tensor in tensors.items()}
 
 
 def _fold(tensors, layer: str) -> tuple[np.ndarray, np.ndarray]:

@@ -76,7 +76,8 @@ def _load(path: str | os.PathLike) -> Any:
       'pickle. Where its origin is trusted, load it in PyTorch and save its '
       'state_dict alone.'
     ) from error
-  except (RuntimeError, EOFError) as error:
+  # Other bytes are taken for a pickle, whose reader then stumbles anywhere.
+  except (RuntimeError, EOFError, LookupError, ValueError) as error:
     raise ValueError(
       f'{path} is no PyTorch file, or is cut off ({error}). Download it again.'
     ) from error

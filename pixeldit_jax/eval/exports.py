@@ -15,14 +15,13 @@ import numpy as np
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
-from pixeldit_jax import sharding
+from pixeldit_jax.eval import plan
 from pixeldit_jax.eval.progress import Progress
 from pixeldit_jax.eval.prompt_set import Prompts
 from pixeldit_jax.eval.prompts import PromptSampler, make_prompt_sampler
+from pixeldit_jax.eval.run_weights import restore_run, settings_of
 from pixeldit_jax.eval.sample_grid import write_png
 from pixeldit_jax.eval.sampling import whole_batch
-from pixeldit_jax.train.checkpoint import restore_weights
-from pixeldit_jax.train.config import model_config
 from pixeldit_jax.typing import UInt8
 
 IMAGES = 4  # of each prompt
@@ -33,6 +32,7 @@ class GenEval:
 
   Attributes:
     prompts: of all lines.
+    out: the folder to write to.
   """
 
   def __init__(self, metadata: str | os.PathLike, out: str | os.PathLike):
@@ -40,23 +40,33 @@ class GenEval:
 
     Raises:
       FileNotFoundError: there is no such file.
-      ValueError: a line that is no JSON with a 'prompt'.
+      ValueError: a line that is no JSON with a 'prompt', or no line.
     """
-    self._out, self._lines, self.prompts = pathlib.Path(out), [], []
+    if not os.path.isfile(metadata):
+      raise FileNotFoundError(
+        f'{metadata} is no file: give evaluation_metadata.jsonl of GenEval.'
+      )
+    self.out, self._lines, self.prompts = pathlib.Path(out), [], []
     with open(metadata, encoding='utf-8') as file:
-      for number, line in enumerate(file, start=1):
-        try:
-          self.prompts.append(json.loads(line)['prompt'])
-        except (ValueError, KeyError, TypeError) as error:
-          raise ValueError(
-            f"{metadata}, line {number}: expected JSON with a 'prompt', as in "
-            f'evaluation_metadata.jsonl of GenEval ({error!r}).'
-          ) from error
-        self._lines.append(line.rstrip('\n'))
+      lines = file.read().splitlines()
+    for number, line in enumerate(lines, start=1):
+      try:
+        prompt = json.loads(line)['prompt']
+        if not isinstance(prompt, str):
+          raise TypeError(prompt)
+      except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+          f"{metadata}, line {number}: expected JSON with a 'prompt', as in "
+          f'evaluation_metadata.jsonl of GenEval ({error!r}).'
+        ) from error
+      self.prompts.append(prompt)
+      self._lines.append(line)
+    if not self.prompts:
+      raise ValueError(f'{metadata} is empty.')
 
   def path(self, number: int) -> pathlib.Path:
     """What is there once a prompt is done."""
-    return self._out / f'{number:05d}'
+    return self.out / f'{number:05d}'
 
   def write(self, number: int, images: UInt8[np.ndarray, 'B H W 3']) -> None:
     """Writes the images of a prompt; its folder comes whole."""
@@ -76,6 +86,7 @@ class DPGBench:
 
   Attributes:
     prompts: in the order of the names.
+    out: the folder to write to.
   """
 
   def __init__(self, prompts: str | os.PathLike, out: str | os.PathLike):
@@ -89,16 +100,16 @@ class DPGBench:
       raise FileNotFoundError(
         f'{prompts} holds no .txt files: give dpg_bench/prompts of DPG-Bench.'
       )
-    self._out, self._names = pathlib.Path(out), [file.stem for file in files]
+    self.out, self._names = pathlib.Path(out), [file.stem for file in files]
     self.prompts = [file.read_text(encoding='utf-8').strip() for file in files]
 
   def path(self, number: int) -> pathlib.Path:
     """What is there once a prompt is done."""
-    return self._out / f'{self._names[number]}.png'
+    return self.out / f'{self._names[number]}.png'
 
   def write(self, number: int, images: UInt8[np.ndarray, 'B H W 3']) -> None:
     """Writes the four images of a prompt as one."""
-    self._out.mkdir(parents=True, exist_ok=True)
+    self.out.mkdir(parents=True, exist_ok=True)
     rows = [np.concatenate(list(images[i : i + 2]), 1) for i in (0, 2)]
     write_png(self.path(number), np.concatenate(rows))
 
@@ -160,8 +171,11 @@ def export_run(
   *,
   ema: bool = True,
   step: int | None = None,
+  overwrite: bool = False,
 ) -> None:
   """`export_samples` of a run, called by all processes.
+
+  Beside the folder OUT lies OUT.json, which says how the images are made.
 
   Args:
     config: of the run, with the sampler and seed wanted.
@@ -169,19 +183,49 @@ def export_run(
     benchmark: from `open_export`.
     prompts: encoder, negative prompt and size; the texts are the benchmark's.
     ema, step: which weights.
+    overwrite: whether images of other settings make room.
 
   Raises:
     FileNotFoundError: the run has no such checkpoint.
+    ValueError: images of other settings are there.
   """
-  mesh = sharding.make_mesh(config.mesh)
-  rules = sharding.make_rules(config.mesh)
-  weights, _ = restore_weights(
-    workdir, model_config(config), mesh, ema=ema, step=step, rules=rules
-  )
+  mesh, weights, step = restore_run(config, workdir, ema=ema, step=step)
   sample = make_prompt_sampler(
     *(config, mesh, weights, prompts.encoder),
     negative=prompts.negative,
     size=prompts.size,
   )
+  settings = settings_of(config, weights, ema=ema, step=step) | prompts.told
+  if jax.process_index() == 0:
+    keep_plan(benchmark, settings, overwrite)
+  multihost_utils.sync_global_devices('plan of the export')
   at_once = max(1, whole_batch(config, mesh) // IMAGES)
   export_samples(benchmark, sample, at_once)
+
+
+def keep_plan(
+  benchmark: GenEval | DPGBench, settings: plan.Plan, overwrite: bool
+) -> None:
+  """Writes how the images are made, or compares it with that of before.
+
+  Raises:
+    ValueError: images of other settings are there, and may not make room.
+  """
+  asked, there = plan.as_json(settings), plan.read_plan(benchmark.out)
+  if asked == there:
+    return
+  numbers = range(len(benchmark.prompts))
+  made = [path for path in map(benchmark.path, numbers) if path.exists()]
+  if made and not overwrite:
+    if there is None:
+      raise ValueError(
+        f'{made[0]} exists, but no {plan.path_of(benchmark.out)} says how it '
+        'was made. Choose another folder, or --overwrite.'
+      )
+    plan.refuse_other(benchmark.out, there, asked)
+  for path in made:
+    if path.is_dir():
+      shutil.rmtree(path)
+    else:
+      path.unlink()
+  plan.write_plan(benchmark.out, asked)

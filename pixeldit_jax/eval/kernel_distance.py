@@ -29,12 +29,12 @@ def kernel_distance(
       f'Features of width {samples.shape[1]} and {reference.shape[1]} cannot '
       'be compared.'
     )
-  smaller = min(len(samples), len(reference))
-  if smaller < subset_size or subset_size < 2:
+  if subset_size < 2:
+    raise ValueError(f'subset_size={subset_size}: at least 2.')
+  if min(len(samples), len(reference)) < subset_size:
     raise ValueError(
-      f'KID draws subsets of {subset_size}, but there are {len(samples)} '
-      f'samples and {len(reference)} reference images; subset_size must be 2 '
-      f'to {smaller}.'
+      f'KID draws subsets of {subset_size:,} images; there are '
+      f'{len(samples):,} samples and {len(reference):,} reference images.'
     )
   # The legacy generator is frozen by NumPy: its draws never change.
   rng = np.random.RandomState(seed)

@@ -46,11 +46,13 @@ def read_prompts(text: str | None, path: str | None) -> list[str]:
   """'a red seven; a blue two', or the lines of a file.
 
   Raises:
-    FileNotFoundError: there is no such file.
+    OSError: there is no such file.
     ValueError: both, neither, or no prompt in them.
   """
-  if (text is None) == (path is None):
+  if text is None and path is None:
     raise ValueError('a run with texts needs --prompts or --prompts_file.')
+  if text is not None and path is not None:
+    raise ValueError('--prompts and --prompts_file: give one of them.')
   if path is not None:
     parts = pathlib.Path(path).read_text(encoding='utf-8').splitlines()
   else:

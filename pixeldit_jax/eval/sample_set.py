@@ -1,9 +1,8 @@
 """A set of samples on disk: made by all processes, held whole by none.
 
 Image i depends on the weights, the sampler, the seed, its label or prompt and
-i alone.
-Each process writes the shards that fall to it; the set goes on where it was
-stopped.
+i alone. Each process writes the shards that fall to it; the set goes on where
+it was stopped.
 """
 
 import concurrent.futures
@@ -19,13 +18,12 @@ import numpy as np
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
-from pixeldit_jax import sharding
 from pixeldit_jax.data import contact_sheet
-from pixeldit_jax.eval.fingerprint import fingerprint
 from pixeldit_jax.eval.image_sets import NpzImages
 from pixeldit_jax.eval.progress import Progress
 from pixeldit_jax.eval.prompt_set import Prompts
 from pixeldit_jax.eval.prompts import make_prompt_sampler
+from pixeldit_jax.eval.run_weights import restore_run, settings_of
 from pixeldit_jax.eval.sample_grid import image_grid, write_png
 from pixeldit_jax.eval.sample_store import SHARD, SampleStore
 from pixeldit_jax.eval.sampling import (
@@ -33,9 +31,8 @@ from pixeldit_jax.eval.sampling import (
   sample_images,
   whole_batch,
 )
-from pixeldit_jax.train.checkpoint import restore_weights
 from pixeldit_jax.train.config import model_config
-from pixeldit_jax.typing import Int, PyTree
+from pixeldit_jax.typing import Int
 
 log = logging.getLogger(__name__)
 
@@ -92,7 +89,7 @@ def make_sample_set(
     path: the `.npz` to write, on a disk that all processes see.
     count: images in the set.
     labels: classes that take turns, as `parse_labels` reads them.
-    prompts: of a text network; the set then has their numbers as labels.
+    prompts: of a text network; they take turns.
     ema, step: which weights.
     overwrite: whether a set of other settings at `path` makes room.
 
@@ -101,7 +98,8 @@ def make_sample_set(
 
   Raises:
     FileNotFoundError: the run has no such checkpoint.
-    ValueError: labels that are not there, or a set of other settings.
+    ValueError: labels that are not there, a size that does not divide into
+      patches, or a set of other settings.
   """
   if prompts is None:
     classes = parse_labels(labels, config.model.num_classes, count)
@@ -109,14 +107,13 @@ def make_sample_set(
   else:
     classes = prompts.numbers(count)
     told = prompts.told
-  mesh = sharding.make_mesh(config.mesh)
-  rules = sharding.make_rules(config.mesh)
-  weights, step = restore_weights(
-    workdir, model_config(config), mesh, ema=ema, step=step, rules=rules
-  )
-  settings = _settings(config, weights) | dict(step=step, ema=ema) | told
-  size = prompts.size if prompts else None
-  store, pending = _open(path, count, config, settings, size, overwrite)
+  side = config.data.resolution
+  size = prompts and prompts.size or (side, side)
+  model_config(config).grid(*size)  # before anything is written
+  mesh, weights, step = restore_run(config, workdir, ema=ema, step=step)
+  settings = settings_of(config, weights, ema=ema, step=step) | told
+  shape = (*size, config.model.in_channels)
+  store, pending = _open(path, count, shape, settings, overwrite)
   if pending:
     log.info(
       'Sampling %s of %s images from step %d of %s.',
@@ -129,22 +126,9 @@ def make_sample_set(
     _fill(store, pending, classes, whole_batch(config, mesh), images_of)
   multihost_utils.sync_global_devices(f'sampled {path}')
   if jax.process_index() == 0:
-    store.finish(classes)
+    store.finish(None if prompts else classes)
   multihost_utils.sync_global_devices(f'samples {path}')
   return dict(settings, count=count, workdir=str(workdir))
-
-
-def _settings(config: ConfigDict, weights: PyTree) -> dict:
-  """All that decides an image but its place, label and class."""
-  sampler = config.sampler.to_dict()
-  sampler.pop('batch_size')
-  return dict(
-    sampler=sampler,
-    seed=config.seed,
-    resolution=config.data.resolution,
-    dtype=config.model.dtype,
-    weights=fingerprint(weights),
-  )
 
 
 def _make_images_of(config, mesh, weights, classes, prompts):
@@ -165,11 +149,9 @@ def _make_images_of(config, mesh, weights, classes, prompts):
 
 
 def _open(
-  path, count, config, settings, size, overwrite
+  path, count, shape, settings, overwrite
 ) -> tuple[SampleStore, list[range]]:
   """The store and its pending shards, as the first process finds them."""
-  side = config.data.resolution
-  shape = (*(size or (side, side)), config.model.in_channels)
   store = None
   if jax.process_index() == 0:
     options = dict(shard=SHARD, overwrite=overwrite)

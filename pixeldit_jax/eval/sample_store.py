@@ -5,15 +5,14 @@ which are missing. At the end they are streamed into one file, which appears
 under its name only when it is whole. The bytes depend on the images alone.
 """
 
-import json
 import os
 import pathlib
 import shutil
-import uuid
 import zipfile
 
 import numpy as np
 
+from pixeldit_jax.eval import plan as plans
 from pixeldit_jax.typing import Int, UInt8
 
 SHARD = 64  # images per file: 13 MB at 256x256
@@ -53,33 +52,27 @@ class SampleStore:
     self.path = pathlib.Path(path)
     self.count, self.shape, self.shard = count, tuple(shape), shard
     self._folder = self.path.with_name(self.path.name + '.shards')
-    self._plan = self.path.with_name(self.path.name + '.json')
     plan = dict(settings, count=count, shape=list(shape), shard=shard)
-    plan = json.loads(json.dumps(plan))  # tuples become lists, as when read
-    there = None
-    if self._plan.exists():
-      there = json.loads(self._plan.read_text())
+    plan = plans.as_json(plan)
+    there = plans.read_plan(self.path)
     if overwrite and there != plan:
       self._remove()
     elif there is not None:
-      _refuse_other(self._plan, there, plan)
+      plans.refuse_other(self.path, there, plan)
       return
     elif self.path.exists():
       raise ValueError(
-        f'{self.path} exists, but no {self._plan.name} says how it was made. '
-        'Evaluate it with --images, or move it away.'
+        f'{self.path} exists, but no {plans.path_of(self.path).name} says how '
+        'it was made. Evaluate it with --images, or move it away.'
       )
     self._folder.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(plan, indent=2, sort_keys=True) + '\n'
-    # All hosts write the same plan: each beside in a file of its own.
-    own = f'{uuid.uuid4().hex}.tmp'
-    _replace(self._plan, lambda file: file.write(text.encode()), own)
+    plans.write_plan(self.path, plan)
 
   def _remove(self):
     # The plan goes last: images without one are never taken for any set's.
     self.path.unlink(missing_ok=True)
     shutil.rmtree(self._folder, ignore_errors=True)
-    self._plan.unlink(missing_ok=True)
+    plans.path_of(self.path).unlink(missing_ok=True)
 
   @property
   def finished(self) -> bool:
@@ -156,9 +149,9 @@ class SampleStore:
           stream.write(labels.tobytes())
 
 
-def _replace(path: pathlib.Path, write, suffix: str = 'tmp'):
+def _replace(path: pathlib.Path, write):
   """Writes a file beside its place, then renames it."""
-  beside = path.with_name(f'{path.name}.{suffix}')
+  beside = path.with_name(f'{path.name}.tmp')
   with open(beside, 'wb') as file:
     write(file)
   os.replace(beside, path)
@@ -177,12 +170,3 @@ def _write_header(stream, dtype: np.dtype, shape: tuple[int, ...]):
     'shape': shape,
   }
   np.lib.format.write_array_header_1_0(stream, header)
-
-
-def _refuse_other(path: pathlib.Path, there: dict, asked: dict):
-  for key in sorted(there.keys() | asked.keys()):
-    if there.get(key) != asked.get(key):
-      raise ValueError(
-        f'{path} describes samples of {key}={there.get(key)}, now asked for '
-        f'{key}={asked.get(key)}. Choose another folder, or --overwrite.'
-      )

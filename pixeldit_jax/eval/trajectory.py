@@ -9,12 +9,10 @@ import numpy as np
 from ml_collections import ConfigDict
 from PIL import Image
 
-from pixeldit_jax import sharding
+from pixeldit_jax.eval.run_weights import restore_run
 from pixeldit_jax.eval.sample_grid import image_grid, write_png
 from pixeldit_jax.eval.sample_set import parse_labels
 from pixeldit_jax.eval.sampling import make_sample_fn, sample_images
-from pixeldit_jax.train.checkpoint import restore_weights
-from pixeldit_jax.train.config import model_config
 from pixeldit_jax.typing import UInt8
 
 log = logging.getLogger(__name__)
@@ -45,11 +43,7 @@ def draw_path(
     ema, step: which weights.
   """
   (label,) = parse_labels(labels, config.model.num_classes, 1)
-  mesh = sharding.make_mesh(config.mesh)
-  rules = sharding.make_rules(config.mesh)
-  weights, _ = restore_weights(
-    workdir, model_config(config), mesh, ema=ema, step=step, rules=rules
-  )
+  mesh, weights, _ = restore_run(config, workdir, ema=ema, step=step)
   sample = make_sample_fn(config, mesh, path=True)
   first, classes = np.array([0]), np.array([label])
   ((path,),) = sample_images(config, mesh, sample, weights, first, classes, 1)

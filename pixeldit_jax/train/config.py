@@ -244,6 +244,8 @@ def validate(config: ConfigDict) -> None:
   solvers.named(sampler.solver)
   grid.time_grid(sampler.steps, sampler.shift, sampler.start)
   guidance.check_interval(sampler.interval)
+  if not math.isfinite(sampler.guidance):
+    raise ValueError(f'sampler.guidance={sampler.guidance}: must be finite.')
   optimizer = config.optimizer
   if optimizer.name not in OPTIMIZERS:
     raise ValueError(
@@ -268,7 +270,7 @@ def validate(config: ConfigDict) -> None:
       f'checkpoint.best_is={config.checkpoint.best_is!r}: lowest or highest.'
     )
   parse_steps(config.log.trace)
-  if config.data.batch_size % optimizer.accumulate:
+  if config.data.batch_size % max(1, optimizer.accumulate):
     raise ValueError(
       f'data.batch_size={config.data.batch_size} does not divide into '
       f'optimizer.accumulate={optimizer.accumulate} parts.'

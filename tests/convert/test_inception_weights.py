@@ -46,6 +46,14 @@ def test_damaged_download_is_refused(tmp_path):
     convert.load_inception(path)
 
 
+def test_a_file_of_something_else_is_refused(tmp_path):
+  pytest.importorskip('torch')
+  path = tmp_path / 'inception.pth'
+  path.write_bytes(b'root:x:0:0:root:/root:/bin/sh')
+  with pytest.raises(ValueError, match='is no PyTorch file'):
+    convert.load_inception(path)
+
+
 def _without_a_layer(tensors):
   return {n: v for n, v in tensors.items() if 'Mixed_7c.branch1x1' not in n}
 

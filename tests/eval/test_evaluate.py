@@ -69,7 +69,7 @@ def test_a_set_against_itself(tiny_network):
   metrics = result['metrics']
   assert metrics['fid'] < 1e-6 and metrics['sfid'] < 1e-6
   assert metrics['precision'] == metrics['recall'] == 1
-  assert 'subsets of 1000' in result['missing']['kid']
+  assert 'subsets of 1,000' in result['missing']['kid']
   assert 'KID' in evaluate.table(result)
 
 

@@ -91,6 +91,14 @@ def test_prompts_that_are_none_are_refused(tmp_path):
   bad.write_text('{"prompt": "a cat"}\n{"text": "a dog"}\n')
   with pytest.raises(ValueError, match='bad.jsonl, line 2.*prompt'):
     open_export(f'geneval:{bad}', tmp_path)
+  bad.write_text('{"prompt": 3}\n')
+  with pytest.raises(ValueError, match='bad.jsonl, line 1'):
+    open_export(f'geneval:{bad}', tmp_path)
+  bad.write_text('')
+  with pytest.raises(ValueError, match='is empty'):
+    open_export(f'geneval:{bad}', tmp_path)
+  with pytest.raises(FileNotFoundError, match='is no file'):
+    open_export(f'geneval:{tmp_path}', tmp_path)
   with pytest.raises(FileNotFoundError, match='no .txt files'):
     open_export(f'dpg:{tmp_path}', tmp_path)
   with pytest.raises(ValueError, match='geneval:FILE'):

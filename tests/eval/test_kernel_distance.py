@@ -35,7 +35,7 @@ def test_unbiased_where_both_sets_are_alike():
 
 
 def test_bad_input_is_refused():
-  with pytest.raises(ValueError, match='subset_size must be 2 to 99'):
+  with pytest.raises(ValueError, match='1,000 images; there are 99 samples'):
     kernel_distance(_features(99, 0), _features(200, 1))
   with pytest.raises(ValueError, match='width 32 and 31'):
     kernel_distance(_features(9, 0), _features(9, 1)[:, :31])

@@ -42,7 +42,7 @@ def test_prompts_take_turns_and_stand_below_their_images(text_run, tmp_path):
   assert settings['prompts'] == TEXTS and settings['size'] == [14, 21]
   with np.load(path) as file:
     assert file['arr_0'].shape == (7, 14, 21, 3)
-    assert file['arr_1'].tolist() == [0, 1, 2, 0, 1, 2, 0]
+    assert 'arr_1' not in file  # numbers of prompts are no classes
   sample_set.write_grid(tmp_path / 'grid.png', path, prompts)
   grid = np.asarray(Image.open(tmp_path / 'grid.png'))
   bare = np.full_like(grid, 255)
@@ -71,6 +71,30 @@ def test_a_benchmark_gets_four_images_of_each_prompt(text_run, tmp_path):
   assert sorted(p.name for p in out.iterdir()) == ['0.png', '1.png', '2.png']
   assert Image.open(out / '1.png').size == (42, 28)
 
+  # One that was stopped goes on, but not with other images.
+  (out / '1.png').unlink()
+  kept, old = (out / '0.png').stat().st_mtime_ns, (out / '2.png').read_bytes()
+  exports.export_run(*text_run, benchmark, prompts)
+  assert (out / '1.png').exists()
+  assert (out / '0.png').stat().st_mtime_ns == kept
+  other = Prompts(benchmark.prompts, WordEncoder(), 'dark', (14, 21))
+  with pytest.raises(ValueError, match='negative=, now asked.*negative=dark'):
+    exports.export_run(*text_run, benchmark, other)
+  exports.export_run(*text_run, benchmark, other, overwrite=True)
+  assert (out / '2.png').read_bytes() != old
+  (tmp_path / 'out.json').unlink()
+  with pytest.raises(ValueError, match='no .*out.json says how'):
+    exports.export_run(*text_run, benchmark, other)
+
+
+def test_a_size_that_does_not_divide_leaves_nothing(text_run, tmp_path):
+  for size in ((14, 15), (-14, 14), (0, 14)):
+    prompts = Prompts(TEXTS, WordEncoder(), size=size)
+    with pytest.raises(ValueError, match='does not divide'):
+      path = tmp_path / 'samples.npz'
+      sample_set.make_sample_set(*text_run, path, 3, prompts=prompts)
+  assert not list(tmp_path.iterdir())
+
 
 def test_prompts_come_from_a_flag_or_a_file(tmp_path):
   file = tmp_path / 'prompts.txt'
@@ -79,7 +103,7 @@ def test_prompts_come_from_a_flag_or_a_file(tmp_path):
   assert read_prompts('a red seven; blue digit 2;', None) == TEXTS[:2]
   for text, path, named in (
     (None, None, '--prompts'),
-    ('a', str(file), '--prompts'),
+    ('a', str(file), 'one of them'),
     (' ; ', None, 'no prompt'),
   ):
     with pytest.raises(ValueError, match=named):

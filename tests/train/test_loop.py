@@ -179,6 +179,8 @@ def test_what_changes_speed_alone_may_change(tmp_path):
     ({'sampler.interval': (0.5, 0.2)}, 'interval'),
     ({'optimizer.schedule': 'step'}, 'cosine'),
     ({'optimizer.accumulate': 3}, 'accumulate'),
+    ({'optimizer.accumulate': 0}, 'accumulate=0'),
+    ({'sampler.guidance': float('nan')}, 'guidance=nan'),
     ({'optimizer.warmup_steps': 6}, 'warm up for less'),
     ({'ema.decay': 1.5}, 'ema.decay'),
     ({'flow.shift': 0.0}, 'flow.shift'),
