@@ -69,8 +69,8 @@ def main(argv):
     sys.exit(f'encode_text.py: {error}')
   print(
     f'{done["images"]} images, {done["without"]} without a caption (theirs is '
-    f'the empty text); {encoder.truncated} captions cut at {encoder.tokens} '
-    f'tokens. Width {encoder.width}, checksum {encoder.checksum[:12]}.'
+    f'the empty text); {encoder.truncated} captions cut now at '
+    f'{encoder.tokens} tokens. Width {encoder.width}, checksum {encoder.checksum[:12]}.'
   )
 
 

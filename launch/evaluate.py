@@ -108,22 +108,16 @@ def _check_flags():
 
 def _measure(first: bool):
   """The result in the first process, or None."""
-  from pixeldit_jax.eval import image_sets, measure, sweep
+  from pixeldit_jax.eval import image_sets, measure
 
-  # What may be missing is found before hours of sampling.
+  # What may be missing is found before hours of reading and sampling.
   network = feature_network.open_network(
     _FEATURES.value, _WEIGHTS.value, _FEATURE_BATCH.value
   )
   config = images = None
   resolution = 28 if _FEATURES.value == 'digits' else None
   if sample_flags.WORKDIR.value:
-    config = sample_flags.read_config()
-    if config.model.text_width:
-      raise ValueError(
-        'the run draws what prompts ask for: make samples with launch/sample.py'
-        ' --prompts_file=, and measure them by --images=.../samples.npz.'
-      )
-    points = sweep.parse_factors(_SWEEP.value)
+    config, points = _read_run()
     resolution = config.data.resolution
   elif _IMAGES.value:
     images = image_sets.open_images(_IMAGES.value, _NUM_SAMPLES.value)
@@ -149,10 +143,36 @@ def _measure(first: bool):
     config,
     sample_flags.WORKDIR.value,
     _OUT.value,
-    50_000 if _NUM_SAMPLES.value is None else _NUM_SAMPLES.value,
+    _count(),
     ema=ema,
     **options,
   )
+
+
+def _count() -> int:
+  return 50_000 if _NUM_SAMPLES.value is None else _NUM_SAMPLES.value
+
+
+def _read_run():
+  """The configuration and the points of the sweep; all flags are checked."""
+  from pixeldit_jax.eval import sample_set, sweep
+  from pixeldit_jax.train.checkpoint import newest_for_reading
+
+  config = sample_flags.read_config()
+  if config.model.text_width:
+    raise ValueError(
+      'the run draws what prompts ask for: make samples with launch/sample.py '
+      '--prompts_file=, and measure them by --images=.../samples.npz.'
+    )
+  points = sweep.parse_factors(_SWEEP.value)
+  for point in points:
+    sweep.at_point(config, point)
+  count = min(_count(), _SWEEP_SAMPLES.value) if points else _count()
+  labels = sample_flags.LABELS.value
+  sample_set.parse_labels(labels, config.model.num_classes, count)
+  item = 'ema' if sample_flags.EMA.value else 'weights'
+  newest_for_reading(sample_flags.WORKDIR.value, item, sample_flags.STEP.value)
+  return config, points
 
 
 def _best_of_sweep(config, points, ema, options):

@@ -175,13 +175,20 @@ def _fill(store, pending, classes, size, images_of):
   wanted = np.concatenate([np.asarray(span) for span in pending])
   indices = np.unique(wanted // size)[:, None] * size + np.arange(size)
   indices = indices[indices < len(classes)]
-  report, done = Progress('Sampled', len(wanted)), 0
-  parts = _cut(images_of(indices), indices, pending)
+  batches = _watched(images_of(indices), Progress('Sampled', len(indices)))
+  parts = _cut(batches, indices, pending)
   for number, (span, images) in enumerate(parts):
     if number % jax.process_count() == jax.process_index():
       store.write(span, images)
-    done += len(span)
+
+
+def _watched(batches: Iterator[np.ndarray], report) -> Iterator[np.ndarray]:
+  """The batches; how many images they were is reported as they come."""
+  done = 0
+  for images in batches:
+    done += len(images)
     report(done)
+    yield images
 
 
 def _cut(

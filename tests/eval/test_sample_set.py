@@ -35,6 +35,18 @@ def test_a_set_and_its_pictures(tiny_run, tmp_path):
   ]
 
 
+def test_the_speed_is_that_of_whole_batches(tiny_run, tmp_path, monkeypatch):
+  told = []
+  monkeypatch.setattr(
+    sample_set,
+    'Progress',
+    lambda verb, count: lambda n: told.append((n, count)),
+  )
+  monkeypatch.setattr(sample_set, 'SHARD', 3)  # batches are of 8
+  _make(tiny_run, tmp_path / 'a.npz', 20)
+  assert told == [(8, 20), (16, 20), (20, 20)]
+
+
 def test_stopped_after_any_shard_it_goes_on(tiny_run, tmp_path, monkeypatch):
   monkeypatch.setattr(sample_set, 'SHARD', 3)  # batches are of 8
   _make(tiny_run, tmp_path / 'a.npz')

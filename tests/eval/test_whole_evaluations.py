@@ -66,7 +66,7 @@ def test_one_set_from_one_device_eight_devices_and_two_processes(
   config, workdir = tiny_run
   common = [f'--workdir={workdir}', '--num_samples=70', '--features=digits']
   one = tmp_path / 'one'
-  run(*common, f'--out={one}', '--config.sampler.batch_size=64')
+  run(*common, f'--out={one}', '--config.sampler.batch_size=7')
   two = tmp_path / 'two'
   with socket.socket() as listening:
     listening.bind(('', 0))
@@ -75,7 +75,7 @@ def test_one_set_from_one_device_eight_devices_and_two_processes(
     start(
       *common,
       f'--out={two}',
-      '--config.sampler.batch_size=7',
+      '--config.sampler.batch_size=64',
       f'--coordinator_address=localhost:{port}',
       '--num_processes=2',
       f'--process_id={i}',
@@ -117,7 +117,8 @@ def test_killed_at_any_moment_it_ends_the_same(tiny_run, tmp_path):
   def joined():  # or being joined, which a busy machine may oversleep
     return any(broken.glob('samples.npz')) or any(broken.glob('*.npz.tmp'))
 
-  moments = [shards.is_dir, sampled(3), sampled(11), joined, joined]
+  grid = (broken / 'samples.png').exists  # the last before it measures
+  moments = [shards.is_dir, sampled(3), sampled(11), joined, grid]
   for moment in moments:
     process = start(*flags, f'--out={broken}')
     while not moment() and process.poll() is None:
