@@ -70,7 +70,8 @@ def main(argv):
   print(
     f'{done["images"]} images, {done["without"]} without a caption (theirs is '
     f'the empty text); {encoder.truncated} captions cut now at '
-    f'{encoder.tokens} tokens. Width {encoder.width}, checksum {encoder.checksum[:12]}.'
+    f'{encoder.tokens} tokens. Width {encoder.width}, checksum '
+    f'{encoder.checksum[:12]}.'
   )
 
 

@@ -98,6 +98,17 @@ def write(
   return side_arrays.read_manifest(path, name)
 
 
+def refuse_other(
+  path: str, name: str, *, meta: Mapping[str, Any], dtype: str = 'bfloat16'
+) -> None:
+  """Raises ValueError where `write` would, as the name holds something else.
+
+  The arguments are those of `write`.
+  """
+  shards.check_shards(path)
+  _is_done(path, _describe(path, name, meta, dtype))
+
+
 def _describe(path: str, name: str, meta: Mapping, dtype: str) -> dict:
   """Returns what decides the bytes of a side array."""
   reserved = ('manifest', 'images', 'buckets')

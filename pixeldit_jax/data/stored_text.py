@@ -36,6 +36,9 @@ def store(
       f'{path} has no captions: prepare images that have them (a .txt or .json '
       'beside each, or metadata.csv; see data/captions.py)'
     )
+  # Both, before hours of work on the first.
+  for name, dtype in ((TEXT, 'bfloat16'), (MASK, 'bool')):
+    side_array_writer.refuse_other(path, name, meta=encoder.meta, dtype=dtype)
   null, null_mask = encoder.encode([''])
   shared |= dict(
     meta=encoder.meta,

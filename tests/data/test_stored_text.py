@@ -103,6 +103,12 @@ def test_a_changed_encoder_is_refused(prepared):
   stored_text.store(prepared, Letters())
   with pytest.raises(ValueError, match="checksum.*'a'.*'b'"):
     stored_text.store(prepared, Letters('b'))
+  # One of the two arrays is gone, the other is still of the first encoder.
+  (pathlib.Path(prepared) / f'{TEXT}.json').unlink()
+  other = Letters('b')
+  with pytest.raises(ValueError, match='delete text_mask.json'):
+    stored_text.store(prepared, other)
+  assert not other.read
 
 
 def test_images_without_captions_are_refused(prepared):
