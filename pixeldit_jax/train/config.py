@@ -19,7 +19,11 @@ from pixeldit_jax.train.trace import parse_steps
 STORED = 'features'  # in place of a teacher: those beside the images
 SCHEDULES = ('constant', 'cosine', 'linear')
 OPTIMIZERS = ('adamw', 'came')
-FEATURES = ('inception', 'digits')  # networks that metrics compare by
+# Networks that metrics compare by, and what evaluations while training give.
+FEATURES = {
+  'inception': ('fid', 'sfid', 'inception_score'),
+  'digits': ('frechet_distance', 'class_agreement', 'precision', 'recall'),
+}
 
 
 def get_config() -> ConfigDict:
@@ -304,6 +308,8 @@ def validate(config: ConfigDict) -> None:
       raise ValueError(f'{name}={value}: between {low} and {high}.')
   if config.eval.every:
     _check_eval(config)
+  if config.checkpoint.best:
+    _check_best(config)
   if not config.flow.shift > 0:
     raise ValueError(f'flow.shift={config.flow.shift}: must be positive.')
 
@@ -318,7 +324,7 @@ def _check_eval(config: ConfigDict) -> None:
     )
   if options.features not in FEATURES:
     raise ValueError(
-      f'eval.features={options.features!r}: use one of {FEATURES}.'
+      f'eval.features={options.features!r}: use one of {tuple(FEATURES)}.'
     )
   if not options.reference and options.features != 'digits':
     raise ValueError(
@@ -329,6 +335,20 @@ def _check_eval(config: ConfigDict) -> None:
     raise ValueError(
       'eval.every: evaluation is of classes, but this network has none; set '
       'eval.every=0.'
+    )
+
+
+def _check_best(config: ConfigDict) -> None:
+  """Raises ValueError where no evaluation tells which checkpoint is best."""
+  best, features = config.checkpoint.best, config.eval.features
+  if not config.eval.every:
+    raise ValueError(
+      f'checkpoint.best={best!r} is a number of evaluations: set eval.every.'
+    )
+  if best not in FEATURES[features]:
+    raise ValueError(
+      f'checkpoint.best={best!r}: evaluations with eval.features={features!r} '
+      f'give {", ".join(FEATURES[features])}.'
     )
 
 

@@ -13,7 +13,7 @@ from pixeldit_jax.eval.image_sets import open_images
 from pixeldit_jax.eval.metric_evaluator import make_metric_evaluator
 from pixeldit_jax.eval.reference import read_reference
 from pixeldit_jax.eval.sample_grid import image_grid
-from pixeldit_jax.train.config import get_config, validate
+from pixeldit_jax.train.config import FEATURES, get_config, validate
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def test_numbers_are_those_of_the_same_samples_on_disk(
   sample_set.make_sample_set(*tiny_run, path, 20)
   images = open_images(path)
   expected = evaluate_images(images, reference, network, settings={})['metrics']
-  assert {'fid', 'sfid', 'inception_score', 'class_agreement'} <= set(told)
+  assert {*FEATURES['inception'], 'class_agreement'} <= set(told)
   for name, value in told.items():
     if name != 'samples':
       assert value == pytest.approx(expected[name], rel=1e-6), name
@@ -60,6 +60,11 @@ def test_numbers_are_those_of_the_same_samples_on_disk(
     ({'eval.features': 'clip'}, "eval.features='clip'"),
     ({'eval.features': 'digits', 'eval.samples': 1}, 'at least 2 images'),
     ({'eval.features': 'digits', 'eval.every': -1}, 'eval.every=-1'),
+    (
+      {'eval.features': 'digits', 'checkpoint.best': 'fid'},
+      "best='fid'.* give frechet_distance",
+    ),
+    ({'checkpoint.best': 'fid', 'eval.every': 0}, 'set eval.every'),
   ],
   ids=str,
 )

@@ -56,19 +56,27 @@ def test_the_demonstration_of_text_runs_through(tmp_path):
 
   # Other prompts and another size, by hand.
   wide = ['--height=12', '--width=28', f'--out={out}/wide']
+  one_step = '--config.sampler.steps=1'
   wanted = ['--prompts=a red 7; a blue 2', '--negative_prompt=green']
-  done = sample(out / 'run', *wide, *wanted, '--config.sampler.steps=1')
+  done = launch('sample', out / 'run', *wide, *wanted, one_step)
   assert done.returncode == 0, done.stderr
   with np.load(out / 'wide/samples.npz') as file:
     assert file['arr_0'].shape == (2, 12, 28, 3)
-  done = sample(out / 'run', f'--out={out}/none')
-  assert done.returncode != 0
-  assert 'needs --prompts or --prompts_file' in done.stderr.splitlines()[-1]
+  none = f'--out={out}/none'
+  for command, flags, named in (
+    ('sample', [], 'needs --prompts or --prompts_file'),
+    ('sample', ['--prompts_file=/'], 'directory'),
+    ('evaluate', ['--features=digits'], 'launch/sample.py --prompts_file'),
+  ):
+    done = launch(command, out / 'run', none, *flags)
+    assert done.returncode == 1
+    assert named in done.stderr.splitlines()[-1]
+  assert not (out / 'none').exists()
 
 
-def sample(workdir, *flags):
+def launch(command, workdir, *flags):
   return subprocess.run(
-    [sys.executable, 'launch/sample.py', f'--workdir={workdir}', *flags],
+    [sys.executable, f'launch/{command}.py', f'--workdir={workdir}', *flags],
     cwd=ROOT,
     capture_output=True,
     text=True,
