@@ -8,6 +8,10 @@ again, it goes on where it was.
 --config=configs/imagenet256.py:preset=ep320 samples a run, or released weights
 that launch/convert.py made one of, as the paper did after 320 epochs.
 
+A run with texts takes --prompts='a red seven; a blue two' or --prompts_file in
+place of --labels; the grid shows them. --export writes the four images of each
+prompt that GenEval and DPG-Bench read into --out.
+
 --trajectory also shows how the first sample comes out of the noise:
 trajectory.png is animated, trajectory_strip.png a row of moments.
 """
