@@ -10,8 +10,9 @@ the same digits.
 import pathlib
 import sys
 
+import command
 import distributed
-from absl import app, flags
+from absl import flags
 from ml_collections import config_flags
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -28,9 +29,7 @@ flags.adopt_module_key_flags(distributed)
 flags.mark_flags_as_required(['config'])
 
 
-def main(argv):
-  if len(argv) > 1:
-    sys.exit(f'ablate.py: {argv[1:]} are not flags; write --name=value.')
+def main():
   from pixeldit_jax import sharding
   from pixeldit_jax.convert.vision import load_dinov2, write_dinov2
   from pixeldit_jax.eval import ablation
@@ -73,4 +72,4 @@ def main(argv):
 
 
 if __name__ == '__main__':
-  app.run(main)
+  command.run(main)

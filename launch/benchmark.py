@@ -12,7 +12,8 @@ import json
 import pathlib
 import sys
 
-from absl import app, flags
+import command
+from absl import flags
 from ml_collections import config_flags
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -29,9 +30,7 @@ _JSON = flags.DEFINE_string('json', None, 'File for the figures.')
 flags.mark_flags_as_required(['config'])
 
 
-def main(argv):
-  if len(argv) > 1:
-    sys.exit(f'benchmark.py: {argv[1:]} are not flags; write --name=value.')
+def main():
   from pixeldit_jax.data import throughput
   from pixeldit_jax.data.sources import open_source
   from pixeldit_jax.eval import speed
@@ -66,4 +65,4 @@ def main(argv):
 
 
 if __name__ == '__main__':
-  app.run(main)
+  command.run(main)

@@ -18,7 +18,8 @@ import os
 import pathlib
 import sys
 
-from absl import app, flags
+import command
+from absl import flags
 from ml_collections import config_flags
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -43,9 +44,7 @@ def _flags_agree(values):
   return values['table'] or (values['config'] and values['topology'])
 
 
-def main(argv):
-  if len(argv) > 1:
-    sys.exit(f'compile.py: {argv[1:]} are not flags; write --name=value.')
+def main():
   os.environ.setdefault('JAX_PLATFORMS', 'cpu')  # the TPUs are not here
   from pixeldit_jax.eval import compiled, compiled_table
   from pixeldit_jax.eval.topology import OutOfMemory
@@ -71,4 +70,4 @@ def main(argv):
 
 
 if __name__ == '__main__':
-  app.run(main)
+  command.run(main)

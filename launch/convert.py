@@ -15,7 +15,8 @@ the file. --out is a .safetensors, .pth or .ckpt with the names of the release.
 import pathlib
 import sys
 
-from absl import app, flags
+import command
+from absl import flags
 from ml_collections import config_flags
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -55,9 +56,7 @@ _INSTRUCTION = flags.DEFINE_string(
 flags.mark_flag_as_required('workdir')
 
 
-def main(argv):
-  if len(argv) > 1:
-    sys.exit(f'convert.py: {argv[1:]} are not flags; write --name=value.')
+def main():
   import jax
 
   from pixeldit_jax.train.metrics import start_log
@@ -130,4 +129,4 @@ def _out_of_workdir():
 
 
 if __name__ == '__main__':
-  app.run(main)
+  command.run(main)

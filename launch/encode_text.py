@@ -12,8 +12,9 @@ with the flags below or on a cluster that JAX knows, over one file system.
 import os
 import sys
 
+import command
 import distributed
-from absl import app, flags
+from absl import flags
 
 _DATA = flags.DEFINE_string('data', None, 'Folder of shards with captions.')
 _ENCODER = flags.DEFINE_string(
@@ -37,9 +38,7 @@ flags.adopt_module_key_flags(distributed)
 flags.mark_flag_as_required('data')
 
 
-def main(argv):
-  if len(argv) > 1:
-    sys.exit(f'encode_text.py: {argv[1:]} are not flags; write --name=value.')
+def main():
   # JAX only joins the processes here: the GPUs' memory is for the encoder.
   os.environ.setdefault('XLA_PYTHON_CLIENT_PREALLOCATE', 'false')
   # Imported here: --help has no need of them.
@@ -76,4 +75,4 @@ def main(argv):
 
 
 if __name__ == '__main__':
-  app.run(main)
+  command.run(main)

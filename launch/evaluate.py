@@ -22,10 +22,11 @@ uses. Without them, --features=digits measures 28x28 digits offline.
 import pathlib
 import sys
 
+import command
 import distributed
 import feature_network
 import sample_flags
-from absl import app, flags
+from absl import flags
 
 _OUT = flags.DEFINE_string('out', None, 'Folder to write to; made if absent.')
 _NUM_SAMPLES = flags.DEFINE_integer(
@@ -69,9 +70,7 @@ flags.adopt_module_key_flags(distributed)
 flags.adopt_module_key_flags(sample_flags)
 
 
-def main(argv):
-  if len(argv) > 1:
-    sys.exit(f'evaluate.py: {argv[1:]} are not flags; write --name=value.')
+def main():
   import jax
   from jax.experimental import multihost_utils
 
@@ -212,4 +211,4 @@ def _read_reference(network, resolution):
 
 
 if __name__ == '__main__':
-  app.run(main)
+  command.run(main)

@@ -14,7 +14,8 @@ teacher sees in each image, for REPA without running it:
 import sys
 import time
 
-from absl import app, flags
+import command
+from absl import flags
 
 _SOURCE = flags.DEFINE_string(
   'source', None, 'what to read, e.g. folder:/path or tfds:imagenet2012:train'
@@ -44,9 +45,7 @@ _PATCH_SIZE = flags.DEFINE_integer(
 flags.mark_flags_as_required(['source', 'out'])
 
 
-def main(argv):
-  if len(argv) > 1:
-    sys.exit(f'prepare_data.py: {argv[1:]} are not flags; write --name=value.')
+def main():
   # Imported here: --help has no need of them.
   from pixeldit_jax.data import prepare
   from pixeldit_jax.data.shard_job import Settings
@@ -95,4 +94,4 @@ def _make_store(settings):
 
 
 if __name__ == '__main__':
-  app.run(main)
+  command.run(main)

@@ -19,9 +19,10 @@ trajectory.png is animated, trajectory_strip.png a row of moments.
 import pathlib
 import sys
 
+import command
 import distributed
 import sample_flags
-from absl import app, flags
+from absl import flags
 
 _OUT = flags.DEFINE_string('out', None, 'Folder to write to; made if absent.')
 _NUM_SAMPLES = flags.DEFINE_integer(
@@ -49,9 +50,7 @@ flags.adopt_module_key_flags(sample_flags)
 flags.mark_flags_as_required(['workdir', 'out'])
 
 
-def main(argv):
-  if len(argv) > 1:
-    sys.exit(f'sample.py: {argv[1:]} are not flags; write --name=value.')
+def main():
   import jax
 
   from pixeldit_jax.eval import exports, sample_set, trajectory
@@ -122,4 +121,4 @@ def _read_prompts(config):
 
 
 if __name__ == '__main__':
-  app.run(main)
+  command.run(main)

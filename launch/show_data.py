@@ -7,7 +7,8 @@ import contextlib
 import pathlib
 import sys
 
-from absl import app, flags
+import command
+from absl import flags
 from ml_collections import config_flags
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -18,9 +19,7 @@ _COUNT = flags.DEFINE_integer('count', 64, 'Images to draw.', lower_bound=1)
 flags.mark_flags_as_required(['config'])
 
 
-def main(argv):
-  if len(argv) > 1:
-    sys.exit(f'show_data.py: {argv[1:]} are not flags; write --name=value.')
+def main():
   # Imported here: --help has no need of them.
   from pixeldit_jax.data.buckets import make_bucket_pipeline
   from pixeldit_jax.data.pipeline import make_pipeline
@@ -64,4 +63,4 @@ def _draw(source, batches, count):
 
 
 if __name__ == '__main__':
-  app.run(main)
+  command.run(main)

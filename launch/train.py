@@ -7,9 +7,10 @@ file named `trace` in the workdir of a running job asks for a profiler trace.
 
 import sys
 
+import command
 import distributed
 import feature_network
-from absl import app, flags
+from absl import flags
 from ml_collections import config_flags
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -28,9 +29,7 @@ flags.adopt_module_key_flags(distributed)
 flags.mark_flags_as_required(['config', 'workdir'])
 
 
-def main(argv):
-  if len(argv) > 1:
-    sys.exit(f'train.py: {argv[1:]} are not flags; write --name=value.')
+def main():
   # Imported here: --help has no need of them.
   from pixeldit_jax import sharding
   from pixeldit_jax.convert.vision import load_teacher
@@ -63,4 +62,4 @@ def main(argv):
 
 
 if __name__ == '__main__':
-  app.run(main)
+  command.run(main)

@@ -65,7 +65,7 @@ def test_a_run_is_trained_and_sampled(tmp_path):
         '--workdir={}/r',
         '--config.model.hedas=3',
       ],
-      'hedas',
+      "--config has no key 'hedas'",
     ),
     (
       [
@@ -75,6 +75,10 @@ def test_a_run_is_trained_and_sampled(tmp_path):
         '--config.sampler.solver=rk4',
       ],
       'flow_dpm',
+    ),
+    (
+      ['train', '--config=configs/mnist.py', '--workdir={}/r', 'steps=9'],
+      "['steps=9'] are not flags",
     ),
     (['sample', '--workdir={}/nowhere', '--out={}/o'], 'holds no run'),
     (

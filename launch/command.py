@@ -1,0 +1,26 @@
+"""Starts a command: what is wrong with its flags is told in one line."""
+
+import pathlib
+import sys
+from collections.abc import Callable
+
+from absl import app
+
+
+def run(main: Callable[[], None]) -> None:
+  """Parses the flags and calls `main`."""
+  app.run(lambda argv: main(), flags_parser=_parse)
+
+
+def _parse(argv: list[str]) -> list[str]:
+  name = pathlib.Path(argv[0]).name
+  try:
+    argv = app.parse_flags_with_usage(argv)
+  except (AttributeError, KeyError) as error:
+    # ml_collections has the key, and one of those there that comes near it.
+    key, *near = str(error.args[0]).replace('"', '').splitlines()
+    more = ' '.join([*near, 'All keys: pixeldit_jax/train/config.py.'])
+    sys.exit(f'{name}: --config has no key {key}. {more}')
+  if argv[1:]:
+    sys.exit(f'{name}: {argv[1:]} are not flags; write --name=value.')
+  return argv
