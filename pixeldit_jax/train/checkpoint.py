@@ -77,12 +77,12 @@ class _Policy:
 
   def should_preserve(self, checkpoints: Sequence, *, context) -> list[bool]:
     del context
-    steps = [info.step for info in checkpoints]
+    rule, steps = self._checkpoint, [info.step for info in checkpoints]
     kept = retention.kept(
       steps,
-      newest=self._checkpoint.keep,
-      period=self._checkpoint.keep_period,
-      best=retention.best_step(steps, self._numbers, self._checkpoint),
+      newest=rule.keep,
+      period=rule.keep_period,
+      best=retention.best_step(steps, self._numbers, rule.best, rule.best_is),
     )
     return [step in kept for step in steps]
 

@@ -1,8 +1,7 @@
 """Which checkpoints of a run are kept: the newest, every n-th, and the best."""
 
+import math
 from collections.abc import Collection, Mapping
-
-from ml_collections import ConfigDict
 
 
 def kept(
@@ -31,22 +30,24 @@ def kept(
 def best_step(
   steps: Collection[int],
   numbers: Mapping[int, Mapping[str, float]],
-  checkpoint: ConfigDict,
+  metric: str,
+  best_is: str,
 ) -> int | None:
-  """The step whose `checkpoint.best` is best; None where none has it.
+  """The step whose number is best; None where none has it.
 
   Args:
     steps: of all checkpoints.
     numbers: what evaluations found, by step.
-    checkpoint: `config.checkpoint`.
+    metric: the name of a number; '' is none.
+    best_is: lowest or highest. What is not finite is never best.
   """
   values = {
-    step: numbers[step][checkpoint.best]
+    step: numbers[step][metric]
     for step in steps
-    if checkpoint.best in numbers.get(step, {})
+    if math.isfinite(numbers.get(step, {}).get(metric, math.nan))
   }
   if not values:
     return None
-  choose = {'lowest': min, 'highest': max}[checkpoint.best_is]
+  choose = {'lowest': min, 'highest': max}[best_is]
   # Of equal ones the newest.
   return choose(sorted(values, reverse=True), key=values.get)

@@ -6,6 +6,11 @@ import sys
 
 import numpy as np
 import pytest
+from etils import epath
+
+from pixeldit_jax.train import wholeness
+from pixeldit_jax.train.config import get_config
+from pixeldit_jax.train.workdir import write_config
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -46,6 +51,28 @@ def test_a_run_is_trained_and_sampled(tmp_path):
     np.testing.assert_array_equal(file['arr_1'], [7] * 5)
 
 
+def test_checkpoints_are_listed_and_deleted(tmp_path):
+  write_config(str(tmp_path), get_config())
+  for step in (10, 20, 30):
+    folder = epath.Path(tmp_path) / 'checkpoints' / str(step)
+    folder.mkdir(parents=True)
+    (folder / 'weights').write_text('1')
+    (folder / '_CHECKPOINT_METADATA').write_text('{}')
+    wholeness.write_files(folder)
+  (folder / 'weights').write_text('2')
+  run = f'--workdir={tmp_path}'
+  done = launch('checkpoints', run, '--keep=1')
+  assert done.returncode == 0, done.stderr
+  assert '--delete would delete: 10, 20.' in done.stdout
+  done = launch('checkpoints', run, '--verify')
+  assert done.returncode == 1 and not done.stderr
+  assert 'weights has other bytes than were written' in done.stdout
+  done = launch('checkpoints', run, '--keep=1', '--damaged', '--delete')
+  assert done.returncode == 0, done.stderr
+  assert 'Deleted: 10, 30.' in done.stdout
+  assert [p.name for p in (tmp_path / 'checkpoints').iterdir()] == ['20']
+
+
 @pytest.mark.parametrize(
   'flags, named',
   [
@@ -81,6 +108,8 @@ def test_a_run_is_trained_and_sampled(tmp_path):
       "['steps=9'] are not flags",
     ),
     (['sample', '--workdir={}/nowhere', '--out={}/o'], 'holds no run'),
+    (['checkpoints', '--workdir={}/nowhere'], 'holds no run'),
+    (['checkpoints', '--workdir={}/nowhere', '--delete'], '--keep=N'),
     (
       ['sample', '--workdir={}/r', '--out={}/o', '--config.seed=1'],
       'holds no run',

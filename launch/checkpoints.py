@@ -1,0 +1,81 @@
+"""Lists the checkpoints of a run, checks them, deletes some of them.
+
+python launch/checkpoints.py --workdir=runs/xl256           # sizes of files
+python launch/checkpoints.py --workdir=runs/xl256 --verify  # every byte
+python launch/checkpoints.py --workdir=runs/xl256 --keep=2 --keep_period=50000 \
+  --best=fid             # tells what this rule would delete
+... --delete             # and deletes it, once every byte was read
+
+The newest whole checkpoint is never deleted, and nothing while the run trains.
+Exit code 1 says that a checkpoint is damaged, or that nothing could be done.
+"""
+
+import os
+import sys
+
+from absl import app, flags, logging
+
+_WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the run.')
+_VERIFY = flags.DEFINE_bool(
+  'verify', False, 'Read every byte; else the sizes of files are compared.'
+)
+_KEEP = flags.DEFINE_integer(
+  'keep', None, 'The rule: this many of the newest stay.', lower_bound=1
+)
+_PERIOD = flags.DEFINE_integer(
+  'keep_period', 0, 'And every so many steps; 0 is none.', lower_bound=0
+)
+_BEST = flags.DEFINE_string(
+  'best', None, 'And the best by this number, shown above all others.'
+)
+_BEST_IS = flags.DEFINE_enum(
+  'best_is', None, ['lowest', 'highest'], 'What of it is best.'
+)
+_DAMAGED = flags.DEFINE_bool('damaged', False, 'Damaged ones go too.')
+_DELETE = flags.DEFINE_bool('delete', False, 'Delete; else only tell.')
+flags.mark_flags_as_required(['workdir'])
+
+
+def main(argv):
+  if len(argv) > 1:
+    sys.exit(f'checkpoints.py: {argv[1:]} are not flags; write --name=value.')
+  if _KEEP.value is None and (_DELETE.value or _PERIOD.value or _DAMAGED.value):
+    sys.exit('checkpoints.py: a rule needs --keep=N, how many stay.')
+  logging.set_verbosity(logging.ERROR)  # Orbax tells a lot
+  os.environ['JAX_PLATFORMS'] = 'cpu'  # leaves the chips to the run
+  from pixeldit_jax.train import inventory
+  from pixeldit_jax.train.workdir import read_config
+
+  run, gone = _WORKDIR.value, []
+  try:
+    checkpoint = read_config(run).checkpoint
+    best = checkpoint.best if _BEST.value is None else _BEST.value
+    rule = dict(
+      keep=_KEEP.value,
+      period=_PERIOD.value,
+      best=best,
+      best_is=_BEST_IS.value or checkpoint.best_is,
+      damaged=_DAMAGED.value,
+    )
+    if _DELETE.value:
+      found, gone = inventory.delete(run, **rule)
+    else:
+      found = inventory.entries(run, checksums=_VERIFY.value)
+    print(inventory.table(found, best) if found else 'There is none.')
+    if _DELETE.value:
+      print(f'Deleted: {_steps(gone)}.')
+    elif _KEEP.value is not None:
+      chosen = inventory.to_delete(found, **rule)
+      print(f'--delete would delete: {_steps(chosen)}.')
+  except (ValueError, OSError) as error:
+    sys.exit(f'checkpoints.py: {error}')
+  damaged = [e for e in found if not (e.whole or e.put_aside or e in gone)]
+  sys.exit(bool(damaged))
+
+
+def _steps(entries):
+  return ', '.join(f'{entry.step:,}' for entry in entries) or 'none'
+
+
+if __name__ == '__main__':
+  app.run(main)
