@@ -4,6 +4,7 @@
 --what=sample    whole sampling loops from random weights
 --what=data      decoding alone, and the whole input pipeline
 --what=features  the FID Inception network, from uint8 images to features
+--what=checkpoint  the state saved while steps go on, in --folder
 
 Prints a line for each figure; --json=FILE writes them too.
 """
@@ -13,27 +14,34 @@ import pathlib
 import sys
 
 import command
-from absl import flags
+from absl import flags, logging
 from ml_collections import config_flags
 
 _CONFIG = config_flags.DEFINE_config_file(
   'config', None, 'File of the run; --config.key=value changes one value.'
 )
 _WHAT = flags.DEFINE_enum(
-  'what', 'train', ['train', 'sample', 'data', 'features'], 'What to measure.'
+  'what',
+  'train',
+  ['train', 'sample', 'data', 'features', 'checkpoint'],
+  'What to measure.',
 )
 _COUNT = flags.DEFINE_integer(
   'count', 10, 'Steps or sampling loops that are timed.', lower_bound=1
 )
 _PROFILE = flags.DEFINE_string('profile', None, 'Folder for a trace.')
+_FOLDER = flags.DEFINE_string(
+  'folder', None, 'Where a checkpoint is written, and removed afterwards.'
+)
 _JSON = flags.DEFINE_string('json', None, 'File for the figures.')
 flags.mark_flags_as_required(['config'])
 
 
 def main():
+  logging.set_verbosity(logging.WARNING)  # Orbax tells a lot
   from pixeldit_jax.data import throughput
   from pixeldit_jax.data.sources import open_source
-  from pixeldit_jax.eval import speed
+  from pixeldit_jax.eval import checkpoint_speed, speed
 
   try:
     config = _CONFIG.value
@@ -43,6 +51,10 @@ def main():
       report = speed.measure_sampling(config, _COUNT.value, _PROFILE.value)
     elif _WHAT.value == 'features':
       report = speed.measure_features(config.data.resolution, _COUNT.value)
+    elif _WHAT.value == 'checkpoint':
+      report = checkpoint_speed.measure_checkpoint(
+        config, _COUNT.value, _FOLDER.value
+      )
     else:
       data = config.data
       report = throughput.measure(
