@@ -1,5 +1,6 @@
 """What a run is made with: versions, command, git, devices."""
 
+import functools
 import importlib.metadata
 import pathlib
 import platform
@@ -27,6 +28,7 @@ def environment() -> dict[str, Any]:
   )
 
 
+@functools.cache  # they take a second to read
 def packages() -> dict[str, str]:
   """The version of every package that Python finds."""
   return {
