@@ -96,6 +96,14 @@ class Record:
       if not isinstance(value, np.ndarray)
     }
     workdir.add_evaluation(self._folder, step, self.numbers[step])
+    best, known = self._config.checkpoint.best, self.numbers[step]
+    if best and known and best not in known:
+      log.warning(
+        'checkpoint.best=%s is not among the numbers of this evaluation, so '
+        'no checkpoint is kept for it: %s.',
+        best,
+        sorted(known),
+      )
 
   def _lock(self):
     """Process 0 holds the workdir; all hear whether it could."""

@@ -49,6 +49,7 @@ def read_config(workdir: str) -> ConfigDict:
 
   Raises:
     FileNotFoundError: there is no run.
+    ValueError: the file is damaged.
   """
   path = epath.Path(workdir) / 'config.json'
   if not path.is_file():
@@ -56,7 +57,7 @@ def read_config(workdir: str) -> ConfigDict:
       f'workdir {workdir} holds no run: {path} is absent. Give the --workdir '
       'that launch/train.py was given.'
     )
-  return ConfigDict(json.loads(path.read_text()))
+  return ConfigDict(_parse(path, path.read_text()))
 
 
 def changes(workdir: str, config: ConfigDict) -> dict[str, tuple[Any, Any]]:
@@ -133,7 +134,7 @@ def write_progress(workdir: str, progress: Mapping[str, Any]) -> None:
 def read_progress(workdir: str) -> dict[str, Any]:
   """What `write_progress` wrote last; empty before."""
   path = epath.Path(workdir) / 'progress.json'
-  return json.loads(path.read_text()) if path.is_file() else {}
+  return _parse(path, path.read_text()) if path.is_file() else {}
 
 
 def add_history(workdir: str, event: str, **facts) -> None:
@@ -167,7 +168,16 @@ def _lines(workdir: str, name: str) -> list[dict[str, Any]]:
   path = epath.Path(workdir) / name
   if not path.is_file():
     return []
-  return [json.loads(line) for line in path.read_text().splitlines()]
+  return [_parse(path, line) for line in path.read_text().splitlines()]
+
+
+def _parse(path: epath.Path, text: str) -> Any:
+  try:
+    return json.loads(text)
+  except ValueError as error:
+    raise ValueError(
+      f'{path} is damaged ({error}): bring back a copy, or correct it by hand.'
+    ) from error
 
 
 def _append(workdir: str, name: str, line: Mapping[str, Any]) -> None:

@@ -76,6 +76,16 @@ def test_a_run_does_not_start_anew_where_checkpoints_were(folder):
       record.start_anew()
 
 
+def test_a_best_that_no_evaluation_finds_is_told(folder, caplog):
+  config = get_config()
+  config.checkpoint.best = 'fdi'
+  with Record(folder, config) as record:
+    record.evaluated(10, dict(samples=np.zeros((2, 2, 3), np.uint8)))
+    assert not caplog.records
+    record.evaluated(20, dict(fid=2.5))
+  assert 'checkpoint.best=fdi is not among' in caplog.text
+
+
 def test_numbers_of_evaluations_are_kept_without_pictures(folder):
   found = dict(fid=np.float32(2.5), samples=np.zeros((2, 2, 3), np.uint8))
   with Record(folder, get_config()) as record:

@@ -106,6 +106,18 @@ def test_history_and_evaluations_are_added_to(run, tmp_path):
   assert not list(tmp_path.glob('*.tmp'))
 
 
+def test_a_damaged_file_is_named(run, tmp_path):
+  readers = {
+    'config.json': workdir.read_config,
+    'progress.json': workdir.read_progress,
+    'history.jsonl': workdir.read_history,
+  }
+  for name, read in readers.items():
+    (tmp_path / name).write_text('{"step": 3')
+    with pytest.raises(ValueError, match=f'{name} is damaged'):
+      read(run)
+
+
 def test_one_process_writes(run, tmp_path, monkeypatch):
   monkeypatch.setattr(jax, 'process_index', lambda: 1)
   workdir.add_history(run, 'start')
