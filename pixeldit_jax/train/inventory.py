@@ -14,6 +14,8 @@ from etils import epath
 from pixeldit_jax.train import lock, retention, wholeness, workdir
 from pixeldit_jax.train.checkpoint import DAMAGED, folder_of, steps_in
 
+_SHOWN = 10  # damaged files of a checkpoint
+
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
@@ -113,7 +115,10 @@ def table(found: Sequence[Entry], metric: str = '') -> str:
   for row, entry in zip(rows, (None, *found)):
     cells = [cell.rjust(width) for cell, width in zip(row, widths)]
     lines.append('  '.join([*cells, row[4]]).rstrip())
-    lines += [f'    {damage}' for damage in (entry.damage if entry else ())]
+    damage = entry.damage if entry else ()
+    lines += [f'    {line}' for line in damage[:_SHOWN]]
+    if damage[_SHOWN:]:
+      lines.append(f'    and {len(damage) - _SHOWN} more')
   return '\n'.join(lines)
 
 

@@ -52,6 +52,8 @@ def test_a_table_tells_all_of_them(run, monkeypatch):
   assert lines[6].split()[0] == '50' and lines[6].split()[-1] == 'aside'
   assert lines[7] == '    ema/d has 10 bytes of 1,000'
   assert 'fid 3  kid 0.25' in inventory.table(found)
+  monkeypatch.setattr(inventory, '_SHOWN', 0)
+  assert inventory.table(found).splitlines()[-1] == '    and 1 more'
   # By sizes alone the changed byte is not seen.
   assert inventory.entries(str(run), checksums=False)[4].whole
 
