@@ -1,8 +1,8 @@
 """How long a checkpoint holds the loop, how long it is written, in what memory.
 
 The state of a configuration is saved twice as in training, the second time in
-memory that the first has taken from the system. Meanwhile steps go on: reading
-all numbers of the state stands for them, as to change them takes no longer.
+memory that the first has taken from the system. Steps that go on meanwhile are
+stand-ins, which read all of the EMA and change nothing.
 """
 
 import contextlib
