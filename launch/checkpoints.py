@@ -13,7 +13,8 @@ Exit code 1 says that a checkpoint is damaged, or that nothing could be done.
 import os
 import sys
 
-from absl import app, flags, logging
+import command
+from absl import flags, logging
 
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the run.')
 _VERIFY = flags.DEFINE_bool(
@@ -36,9 +37,7 @@ _DELETE = flags.DEFINE_bool('delete', False, 'Delete; else only tell.')
 flags.mark_flags_as_required(['workdir'])
 
 
-def main(argv):
-  if len(argv) > 1:
-    sys.exit(f'checkpoints.py: {argv[1:]} are not flags; write --name=value.')
+def main():
   if _KEEP.value is None and (_DELETE.value or _PERIOD.value or _DAMAGED.value):
     sys.exit('checkpoints.py: a rule needs --keep=N, how many stay.')
   logging.set_verbosity(logging.ERROR)  # Orbax tells a lot
@@ -78,4 +77,4 @@ def _steps(entries):
 
 
 if __name__ == '__main__':
-  app.run(main)
+  command.run(main)

@@ -17,8 +17,10 @@ def _parse(argv: list[str]) -> list[str]:
   try:
     argv = app.parse_flags_with_usage(argv)
   except (AttributeError, KeyError) as error:
-    # ml_collections has the key, and one of those there that comes near it.
-    key, *near = str(error.args[0]).replace('"', '').splitlines()
+    said = error  # by ml_collections: the key, and one that comes near it
+    while isinstance(said, Exception):
+      said = said.args[0]
+    key, *near = said.replace('"', '').splitlines()
     more = ' '.join([*near, 'All keys: pixeldit_jax/train/config.py.'])
     sys.exit(f'{name}: --config has no key {key}. {more}')
   if argv[1:]:
