@@ -6,6 +6,7 @@ stand-ins, which read all of the EMA and change nothing.
 """
 
 import contextlib
+import math
 import statistics
 import tempfile
 import threading
@@ -14,15 +15,16 @@ import time
 import grain
 import jax
 import jax.numpy as jnp
+import numpy as np
 from ml_collections import ConfigDict
 
 from pixeldit_jax import sharding
-from pixeldit_jax.eval.lent_memory import lend
 from pixeldit_jax.train import wholeness
 from pixeldit_jax.train.checkpoint import Checkpoints, folder_of
 from pixeldit_jax.train.config import model_config, validate
 from pixeldit_jax.train.optimizer import make_optimizer
 from pixeldit_jax.train.state import TrainState, abstract_state, state_shardings
+from pixeldit_jax.typing import PyTree
 
 _TICK = 0.02  # seconds between two looks at the memory
 
@@ -32,8 +34,8 @@ def measure_checkpoint(
 ) -> dict[str, float | str]:
   """Saves the state of a run twice, while steps go on.
 
-  On a CPU, whose memory is the host's, the state lies in `lent_memory`: as that
-  of an accelerator it takes none of the host's.
+  On a CPU, whose memory is the host's, all arrays of the state lie in that of
+  the largest (`lent`): as those of an accelerator they take none of the host's.
 
   Args:
     config: of the run.
@@ -101,7 +103,7 @@ def _make_state(config: ConfigDict) -> TrainState:
   shardings = state_shardings(model, tx, mesh, rules)
   like = abstract_state(model, tx, shardings)
   if jax.default_backend() == 'cpu':
-    return lend(like)
+    return lent(like)
 
   def make():
     keys = jax.random.split(jax.random.key(0), len(jax.tree.leaves(like)))
@@ -109,6 +111,33 @@ def _make_state(config: ConfigDict) -> TrainState:
     return jax.tree.map(_random, like, keys)
 
   return jax.jit(make, out_shardings=shardings)()
+
+
+def lent(like: PyTree) -> PyTree:
+  """Arrays on a CPU that all lie on the same random numbers; counters are 0.
+
+  Args:
+    like: shapes, types and shardings; floats are of 32 bits.
+  """
+
+  def shape(a):
+    return a.sharding.shard_shape(a.shape)
+
+  floats = [a for a in jax.tree.leaves(like) if a.dtype == jnp.float32]
+  count = max((math.prod(shape(a)) for a in floats), default=0)
+  # XLA takes memory as it is from a multiple of 64 on, else it copies.
+  memory = np.empty(4 * count + 64, np.uint8)
+  start = -memory.ctypes.data % 64
+  numbers = memory[start : start + 4 * count].view(np.float32)
+  np.random.default_rng(0).standard_normal(dtype=np.float32, out=numbers)
+
+  def make(a):
+    shard = np.zeros(shape(a), a.dtype)
+    if a.dtype == jnp.float32:
+      shard = numbers[: shard.size].reshape(shard.shape)
+    return jax.make_array_from_callback(a.shape, a.sharding, lambda _: shard)
+
+  return jax.tree.map(make, like)
 
 
 def _random(like, key):
