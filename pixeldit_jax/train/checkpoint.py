@@ -28,10 +28,11 @@ log = logging.getLogger(__name__)
 
 # An array that is the same on many devices is cut among them to be written,
 # which costs a small program for each cut. Below 1 MiB one device writes it.
-ocp.type_handlers.register_type_handler(
-  jax.Array,
-  ocp.type_handlers.ArrayHandler(min_slice_bytes_for_replica_parallel=2**20),
-  override=True,
+_ARRAYS = ocp.type_handlers.create_type_handler_registry(
+  (
+    jax.Array,
+    ocp.type_handlers.ArrayHandler(min_slice_bytes_for_replica_parallel=2**20),
+  )
 )
 
 FOLDER = 'checkpoints'
@@ -121,7 +122,10 @@ class Checkpoints:
     # Uncompressed, files are written from the copy of the state itself, and
     # need no memory of their own; trained float32 shrinks by 8% at most.
     handlers = {
-      item: ocp.PyTreeCheckpointHandler(use_compression=False) for item in ITEMS
+      item: ocp.PyTreeCheckpointHandler(
+        use_compression=False, type_handler_registry=_ARRAYS
+      )
+      for item in ITEMS
     }
     handlers |= {k: ocp.JsonCheckpointHandler() for k in ('data', 'account')}
     self._manager = _Manager(
