@@ -12,7 +12,13 @@ from collections.abc import Mapping, Sequence
 import jax
 import numpy as np
 from jax.experimental import mesh_utils
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import (
+  AbstractMesh,
+  AxisType,
+  Mesh,
+  NamedSharding,
+  PartitionSpec,
+)
 
 from pixeldit_jax.typing import Int, PyTree
 
@@ -147,6 +153,19 @@ def use(mesh: Mesh, rules: Rules = RULES):
       yield
   finally:
     _context.reset(token)
+
+
+def platform(mesh: Mesh | AbstractMesh | None = None) -> str:
+  """'cpu', 'gpu' or 'tpu': what a program is compiled for.
+
+  That is where the devices of `mesh`, by default that of the context, are;
+  without a mesh JAX's default.
+  """
+  mesh = jax.sharding.get_abstract_mesh() if mesh is None else mesh
+  if isinstance(mesh, Mesh):
+    mesh = mesh.abstract_mesh
+  device = mesh.abstract_device
+  return jax.default_backend() if device is None else device.platform
 
 
 def mesh_axes(name: str) -> tuple[str, ...]:

@@ -17,7 +17,7 @@ from pixeldit_jax.model.kernels.cudnn import cudnn_attention
 from pixeldit_jax.model.kernels.sharded import MeshAxes, sharded
 from pixeldit_jax.model.kernels.splash import splash_attention
 from pixeldit_jax.model.kernels.xla import xla_attention
-from pixeldit_jax.sharding import mesh_axes
+from pixeldit_jax.sharding import mesh_axes, platform
 from pixeldit_jax.typing import Array, Bool, Float
 
 # From LONG x LONG scores on, the kernels that never hold them take over. On CPU
@@ -57,11 +57,11 @@ def attend(
   """
   _check(q_BLNK, k_BSNK, v_BSNK, mask_BS)
   mesh = jax.sharding.get_abstract_mesh() if mesh is None else mesh
-  platform = _platform(mesh)
+  on = platform(mesh)
   if implementation == 'auto':
     (_, L, _, K), S = q_BLNK.shape, k_BSNK.shape[1]
-    implementation = choose(platform, L, S, K, q_BLNK.dtype)
-  kernel = _kernel(implementation, platform, q_BLNK)
+    implementation = choose(on, L, S, K, q_BLNK.dtype)
+  kernel = _kernel(implementation, on, q_BLNK)
   # Inside somebody's shard_map the arrays are a device's own already.
   if mesh.size <= 1 or AxisType.Manual in mesh.axis_types:
     return kernel(q_BLNK, k_BSNK, v_BSNK, mask_BS)
@@ -81,14 +81,6 @@ def choose(platform: str, L: int, S: int, K: int, dtype) -> str:
   if L * S < LONG * LONG:
     return 'xla'
   return 'splash' if platform == 'tpu' else 'blockwise'
-
-
-def _platform(mesh: Mesh | AbstractMesh) -> str:
-  """'cpu', 'gpu' or 'tpu': of the mesh's devices, or else the default's."""
-  if isinstance(mesh, Mesh):
-    mesh = mesh.abstract_mesh
-  device = mesh.abstract_device
-  return jax.default_backend() if device is None else device.platform
 
 
 def _kernel(implementation: str, platform: str, q_BLNK):

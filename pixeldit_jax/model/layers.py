@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from pixeldit_jax.model.config import ModelConfig
+from pixeldit_jax.sharding import platform
 from pixeldit_jax.typing import Array, Float, Key
 
 Initializer = Callable[[Key, Sequence[int], jnp.dtype], jax.Array]
@@ -65,10 +66,27 @@ class Linear(nnx.Module):
 
   def __call__(self, x: Float[Array, '...']) -> Float[Array, '...']:
     kernel = self.kernel[...].astype(self.dtype)
-    y = jnp.tensordot(x.astype(self.dtype), kernel, axes=self.contracted)
+    y = _product(x.astype(self.dtype), kernel, self.contracted)
     if self.has_bias:
       y += self.bias[...].astype(self.dtype)
     return y
+
+
+def _product(x: Float[Array, '...'], kernel: Float[Array, '...'], axes: int):
+  """x @ kernel over the last axes of x, as many as `axes`, and the kernel's
+  first.
+
+  For a CPU as a product of matrices: in the backward pass of any other XLA
+  moves the whole kernel, element by element, before it multiplies, which took
+  a fourth of a step. Elsewhere the axes stay apart, as the mesh splits them.
+  """
+  if platform() != 'cpu':
+    return jnp.tensordot(x, kernel, axes)
+  outputs = kernel.shape[axes:]
+  leading = x.shape[: x.ndim - axes]
+  size = math.prod(kernel.shape[:axes])
+  y = jnp.tensordot(x.reshape(*leading, size), kernel.reshape(size, -1), 1)
+  return y.reshape(*leading, *outputs)
 
 
 class RMSNorm(nnx.Module):

@@ -6,6 +6,7 @@ import optax
 from ml_collections import ConfigDict
 
 from pixeldit_jax.model.pixeldit import abstract_model, matrix_axes_of
+from pixeldit_jax.train.adam import clip_by_global_norm, scale_by_adam
 from pixeldit_jax.train.came import MatrixAxes, scale_by_came
 from pixeldit_jax.train.config import model_config
 from pixeldit_jax.typing import Array, Int, PyTree
@@ -38,27 +39,41 @@ def make_schedule(config: ConfigDict) -> optax.Schedule:
   return schedule
 
 
-def make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
-  """Clipping by global norm, then AdamW or CAME."""
+def make_optimizer(
+  config: ConfigDict,
+) -> optax.GradientTransformationExtraArgs:
+  """Clipping by global norm, then AdamW or CAME.
+
+  `update(..., finite=False)` changes no state, whatever the gradients are.
+  """
   o = config.optimizer
-  schedule = make_schedule(config)
   if o.name == 'came':
-    axes = _matrix_axes(config)
-    rule = optax.chain(
-      scale_by_came(axes, beta1=o.beta1, beta2=o.beta2, beta3=o.beta3),
-      optax.add_decayed_weights(o.weight_decay, _decayed),
-      optax.scale_by_learning_rate(schedule),
-    )
+    betas = dict(beta1=o.beta1, beta2=o.beta2, beta3=o.beta3)
+    rule = _if_finite(scale_by_came(_matrix_axes(config), **betas))
   else:
-    rule = optax.adamw(
-      schedule,
-      b1=o.beta1,
-      b2=o.beta2,
-      eps=o.eps,
-      weight_decay=o.weight_decay,
-      mask=_decayed,
-    )
-  return optax.chain(optax.clip_by_global_norm(o.clip_norm), rule)
+    rule = scale_by_adam(o.beta1, o.beta2, o.eps)
+  return optax.chain(
+    clip_by_global_norm(o.clip_norm),
+    optax.chain(
+      rule,
+      optax.add_decayed_weights(o.weight_decay, _decayed),
+      _if_finite(optax.scale_by_learning_rate(make_schedule(config))),
+    ),
+  )
+
+
+def _if_finite(
+  tx: optax.GradientTransformation,
+) -> optax.GradientTransformationExtraArgs:
+  """The same, but its state stays as it is if `finite` is False."""
+
+  def update(gradients, state, weights=None, *, finite=True, **more):
+    del more
+    directions, new = tx.update(gradients, state, weights)
+    keep = lambda new, old: jnp.where(finite, new, old)  # noqa: E731
+    return directions, jax.tree.map(keep, new, state)
+
+  return optax.GradientTransformationExtraArgs(tx.init, update)
 
 
 def _matrix_axes(config: ConfigDict) -> MatrixAxes:

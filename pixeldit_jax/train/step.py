@@ -143,18 +143,22 @@ def make_update(
     finite = jnp.isfinite(norm)
     for loss in losses.values():
       finite &= jnp.isfinite(loss)
+
+    def if_finite(new, old):
+      return jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)
+
     # optax raises a float to an integer power, which strict promotion refuses.
     with jax.numpy_dtype_promotion('standard'):
-      updates, opt_state = tx.update(gradients, state.opt_state, state.trained)
-    weights, projector = split(optax.apply_updates(state.trained, updates))
+      updates, opt_state = tx.update(
+        gradients, state.opt_state, state.trained, finite=finite
+      )
+    trained = optax.apply_updates(state.trained, updates)
+    # Chosen before the average is made of them: the old ones are then free.
+    weights, projector = split(if_finite(trained, state.trained))
     ema = update_ema(
       state.ema, weights, state.step, config.ema.decay, config.ema.warmup
     )
-    weights, projector, ema, opt_state = jax.tree.map(
-      lambda new, old: jnp.where(finite, new, old),
-      (weights, projector, ema, opt_state),
-      (state.weights, state.projector, state.ema, state.opt_state),
-    )
+    ema = if_finite(ema, state.ema)
     bad_steps = jnp.where(finite, 0, state.bad_steps + 1)
     metrics = losses | dict(
       gradient_norm=norm,
