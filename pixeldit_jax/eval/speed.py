@@ -2,7 +2,7 @@
 
 Operations are those of the model (`model.cost`), not what rematerialisation
 adds. The limit is the device's known bf16 peak or, where there is none in the
-table, a 2048 x 2048 float32 matrix product timed in the same run.
+table, a 2048 x 2048 float32 matrix product timed between what is measured.
 """
 
 import copy
@@ -41,22 +41,43 @@ from pixeldit_jax.typing import PyTree
 Report = dict[str, float | str]
 
 
-def time_calls(call: Callable[[], object], count: int) -> list[float]:
-  """Seconds of each of `count` calls, after one that compiles and warms."""
+def time_calls(
+  call: Callable[[], object], count: int, between: Callable = lambda: None
+) -> list[float]:
+  """Seconds of each of `count` calls, after one that compiles and warms.
+
+  `between` runs before each, and does not count.
+  """
   jax.block_until_ready(call())
   seconds = []
   for _ in range(count):
+    between()
     started = time.perf_counter()
     jax.block_until_ready(call())
     seconds.append(time.perf_counter() - started)
   return seconds
 
 
-def matmul_flops(side: int = 2048, count: int = 5) -> float:
-  """Operations a second of a float32 matrix product on one device."""
-  a = jnp.ones((side, side), jnp.float32)
-  product = jax.jit(lambda a: a @ a)
-  return 2 * side**3 / statistics.median(time_calls(lambda: product(a), count))
+class MatrixProduct:
+  """Times a float32 matrix product of one device, a few at a time.
+
+  They are spread over a run, so that a machine with other work to do slows them
+  as it slows what they are compared with.
+  """
+
+  def __init__(self, side: int = 2048):
+    self.flops = 2 * side**3
+    self.seconds: list[float] = []
+    self._a = jnp.ones((side, side), jnp.float32)
+    self._product = jax.jit(lambda a: a @ a)
+
+  def __call__(self) -> None:
+    self.seconds += time_calls(lambda: self._product(self._a), 3)
+
+  @property
+  def rate(self) -> float:
+    """Operations a second."""
+    return self.flops / statistics.median(self.seconds)
 
 
 def measure_training(
@@ -120,8 +141,8 @@ def _measure_steps(
     return metrics
 
   with sharding.use(mesh, rules):
-    seconds = _timed(call, steps, profile)
-  return _report(seconds, B, B * train_flops(model, side, side))
+    timed = _timed(call, steps, profile)
+  return _report(timed, B, B * train_flops(model, side, side))
 
 
 def _random_target(
@@ -162,9 +183,9 @@ def measure_sampling(
     sharding.batch_sharding(mesh, rules),
   )
   sample = make_sample_fn(config, mesh)
-  seconds = _timed(lambda: sample(weights, indices, labels), count, profile)
+  timed = _timed(lambda: sample(weights, indices, labels), count, profile)
   flops = B * sampling_evaluations(config) * forward_flops(model, side, side)
-  return _report(seconds, B, flops)
+  return _report(timed, B, flops)
 
 
 def measure_features(resolution: int, count: int) -> Report:
@@ -197,15 +218,23 @@ def sampling_evaluations(config: ConfigDict) -> int:
   return len(evaluated) + guided
 
 
-def _timed(call, count, profile):
+def _timed(
+  call: Callable[[], object], count: int, profile: str | None
+) -> tuple[list[float], MatrixProduct | None]:
+  """Seconds of calls and, without a known peak, products between them."""
+  product = None if peak_flops(jax.devices()[0]) else MatrixProduct()
+  between = product or (lambda: None)
   if profile is None:
-    return time_calls(call, count)
+    return time_calls(call, count, between), product
   jax.block_until_ready(call())
   with jax.profiler.trace(profile):
-    return time_calls(call, count)
+    return time_calls(call, count, between), product
 
 
-def _report(seconds: list[float], images: int, flops: float) -> Report:
+def _report(
+  timed: tuple[list[float], MatrixProduct | None], images: int, flops: float
+) -> Report:
+  seconds, product = timed
   devices, device = jax.device_count(), jax.devices()[0]
   median = statistics.median(seconds)
   report: Report = dict(
@@ -216,12 +245,11 @@ def _report(seconds: list[float], images: int, flops: float) -> Report:
     seconds_max=max(seconds),
     tflops=flops / median / 1e12,
   )
-  if peak := peak_flops(device):
-    report['mfu'] = flops / median / (peak * devices)
+  if product is None:
+    report['mfu'] = flops / median / (peak_flops(device) * devices)
   else:
-    rate = matmul_flops()
-    report['matmul_tflops'] = rate / 1e12
-    report['of_matmul'] = flops / median / rate
+    report['matmul_tflops'] = product.rate / 1e12
+    report['of_matmul'] = flops / median / product.rate
   memory = device.memory_stats() or {}
   if 'peak_bytes_in_use' in memory:
     report['peak_gigabytes'] = memory['peak_bytes_in_use'] / 1e9

@@ -6,7 +6,9 @@ would.
 
 import importlib.util
 import os
+import pathlib
 import re
+import tempfile
 from typing import NamedTuple
 
 import jax
@@ -135,19 +137,36 @@ def compile_for_tpu(lowered: jax.stages.Lowered) -> jax.stages.Compiled:
   Raises:
     OutOfMemory: the program needs more HBM than a chip has.
   """
-  try:
-    return lowered.compile()
-  except jax.errors.JaxRuntimeError as error:
-    if 'RESOURCE_EXHAUSTED' not in str(error):
-      raise
-    raise OutOfMemory(summarize_exhausted(str(error))) from None
+  with tempfile.TemporaryDirectory() as folder:
+    try:
+      # The error names no array; the report that is written before it does.
+      return lowered.compile(compiler_options={'xla_dump_to': folder})
+    except jax.errors.JaxRuntimeError as error:
+      if 'RESOURCE_EXHAUSTED' not in str(error):
+        raise
+      found = sorted(pathlib.Path(folder).glob('*memory-usage-report.txt'))
+      report = found[-1].read_text() if found else ''
+      raise OutOfMemory(summarize_exhausted(str(error), report)) from None
 
 
-def summarize_exhausted(text: str, count: int = 5) -> list[str]:
-  """The compiler's message in some lines: used, limit, largest arrays."""
-  used = re.search(r'Used (\S+) of (\S+) hbm', text)
-  sizes = re.findall(r'Size: (\S+).*?Shape: (\S+)', text, re.DOTALL)
-  return [
-    f'needs {used[1]} of {used[2]} HBM' if used else text.splitlines()[0],
-    *(f'{size} {shape}' for size, shape in sizes[:count]),
+def summarize_exhausted(
+  error: str, report: str, count: int = 5, shapes: int = 3
+) -> list[str]:
+  """How much is needed of what there is, and the largest allocations.
+
+  Args:
+    error: the compiler's message.
+    report: its table of allocations, the largest first; each is of several
+      arrays where those are not needed at the same time.
+    count: allocations to tell.
+    shapes: arrays to tell of each.
+  """
+  sizes = re.search(r'\((\S+)\) exceeds available HBM \((\S+)\)', error)
+  lines = [
+    f'needs {sizes[1]} of {sizes[2]} HBM' if sizes else error.splitlines()[0]
   ]
+  for size, arrays in re.findall(r'%\);\s*(\S+);.*; (.+)', report)[:count]:
+    arrays = re.findall(r'\w+\[[\d,]*\]', arrays)
+    more = f' and {len(arrays) - shapes} more' * (len(arrays) > shapes)
+    lines.append(f'{size} {" ".join(arrays[:shapes])}{more}')
+  return lines

@@ -1,5 +1,6 @@
 """What the TPU compiler makes of training: FSDP's traffic, nothing whole."""
 
+import re
 import subprocess
 import sys
 
@@ -8,7 +9,11 @@ import pytest
 from pixeldit_jax import sharding
 from pixeldit_jax.eval.compiled import compile_report, describe
 from pixeldit_jax.eval.compiled_table import BEGIN, END, ROWS, write_table
-from pixeldit_jax.eval.topology import make_topology, summarize_exhausted
+from pixeldit_jax.eval.topology import (
+  OutOfMemory,
+  make_topology,
+  summarize_exhausted,
+)
 from pixeldit_jax.train.config import get_config
 
 COMPILE = 'launch/compile.py'
@@ -47,15 +52,39 @@ def test_a_mesh_off_the_torus_and_an_unknown_slice_are_refused():
     make_topology('v9:1x1')
 
 
+@pytest.mark.slow
+def test_what_does_not_fit_is_told_with_its_largest_arrays():
+  pytest.importorskip('libtpu')
+  config = xl_of_two_blocks()
+  config.model.patch_depth = 1
+  config.data.batch_size = 16 * 1024  # and no rematerialisation
+  with pytest.raises(OutOfMemory) as refused:
+    compile_report(config, 'v5e:4x4', 'train')
+  needed, *largest = refused.value.lines
+  assert re.fullmatch(r'needs \d+\.\d+G of 15\.75G HBM', needed)
+  assert len(largest) == 5
+  # The modulation of all pixels is 3 GiB of it.
+  assert any('3.00GiB' in line and '[1024,64,' in line for line in largest)
+
+
 def test_out_of_memory_is_told_in_lines():
-  text = (
-    'RESOURCE_EXHAUSTED: Ran out of memory. Used 20.1G of 15.75G hbm.\n'
-    'Size: 2.00G\nOperator: op\nShape: bf16[8,16]{1,0}\n'
+  error = (
+    'RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required '
+    'for HLO temporaries (18.30G) exceeds available HBM (15.75G).'
   )
-  assert summarize_exhausted(text) == [
-    'needs 20.1G of 15.75G HBM',
-    '2.00G bf16[8,16]{1,0}',
+  report = (
+    'Memory Space: default (color=0)\nTotal bytes: 19645856768 (18.30GiB)\n'
+    '  cumulative_size;  size;  offset; used_by_n_values; shapes_list\n'
+    '    3.00GiB( 10%);  3.00GiB;   82416;  4; bf16[8,64,1], 3×f32[4]\n'
+    '    4.00GiB( 15%);  1.00GiB;   9;  1; s8[], u8[1], u8[2], u8[3]\n'
+  )
+  assert summarize_exhausted(error, report) == [
+    'needs 18.30G of 15.75G HBM',
+    '3.00GiB bf16[8,64,1] f32[4]',
+    '1.00GiB s8[] u8[1] u8[2] and 1 more',
   ]
+  other = 'RESOURCE_EXHAUSTED: no room.\nmore'
+  assert summarize_exhausted(other, '') == ['RESOURCE_EXHAUSTED: no room.']
 
 
 def test_a_file_without_a_place_for_the_table_is_refused(tmp_path):
