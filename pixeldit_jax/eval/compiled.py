@@ -169,9 +169,10 @@ def replicated(arguments: PyTree) -> list[str]:
 
 def _gathered(hlo: Program, weights: PyTree) -> list[str]:
   """Large buffers that hold a split weight, of all layers, whole."""
+  blocks = {k: w for k, w in weights.items() if k.endswith('_blocks')}
   split = {
     a.shape
-    for a in jax.tree.leaves(weights)
+    for a in jax.tree.leaves(blocks)
     if not a.sharding.is_fully_replicated and len(a.shape) > 2
   }
   return [

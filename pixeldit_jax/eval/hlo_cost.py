@@ -1,7 +1,7 @@
 """Operations and traffic of a compiled program, for one device.
 
 Operations are 2 for a multiply-add of dots and convolutions (a TPU program has
-dots as convolutions) and what custom kernels declare of themselves. Traffic is
+dots as convolutions) and those of kernels of attention. Traffic is
 what one device receives in each collective of a group of n:
 
 | all-gather         | (n - 1) / n of the result         |
@@ -15,7 +15,13 @@ import math
 import re
 from typing import NamedTuple
 
-from pixeldit_jax.eval.hlo import Computation, Instruction, Program, Visit
+from pixeldit_jax.eval.hlo import (
+  Buffer,
+  Computation,
+  Instruction,
+  Program,
+  Visit,
+)
 
 COLLECTIVES = (
   'all-gather',
@@ -24,6 +30,9 @@ COLLECTIVES = (
   'all-to-all',
   'collective-permute',
 )
+
+# Matrix products in the kernels of splash attention, by the start of the name.
+SPLASH = {'splash_mha_fwd': 2, 'splash_mha_dq': 3, 'splash_mha_dkv': 4}
 
 
 class Collective(NamedTuple):
@@ -63,11 +72,34 @@ def _flops(instruction: Instruction, computation: Computation) -> int:
     contracted = (left[int(a)] for a in axes[1].split(',') if a)
     return 2 * math.prod(instruction.result[0].shape) * math.prod(contracted)
   if instruction.opcode == 'custom-call':
-    told = re.search(
-      r'"cost_estimate":\{"flops":"(\d+)"', instruction.attributes
-    )
-    return int(told[1]) if told else 0
+    return _kernel_flops(instruction, computation)
   return 0
+
+
+def _kernel_flops(instruction: Instruction, computation: Computation) -> int:
+  """What a kernel declares, or the products of splash attention.
+
+  That declares nothing. Each of its products is one of all queries [.., L, K]
+  with all keys [.., S, K], whatever the order of axes in memory.
+  """
+  told = re.search(r'"cost_estimate":\{"flops":"(\d+)"', instruction.attributes)
+  if told:
+    return int(told[1])
+  products = next(
+    (n for name, n in SPLASH.items() if instruction.name.startswith(name)), 0
+  )
+  if not products:
+    return 0
+  operands = [computation.instructions[n].result for n in instruction.operands]
+  heads = [math.prod(b.shape) for b, *_ in operands if _of_heads(b)]
+  own = next(b for b in instruction.result if _of_heads(b))
+  rows = math.prod(own.shape) // own.shape[-2]  # of K, for all heads
+  return 2 * products * heads[0] * heads[1] // rows
+
+
+def _of_heads(buffer: Buffer) -> bool:
+  """True for queries, keys, values and what is made in their shape."""
+  return buffer.dtype in ('bf16', 'f32') and len(buffer.shape) > 2
 
 
 def _convolution_flops(instruction: Instruction, computation: Computation):
