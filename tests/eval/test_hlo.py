@@ -117,3 +117,29 @@ def test_tuples_are_read_whole():
   )
   assert (found.name, found.opcode, found.operands) == ('w.1', 'while', ('t',))
   assert [str(b) for b in found.result] == ['s32[]', 'bf16[2,3]']
+
+
+def test_products_of_splash_attention_are_counted():
+  """Two forward, three for the queries and four for keys and values."""
+  q, k = 'bf16[2,4,80,1024]', 'bf16[2,4,80,512]'
+  o, dk = 'bf16[2,4,1024,80]', 'bf16[2,4,512,80]'
+  kernels = {
+    'splash_mha_fwd_residuals.1': (
+      f'(f32[1024,128], {o}, f32[2,4,1024,128])',
+      2,
+    ),
+    'splash_mha_dq_no_residuals.1': (f'(f32[1024,80], {o})', 3),
+    'splash_mha_dkv_no_residuals.1': (f'(f32[512,80], {dk}, {dk})', 4),
+    'another_kernel.1': (f'({o})', 0),
+  }
+  for name, (result, products) in kernels.items():
+    program = Program(
+      'ENTRY %main () -> f32[] {\n'
+      '  %m = s8[1,1,1] constant({...})\n'
+      f'  %q = {q} parameter(0)\n'
+      f'  %k = {k} parameter(1)\n'
+      f'  %{name} = {result} custom-call(%m, %q, %k, %k), '
+      'custom_call_target="tpu_custom_call"\n'
+      '}\n'
+    )
+    assert count_flops(program) == products * 2 * 2 * 4 * 1024 * 512 * 80
