@@ -1,0 +1,58 @@
+"""Linear layers: the same product on every platform, and its gradients."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from pixeldit_jax.model import layers
+from pixeldit_jax.model.layers import Linear
+from pixeldit_jax.model.pixeldit import weights_of
+
+
+def make(inputs, outputs):
+  """f(weights, x, dy) -> y and the gradients of both, with its arguments."""
+  rank = len(inputs) + len(outputs)
+  layer = Linear(
+    inputs, outputs, (None,) * rank, dtype='float32', rngs=nnx.Rngs(0)
+  )
+  graphdef, weights = nnx.graphdef(layer), weights_of(layer)
+  x, dy = (
+    jax.random.normal(jax.random.key(i), (2, 3, *axes))
+    for i, axes in enumerate((inputs, outputs))
+  )
+
+  def run(weights, x, dy):
+    y, backward = jax.vjp(lambda w, x: nnx.merge(graphdef, w)(x), weights, x)
+    return y, backward(dy)
+
+  return run, (weights, x, dy)
+
+
+@pytest.mark.parametrize(
+  'inputs, outputs', [((8,), (6, 4, 2)), ((4, 2), (8,)), ((4, 2), (3, 5))]
+)
+def test_products_of_matrices_are_those_of_tensors(
+  inputs, outputs, monkeypatch
+):
+  run, arguments = make(inputs, outputs)
+  found = run(*arguments)
+  assert found[0].shape == (2, 3, *outputs)
+  monkeypatch.setattr(layers, 'platform', lambda: 'tpu')
+  expected = run(*arguments)
+  jax.tree.map(
+    lambda a, e: np.testing.assert_allclose(a, e, rtol=1e-5, atol=1e-5),
+    found,
+    expected,
+  )
+
+
+def test_the_backward_pass_on_cpu_moves_no_kernel():
+  run, arguments = make((64,), (3, 8, 16))
+  text = jax.jit(run).lower(*arguments).compile().as_text()
+  size = jnp.size(arguments[0]['kernel'])
+  moved = re.findall(r'= f32\[([\d,]+)\]\S* (?:transpose|copy)\(', text)
+  assert all(np.prod([int(n) for n in m.split(',')]) < size for m in moved)
