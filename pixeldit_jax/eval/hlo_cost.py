@@ -16,7 +16,6 @@ import re
 from typing import NamedTuple
 
 from pixeldit_jax.eval.hlo import (
-  Buffer,
   Computation,
   Instruction,
   Program,
@@ -91,15 +90,11 @@ def _kernel_flops(instruction: Instruction, computation: Computation) -> int:
   if not products:
     return 0
   operands = [computation.instructions[n].result for n in instruction.operands]
-  heads = [math.prod(b.shape) for b, *_ in operands if _of_heads(b)]
-  own = next(b for b in instruction.result if _of_heads(b))
+  q, k = [b for b, *_ in operands if b.dtype in ('bf16', 'f32')][:2]
+  # Results of fewer axes are scratch; the first of as many is [.., L or S, K].
+  own = next(b for b in instruction.result if len(b.shape) == len(q.shape))
   rows = math.prod(own.shape) // own.shape[-2]  # of K, for all heads
-  return 2 * products * heads[0] * heads[1] // rows
-
-
-def _of_heads(buffer: Buffer) -> bool:
-  """True for queries, keys, values and what is made in their shape."""
-  return buffer.dtype in ('bf16', 'f32') and len(buffer.shape) > 2
+  return 2 * products * math.prod(q.shape) * math.prod(k.shape) // rows
 
 
 def _convolution_flops(instruction: Instruction, computation: Computation):

@@ -125,11 +125,11 @@ def test_products_of_splash_attention_are_counted():
   o, dk = 'bf16[2,4,1024,80]', 'bf16[2,4,512,80]'
   kernels = {
     'splash_mha_fwd_residuals.1': (
-      f'(f32[1024,128], {o}, f32[2,4,1024,128])',
+      f'(f32[2,1024,128], {o}, f32[2,4,1024,128])',
       2,
     ),
-    'splash_mha_dq_no_residuals.1': (f'(f32[1024,80], {o})', 3),
-    'splash_mha_dkv_no_residuals.1': (f'(f32[512,80], {dk}, {dk})', 4),
+    'splash_mha_dq_no_residuals.1': (f'(f32[2,1024,80], {o})', 3),
+    'splash_mha_dkv_no_residuals.1': (f'(f32[2,512,80], {dk}, {dk})', 4),
     'another_kernel.1': (f'({o})', 0),
   }
   for name, (result, products) in kernels.items():
