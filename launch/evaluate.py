@@ -94,8 +94,10 @@ def _check_flags():
     raise ValueError('--workdir samples a run, --images takes none: give one.')
   if not (run or images or _MAKE_REFERENCE.value):
     raise ValueError('give --workdir, --images or --make_reference.')
-  if _SWEEP.value and not run:
-    raise ValueError('--sweep samples a run: give --workdir.')
+  of_run = (sample_flags.SOURCE, sample_flags.LABELS, sample_flags.STEP)
+  for flag in (*of_run, _SWEEP, _PNG):
+    if flag.present and not run:
+      raise ValueError(f'--{flag.name} is of a run: give --workdir.')
   if (run or images) and not _OUT.value:
     raise ValueError('--out is missing: the folder for the result.')
   if not _REFERENCE.value and _FEATURES.value != 'digits':

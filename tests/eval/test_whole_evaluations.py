@@ -197,6 +197,7 @@ def test_what_cannot_be_measured_is_refused(tiny_network, tmp_path):
     (paths['one'], [], 'at least 2 images; there are 1'),
     (half, [], 'number 2 is missing'),
     (paths['good'], ['--num_samples=50'], 'holds 12 images, expected 50'),
+    (paths['good'], ['--step=5'], '--step is of a run'),
     (paths['good'], [f'--reference={other}'], 'another feature network'),
     (
       paths['good'],
