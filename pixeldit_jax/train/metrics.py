@@ -132,8 +132,12 @@ class Writer:
         self._board.add_scalar(name, value, step)
 
   def close(self) -> None:
-    if self._board is not None:
+    if self._board is None:
+      return
+    try:
       self._board.close()
+    except OSError as error:  # must not hide why the run ends
+      log.warning('TensorBoard lacks the last numbers: %s', error)
 
 
 def progress_line(step: int, steps: int, values: Mapping[str, float]) -> str:

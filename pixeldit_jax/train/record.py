@@ -83,10 +83,11 @@ class Record:
 
   def progress(self, saved: int | None) -> None:
     """Notes how far the run is, and the newest checkpoint that is whole."""
-    workdir.write_progress(
-      self._folder,
-      dict(step=self.step, saved=saved, seconds=self.goodput.seconds()),
-    )
+    progress = dict(step=self.step, saved=saved, seconds=self.goodput.seconds())
+    try:
+      workdir.write_progress(self._folder, progress)
+    except OSError as error:  # if the disk is full, the next save tells more
+      log.warning('progress.json could not be written: %s', error)
 
   def evaluated(self, step: int, found: Mapping[str, Any]) -> None:
     """Keeps the numbers of an evaluation."""
