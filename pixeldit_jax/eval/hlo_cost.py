@@ -15,12 +15,7 @@ import math
 import re
 from typing import NamedTuple
 
-from pixeldit_jax.eval.hlo import (
-  Computation,
-  Instruction,
-  Program,
-  Visit,
-)
+from pixeldit_jax.eval.hlo import Computation, Instruction, Program, Visit
 
 COLLECTIVES = (
   'all-gather',

@@ -54,6 +54,7 @@ def make_optimizer(
     rule = scale_by_adam(o.beta1, o.beta2, o.eps)
   return optax.chain(
     clip_by_global_norm(o.clip_norm),
+    # A chain of its own, as optax.adamw is: checkpoints keep their names.
     optax.chain(
       rule,
       optax.add_decayed_weights(o.weight_decay, _decayed),
