@@ -20,7 +20,7 @@ EXTRAS = {
     'scikit-learn>=1.4',  # the classifier that judges the samples
   ],
   'test': [
-    'pytest>=8.0',
+    'pytest>=9.0',  # ends a test that hangs
     'pytest-xdist>=3.5',  # runs the tests on all cores
     'ruff>=0.9',  # lint and format
   ],

@@ -10,6 +10,9 @@ import absl.logging
 import jax
 import numpy as np
 from etils import epath
+from tensorboardX import summary
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from pixeldit_jax.train.goodput import Goodput
 
@@ -98,46 +101,60 @@ class Clock:
 
 
 class Writer:
-  """Scalars and pictures to TensorBoard and the log, from one process."""
+  """Scalars and pictures to TensorBoard and the log, from one process.
+
+  Every call writes its events itself. `SummaryWriter` leaves that to a thread,
+  which dies where the disk is full, and the run would wait for it for ever.
+  """
 
   def __init__(self, workdir: str, step: int, steps: int):
     self._steps = steps
-    self._board = None
-    if jax.process_index() == 0:
-      from tensorboardX import SummaryWriter
-
-      # What a run wrote after the checkpoint it resumes from is hidden.
-      self._board = SummaryWriter(
-        str(epath.Path(workdir) / 'events'), purge_step=step + 1
-      )
+    self._folder = epath.Path(workdir) / 'events'
+    self._events, self._files = None, 0
+    # What a run wrote after the checkpoint it resumes from is hidden.
+    start = SessionLog(status=SessionLog.START)
+    self._write([Event(step=step + 1, session_log=start)])
 
   def scalars(self, step: int, values: Mapping[str, float]) -> None:
     """Writes all, and a line with the ones people watch."""
-    if self._board is None:
-      return
-    for name, value in values.items():
-      self._board.add_scalar(name, value, step)
-    log.info('%s', progress_line(step, self._steps, values))
+    if jax.process_index() == 0:
+      self.evaluation(step, values)
+      log.info('%s', progress_line(step, self._steps, values))
 
   def evaluation(
     self, step: int, values: Mapping[str, np.ndarray | float]
   ) -> None:
     """Writes pictures (uint8 [H, W, 3]) and numbers."""
-    if self._board is None:
-      return
-    for name, value in values.items():
-      if isinstance(value, np.ndarray):
-        self._board.add_image(name, value, step, dataformats='HWC')
-      else:
-        self._board.add_scalar(name, value, step)
+    found = [
+      summary.image(name, value, dataformats='HWC')
+      if isinstance(value, np.ndarray)
+      else summary.scalar(name, value)
+      for name, value in values.items()
+    ]
+    self._write([Event(step=step, summary=one) for one in found])
 
-  def close(self) -> None:
-    if self._board is None:
+  def _write(self, events: list[Event]) -> None:
+    if jax.process_index():
       return
     try:
-      self._board.close()
-    except OSError as error:  # must not hide why the run ends
-      log.warning('TensorBoard lacks the last numbers: %s', error)
+      if self._events is None:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._events = EventsWriter(
+          str(self._folder / 'events'), f'.{self._files}'
+        )
+        self._files += 1
+      for event in events:
+        event.wall_time = time.time()
+        self._events.write_event(event)
+      self._events.flush()
+    except OSError as error:  # the next checkpoint ends the run, if it has to
+      log.warning('TensorBoard lacks what is told now: %s', error)
+      self._events = None  # the file may end anywhere: another one follows
+
+  def close(self) -> None:
+    self._write([])
+    if self._events is not None:
+      self._events.close()
 
 
 def progress_line(step: int, steps: int, values: Mapping[str, float]) -> str:
