@@ -116,7 +116,10 @@ class Checkpoints:
       preservation_policy=_Policy(config.checkpoint, numbers),
       cleanup_tmp_directories=True,
       async_options=ocp.options.AsyncOptions(
-        post_finalization_callback=self._before_commit
+        # Threads that wait for a folder that could not be made would hold the
+        # process for minutes after its end.
+        create_directories_asynchronously=False,
+        post_finalization_callback=self._before_commit,
       ),
     )
     # Uncompressed, files are written from the copy of the state itself, and

@@ -4,6 +4,7 @@ import logging
 import pathlib
 import shutil
 import subprocess
+import threading
 
 import jax
 import numpy as np
@@ -144,7 +145,19 @@ def mount():
     subprocess.run(['umount', '--lazy', folder], check=True)
 
 
+@pytest.fixture
+def no_thread_stays():
+  """Fails if a thread is left that would hold the process at its end."""
+  before = set(threading.enumerate())
+  yield
+  left = set(threading.enumerate()) - before
+  for thread in left:
+    thread.join(timeout=20)
+  assert not [t for t in left if t.is_alive() and not t.daemon]
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures('no_thread_stays')
 def test_a_full_disk_costs_nothing_that_was_saved(trained, tmp_path, mount):
   mount('-t', 'tmpfs', '-o', 'size=2m', 'tmpfs', tmp_path)
   config, workdir = small_config(), tmp_path / 'run'
@@ -160,6 +173,7 @@ def test_a_full_disk_costs_nothing_that_was_saved(trained, tmp_path, mount):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures('no_thread_stays')
 def test_a_read_only_folder_costs_nothing_that_was_saved(run, mount):
   config, folder = small_config(), run / 'checkpoints'
   config.steps = 16
