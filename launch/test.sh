@@ -49,7 +49,7 @@ export ALLOW_MULTIPLE_LIBTPU_LOAD=1 TPU_SKIP_MDS_QUERY=1
 style=0
 "$venv_python" -m ruff check . || style=$?
 "$venv_python" -m ruff format --check . || style=$?
-"$venv_python" -m pytest -n auto --maxprocesses=8 "$@"
+"$venv_python" -m pytest -n auto --maxprocesses=8 --dist worksteal "$@"
 if [ "$style" != 0 ]; then
   fail 'ruff found something (see above the tests)' \
     "To correct it: $venv_python -m ruff check --fix . &&" \

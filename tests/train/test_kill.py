@@ -107,8 +107,10 @@ class Run:
 
   def until(self, ready, processes: list[subprocess.Popen]) -> None:
     """Returns once `ready()`; the processes have to live until then."""
+    end = time.monotonic() + 600
     while not ready():
-      assert all(p.poll() is None for p in processes), self.logs()
+      alive = all(p.poll() is None for p in processes)
+      assert alive and time.monotonic() < end, self.logs()
       time.sleep(0.001)
 
   def starts(self) -> int:
