@@ -170,7 +170,7 @@ def _collective(kind: str, visit: Visit) -> Collective:
 def group_size(attributes: str) -> int:
   """Devices in one replica group, in any of the forms that XLA writes."""
   if named := re.search(
-    r'replica_groups=\S*\[([^\]]*)\] \{([^}]*)\}', attributes
+    r'replica_groups=\S*?\[([^\]]*)\][^{]* \{([^}]*)\}', attributes
   ):
     sizes = dict(re.findall(r"'(\w+)'=(\d+)", named[1]))
     return math.prod(int(sizes[n]) for n in re.findall(r"'(\w+)'", named[2]))

@@ -72,12 +72,27 @@ def make_topology(name: str, slices: int = 1) -> list[jax.Device]:
 
   more = {'num_slices': slices} if slices > 1 else {}
   try:
-    return topologies.get_topology_desc(name, platform='tpu', **more).devices
+    return topologies.get_topology_desc(
+      name, platform='tpu', wrap=_wrapped(name), **more
+    ).devices
   except Exception as error:
     raise ValueError(
       f'topology {name!r}: {str(error).splitlines()[0]} Write one as v5e:4x4, '
       'v5p:4x4x4 or v6e:16x16.'
     ) from error
+
+
+def _wrapped(name: str) -> tuple[bool, ...]:
+  """Along which axes the links of a slice close to a ring.
+
+  A slice of chips with three axes (v4, v5p) is a torus from 4x4x4 on; one of
+  two (v5e, v6e) is a ring along an axis of 16, the side of the pod. Told of no
+  ring, the compiler gathers by sums over all chips.
+  """
+  sizes = [int(n) for n in re.findall(r'\d+', name.partition(':')[2])]
+  if len(sizes) == 3:
+    return (all(n % 4 == 0 for n in sizes),) * 3
+  return (*(n == 16 for n in sizes), False)
 
 
 def lower_training(config: ConfigDict, mesh: Mesh) -> Lowered:
