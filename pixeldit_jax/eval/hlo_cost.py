@@ -27,6 +27,7 @@ COLLECTIVES = (
 
 # Matrix products in the kernels of splash attention, by the start of the name.
 SPLASH = {'splash_mha_fwd': 2, 'splash_mha_dq': 3, 'splash_mha_dkv': 4}
+SPLASH_FUSED = 5  # of a kernel for dq, dk and dv together
 
 
 class Collective(NamedTuple):
@@ -86,6 +87,8 @@ def _kernel_flops(instruction: Instruction, computation: Computation) -> int:
     return 0
   operands = [computation.instructions[n].result for n in instruction.operands]
   q, k = [b for b, *_ in operands if b.dtype in ('bf16', 'f32')][:2]
+  if any(len(b.shape) > len(q.shape) for b in instruction.result):
+    products = SPLASH_FUSED  # dq comes in parts, one for each block of keys
   # Results of fewer axes are scratch; the first of as many is [.., L or S, K].
   own = next(b for b in instruction.result if len(b.shape) == len(q.shape))
   rows = math.prod(own.shape) // own.shape[-2]  # of K, for all heads

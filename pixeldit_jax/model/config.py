@@ -77,8 +77,8 @@ class ModelConfig:
     scan: blocks as one scanned loop (quick to compile, TPU and GPU), or
       unrolled (faster on CPU). The weights are stacked either way.
     patch_remat: what the backward pass of the patch path keeps: everything
-      ('none'), results of matrix products ('matmuls'), only block inputs
-      ('full').
+      ('none'), results of matrix products and of attention over long
+      sequences ('matmuls'), only block inputs ('full').
     pixel_remat: the same for the pixel path.
     attention: the kernel; 'auto' chooses by platform and length, the others
       are those of `model.attention`.

@@ -9,12 +9,14 @@ product; `convert` permutes the weights.
 
 import jax.numpy as jnp
 
+from pixeldit_jax.sharding import platform
 from pixeldit_jax.typing import Array, Float
 
+LANES = 128  # in which a TPU lays out the last axis
 SPAN = 16.0
 THETA = 10000.0
 
-Rotary = tuple[Float[Array, 'L K//2'], Float[Array, 'L K//2']]
+Rotary = tuple[Float[Array, 'L K'], Float[Array, 'L K']]
 
 
 def rotary_2d(rows: int, columns: int, head_size: int) -> Rotary:
@@ -29,16 +31,20 @@ def rotary_2d(rows: int, columns: int, head_size: int) -> Rotary:
   x = jnp.tile(jnp.linspace(0.0, SPAN, columns), rows)
   y = jnp.repeat(jnp.linspace(0.0, SPAN, rows), columns)
   angles = jnp.stack([x, y], 1)[:, None, :] * frequencies[None, :, None]
-  angles = angles.reshape(rows * columns, head_size // 2)
-  return jnp.cos(angles), jnp.sin(angles)
+  return _tables(angles.reshape(rows * columns, head_size // 2))
 
 
 def rotary_1d(length: int, head_size: int) -> Rotary:
   """Cosines and sines of the angles of a row of tokens, at 0, 1, 2 and on."""
   k = jnp.arange(head_size // 2, dtype=jnp.float32)
   frequencies = THETA ** (-2.0 * k / head_size)
-  angles = jnp.arange(length, dtype=jnp.float32)[:, None] * frequencies
-  return jnp.cos(angles), jnp.sin(angles)
+  return _tables(jnp.arange(length, dtype=jnp.float32)[:, None] * frequencies)
+
+
+def _tables(angles: Float[Array, 'L K//2']) -> Rotary:
+  """What multiplies each channel, and the other one of its pair."""
+  cos, sin = jnp.cos(angles), jnp.sin(angles)
+  return jnp.concatenate([cos, cos], -1), jnp.concatenate([-sin, sin], -1)
 
 
 def rotate(
@@ -46,6 +52,14 @@ def rotate(
 ) -> Float[Array, 'B L N K']:
   """Turns each channel pair of each token by its angle, in float32."""
   cos, sin = (table[:, None, :] for table in rotary)
-  a, b = jnp.split(x.astype(jnp.float32), 2, axis=-1)
+  K, x32 = x.shape[-1], x.astype(jnp.float32)
+  if platform() == 'tpu' and K % LANES == 0:
+    # Halves would be padded to twice their memory. They change places by a
+    # product with ones and zeros, which is exact.
+    swap = jnp.roll(jnp.eye(K, dtype=x.dtype), K // 2, 0)
+    swapped = jnp.matmul(x, swap, preferred_element_type=jnp.float32)
+    return (x32 * cos + swapped * sin).astype(x.dtype)
+  a, b = jnp.split(x32, 2, axis=-1)
+  cos, sin = cos[..., : K // 2], sin[..., K // 2 :]
   turned = jnp.concatenate([a * cos - b * sin, a * sin + b * cos], -1)
   return turned.astype(x.dtype)

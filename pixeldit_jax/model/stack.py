@@ -6,11 +6,16 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from pixeldit_jax.model.kernels import RESIDUALS
 from pixeldit_jax.typing import PyTree
 
+_policies = jax.checkpoint_policies
 REMAT_POLICIES = {
-  'matmuls': jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-  'full': jax.checkpoint_policies.nothing_saveable,
+  'matmuls': _policies.save_from_both_policies(
+    _policies.dots_with_no_batch_dims_saveable,
+    _policies.save_only_these_names(RESIDUALS),
+  ),
+  'full': _policies.nothing_saveable,
 }
 
 
@@ -98,10 +103,12 @@ def unstack(tree: PyTree) -> list[PyTree]:
   """A tree for each index of the first axis of every leaf.
 
   By `split`, whose gradient is one concatenation; that of indexing would be a
-  sum of arrays as large as the whole stack for every block.
+  sum of arrays as large as the whole stack for every block. The barrier lets a
+  CPU copy each part as it lies, and not element by element as it is used.
   """
   leaves, treedef = jax.tree.flatten(tree)
   parts = [jax.lax.split(a, (1,) * a.shape[0]) for a in leaves]
+  parts = jax.lax.optimization_barrier(parts)
   return [
     treedef.unflatten([p.reshape(p.shape[1:]) for p in layer])
     for layer in zip(*parts)

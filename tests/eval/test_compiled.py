@@ -43,6 +43,19 @@ def test_training_has_the_traffic_of_fsdp_and_nothing_whole_or_padded():
   assert any('all-gather' in line for line in describe(report))
 
 
+@pytest.mark.slow
+def test_shares_of_whole_tiles_are_gathered_and_scattered():
+  """On the links of a torus, and not summed over all chips."""
+  pytest.importorskip('libtpu')
+  config = xl_of_two_blocks()
+  config.mesh.update(data=16, fsdp=4)
+  config.data.batch_size = 64
+  report = compile_report(config, 'v5p:4x4x4', 'train')
+  moved = {k: v['per_parameter'] for k, v in report['collectives'].items()}
+  assert moved['all-gather'] > 1.8 and moved['reduce-scatter'] > 0.8
+  assert moved['all-reduce'] < 0.4
+
+
 def test_a_mesh_off_the_torus_and_an_unknown_slice_are_refused():
   pytest.importorskip('libtpu')
   devices = make_topology('v5p:4x4x4')

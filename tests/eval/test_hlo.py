@@ -100,6 +100,7 @@ def test_a_product_that_a_tpu_has_as_a_convolution():
   [
     ("mesh['a'=2,'b'=8] {'b'}", 8),
     ("mesh['a'=2,'b'=8] {'a','b'}", 16),
+    ("mesh['a'=16,'b'=1,'c'=4], device_ids=([4,16]T(1,0)) {'c'}, d={1}", 4),
     ('[4,16]<=[64]', 16),
     ('{{0,1,2},{3,4,5}}', 3),
   ],
@@ -120,7 +121,7 @@ def test_tuples_are_read_whole():
 
 
 def test_products_of_splash_attention_are_counted():
-  """Two forward, three for the queries and four for keys and values."""
+  """Two forward; three for the queries, four for keys and values, or five."""
   q, k = 'bf16[2,4,80,1024]', 'bf16[2,4,80,512]'
   o, dk = 'bf16[2,4,1024,80]', 'bf16[2,4,512,80]'
   kernels = {
@@ -130,6 +131,10 @@ def test_products_of_splash_attention_are_counted():
     ),
     'splash_mha_dq_no_residuals.1': (f'(f32[2,1024,80], {o})', 3),
     'splash_mha_dkv_no_residuals.1': (f'(f32[2,512,80], {dk}, {dk})', 4),
+    'splash_mha_dkv_no_residuals.2': (
+      f'(f32[2,512,80], bf16[1,2,4,1024,80], {dk}, {dk})',
+      5,
+    ),
     'another_kernel.1': (f'({o})', 0),
   }
   for name, (result, products) in kernels.items():

@@ -1,6 +1,6 @@
 """Attention kernels: each file is one way to compute the same function."""
 
-# What the backward pass of a kernel needs besides q, k and v carries this name:
-# `jax.checkpoint_policies.save_only_these_names(RESIDUALS)` keeps it, so that
-# rematerialising a block does not run its attention twice.
+# What the backward pass of a kernel for long sequences needs besides q, k and v
+# carries this name: remat that keeps it does not run attention twice. XLA's has
+# none, since its backward pass needs the scores.
 RESIDUALS = 'attention'

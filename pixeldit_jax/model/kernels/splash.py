@@ -4,6 +4,8 @@ FlashAttention (arXiv 2205.14135) with the scores in VMEM alone. What is done
 here is to bring lengths, head sizes and layouts to what the kernel takes.
 """
 
+import math
+
 import jax
 import jax.numpy as jnp
 from jax.experimental.pallas.ops.tpu import splash_attention as pallas_splash
@@ -14,6 +16,8 @@ from pixeldit_jax.typing import Array, Bool, Float
 LANES = 128  # a TPU register and its memory tiles hold rows of 128
 SUBLANES = 16  # bfloat16 rows of a tile
 BLOCK = 1024
+KEYS = 5 * BLOCK  # all of so many are one block of the backward pass
+PARTS = 32
 
 
 def splash_attention(
@@ -79,15 +83,20 @@ def _kernel(heads: int, queries, keys, interpret: bool):
   layout = pallas_splash.QKVLayout.SEQ_MINOR
   if K % LANES == 0:
     layout = pallas_splash.QKVLayout.HEAD_DIM_MINOR
+  # One kernel for all gradients does five products where two kernels do seven.
+  # It leaves dq in parts, one for each block of keys whose dk and dv it sums.
+  keys = S if S <= KEYS else math.gcd(S, 2 * BLOCK)
+  fused = S // keys <= PARTS
   sizes = pallas_splash.BlockSizes(
     block_q=block_q,
     block_kv=block_k,
     block_kv_compute=block_k,
-    block_q_dkv=block_q,
-    block_kv_dkv=block_k,
+    block_q_dkv=min(block_q, BLOCK // 2) if fused else block_q,
+    block_kv_dkv=keys if fused else block_k,
     block_kv_dkv_compute=block_k,
-    block_q_dq=block_q,
-    block_kv_dq=block_k,
+    block_q_dq=None if fused else block_q,
+    block_kv_dq=None if fused else block_k,
+    use_fused_bwd_kernel=fused,
     q_layout=layout,
     k_layout=layout,
     v_layout=layout,

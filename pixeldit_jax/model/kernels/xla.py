@@ -2,9 +2,7 @@
 
 import jax
 import jax.numpy as jnp
-from jax.ad_checkpoint import checkpoint_name
 
-from pixeldit_jax.model.kernels import RESIDUALS
 from pixeldit_jax.typing import Array, Bool, Float
 
 
@@ -36,4 +34,4 @@ def xla_attention(
   o_BLNK = jnp.einsum('BNLS,BNSK->BNLK', p_BNLS, v_BNSK).swapaxes(1, 2)
   if mask_BS is not None:
     o_BLNK = jnp.where(mask_BS.any(1)[:, None, None, None], o_BLNK, 0)
-  return checkpoint_name(o_BLNK, RESIDUALS)
+  return o_BLNK

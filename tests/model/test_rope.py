@@ -1,0 +1,37 @@
+"""Rotary positions: pairs turn by their angles, on every platform."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from pixeldit_jax.model import rope
+
+
+def example(K, dtype):
+  x = jax.random.normal(jax.random.key(0), (2, 12, 3, K), dtype)
+  return x, rope.rotary_2d(3, 4, K)
+
+
+def test_pairs_turn_as_complex_numbers():
+  """Channel i with i + K/2: even pairs by the column, odd by the row."""
+  K = 24
+  x, rotary = example(K, jnp.float32)
+  x64 = np.asarray(x, np.float64)
+  row, column = np.divmod(np.arange(12), 4)
+  places = np.stack([column / 3, row / 2], 1)[:, None, :] * rope.SPAN
+  frequencies = rope.THETA ** (-4.0 * np.arange(K // 4) / K)
+  angles = (places * frequencies[:, None]).reshape(12, 1, K // 2)
+  turned = (x64[..., : K // 2] + 1j * x64[..., K // 2 :]) * np.exp(1j * angles)
+  expected = np.concatenate([turned.real, turned.imag], -1)
+  np.testing.assert_allclose(rope.rotate(x, rotary), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize('dtype', [jnp.bfloat16, jnp.float32])
+def test_a_tpu_swaps_whole_lanes_by_an_exact_product(monkeypatch, dtype):
+  x, rotary = example(128, dtype)
+  expected = rope.rotate(x, rotary)
+  monkeypatch.setattr(rope, 'platform', lambda: 'tpu')
+  assert 'dot_general' in str(jax.make_jaxpr(rope.rotate)(x, rotary))
+  with jax.default_matmul_precision('float32'):
+    np.testing.assert_array_equal(rope.rotate(x, rotary), expected)
