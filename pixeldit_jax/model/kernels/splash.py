@@ -17,7 +17,7 @@ LANES = 128  # a TPU register and its memory tiles hold rows of 128
 SUBLANES = 16  # bfloat16 rows of a tile
 BLOCK = 1024
 KEYS = 5 * BLOCK  # all of so many are one block of the backward pass
-PARTS = 32
+PARTS = 32  # of all heads
 
 
 def splash_attention(
@@ -84,9 +84,10 @@ def _kernel(heads: int, queries, keys, interpret: bool):
   if K % LANES == 0:
     layout = pallas_splash.QKVLayout.HEAD_DIM_MINOR
   # One kernel for all gradients does five products where two kernels do seven.
-  # It leaves dq in parts, one for each block of keys whose dk and dv it sums.
+  # It leaves dq in parts, one for each block of keys whose dk and dv it sums:
+  # not where these would take much memory.
   keys = S if S <= KEYS else math.gcd(S, 2 * BLOCK)
-  fused = S // keys <= PARTS
+  fused = S == keys or S // keys * heads <= PARTS
   sizes = pallas_splash.BlockSizes(
     block_q=block_q,
     block_kv=block_k,
