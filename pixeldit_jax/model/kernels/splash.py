@@ -16,7 +16,7 @@ from pixeldit_jax.typing import Array, Bool, Float
 LANES = 128  # a TPU register and its memory tiles hold rows of 128
 SUBLANES = 16  # bfloat16 rows of a tile
 BLOCK = 1024
-KEYS = 5 * BLOCK  # all of so many are one block of the backward pass
+KEYS = 2 * BLOCK  # in a block of the backward pass; 4,096 overflow a core
 PARTS = 32  # of all heads
 
 
@@ -86,7 +86,7 @@ def _kernel(heads: int, queries, keys, interpret: bool):
   # One kernel for all gradients does five products where two kernels do seven.
   # It leaves dq in parts, one for each block of keys whose dk and dv it sums:
   # not where these would take much memory.
-  keys = S if S <= KEYS else math.gcd(S, 2 * BLOCK)
+  keys = S if S <= KEYS else math.gcd(S, KEYS)
   fused = S == keys or S // keys * heads <= PARTS
   sizes = pallas_splash.BlockSizes(
     block_q=block_q,
