@@ -10,9 +10,6 @@ import absl.logging
 import jax
 import numpy as np
 from etils import epath
-from tensorboardX import summary
-from tensorboardX.event_file_writer import EventsWriter
-from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from pixeldit_jax.train.goodput import Goodput
 
@@ -112,6 +109,8 @@ class Writer:
     self._folder = epath.Path(workdir) / 'events'
     self._events, self._files = None, 0
     # What a run wrote after the checkpoint it resumes from is hidden.
+    from tensorboardX.proto.event_pb2 import Event, SessionLog
+
     start = SessionLog(status=SessionLog.START)
     self._write([Event(step=step + 1, session_log=start)])
 
@@ -125,6 +124,9 @@ class Writer:
     self, step: int, values: Mapping[str, np.ndarray | float]
   ) -> None:
     """Writes pictures (uint8 [H, W, 3]) and numbers."""
+    from tensorboardX import summary  # with it comes torch, if that is there
+    from tensorboardX.proto.event_pb2 import Event
+
     found = [
       summary.image(name, value, dataformats='HWC')
       if isinstance(value, np.ndarray)
@@ -133,9 +135,11 @@ class Writer:
     ]
     self._write([Event(step=step, summary=one) for one in found])
 
-  def _write(self, events: list[Event]) -> None:
+  def _write(self, events: list) -> None:
     if jax.process_index():
       return
+    from tensorboardX.event_file_writer import EventsWriter
+
     try:
       if self._events is None:
         self._folder.mkdir(parents=True, exist_ok=True)
