@@ -55,8 +55,7 @@ else
   prepare_environment 2000 '.[demo]'
 fi
 export JAX_PLATFORMS=${JAX_PLATFORMS:-cpu}
-# Large pages for the big buffers of each step: a tenth faster on Linux.
-export GLIBC_TUNABLES=${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1}
+use_large_pages
 cd "$root"
 
 draw_digits() {

@@ -18,11 +18,10 @@ case ${1:-} in
   ;;
 cpu)
   prepare_environment 2000 '.'
-  # glibc keeps the memory of one step for the next, in large pages. Else the
-  # kernel clears all of it again and again: a seventh of the time of training a
-  # large network.
+  # glibc keeps the memory of one step for the next. Else the kernel clears all
+  # of it again and again: a seventh of the time of training a large network.
   export MALLOC_ARENA_MAX=1 MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=-1
-  export GLIBC_TUNABLES=${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1}
+  use_large_pages
   ;;
 cuda) prepare_environment 8000 '.[cuda]' ;; # NVIDIA's libraries are large
 tpu) prepare_environment 3000 '.[tpu]' ;;

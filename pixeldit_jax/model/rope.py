@@ -9,10 +9,10 @@ product; `convert` permutes the weights.
 
 import jax.numpy as jnp
 
+from pixeldit_jax.model.kernels.splash import LANES
 from pixeldit_jax.sharding import platform
 from pixeldit_jax.typing import Array, Float
 
-LANES = 128  # in which a TPU lays out the last axis
 SPAN = 16.0
 THETA = 10000.0
 

@@ -98,67 +98,32 @@ class Clock:
 
 
 class Writer:
-  """Scalars and pictures to TensorBoard and the log, from one process.
-
-  Every call writes its events itself. `SummaryWriter` leaves that to a thread,
-  which dies where the disk is full, and the run would wait for it for ever.
-  """
+  """Scalars and pictures to TensorBoard and the log, from one process."""
 
   def __init__(self, workdir: str, step: int, steps: int):
     self._steps = steps
-    self._folder = epath.Path(workdir) / 'events'
-    self._events, self._files = None, 0
-    # What a run wrote after the checkpoint it resumes from is hidden.
-    from tensorboardX.proto.event_pb2 import Event, SessionLog
+    self._board = None
+    if jax.process_index() == 0:
+      from pixeldit_jax.train.event_files import EventFiles
 
-    start = SessionLog(status=SessionLog.START)
-    self._write([Event(step=step + 1, session_log=start)])
+      self._board = EventFiles(epath.Path(workdir) / 'events', step)
 
   def scalars(self, step: int, values: Mapping[str, float]) -> None:
     """Writes all, and a line with the ones people watch."""
-    if jax.process_index() == 0:
-      self.evaluation(step, values)
+    if self._board is not None:
+      self._board.add(step, values)
       log.info('%s', progress_line(step, self._steps, values))
 
   def evaluation(
     self, step: int, values: Mapping[str, np.ndarray | float]
   ) -> None:
     """Writes pictures (uint8 [H, W, 3]) and numbers."""
-    from tensorboardX import summary  # with it comes torch, if that is there
-    from tensorboardX.proto.event_pb2 import Event
-
-    found = [
-      summary.image(name, value, dataformats='HWC')
-      if isinstance(value, np.ndarray)
-      else summary.scalar(name, value)
-      for name, value in values.items()
-    ]
-    self._write([Event(step=step, summary=one) for one in found])
-
-  def _write(self, events: list) -> None:
-    if jax.process_index():
-      return
-    from tensorboardX.event_file_writer import EventsWriter
-
-    try:
-      if self._events is None:
-        self._folder.mkdir(parents=True, exist_ok=True)
-        self._events = EventsWriter(
-          str(self._folder / 'events'), f'.{self._files}'
-        )
-        self._files += 1
-      for event in events:
-        event.wall_time = time.time()
-        self._events.write_event(event)
-      self._events.flush()
-    except OSError as error:  # the next checkpoint ends the run, if it has to
-      log.warning('TensorBoard lacks what is told now: %s', error)
-      self._events = None  # the file may end anywhere: another one follows
+    if self._board is not None:
+      self._board.add(step, values)
 
   def close(self) -> None:
-    self._write([])
-    if self._events is not None:
-      self._events.close()
+    if self._board is not None:
+      self._board.close()
 
 
 def progress_line(step: int, steps: int, values: Mapping[str, float]) -> str:
