@@ -1,8 +1,8 @@
 """Operations and traffic of a compiled program, for one device.
 
 Operations are 2 for a multiply-add of dots and convolutions (a TPU program has
-dots as convolutions) and those of kernels of attention. Traffic is
-what one device receives in each collective of a group of n:
+dots as convolutions) and those that a kernel declares. Traffic is what one
+device receives in each collective of a group of n:
 
 | all-gather         | (n - 1) / n of the result         |
 | reduce-scatter     | (n - 1) / n of the operand        |
@@ -24,10 +24,6 @@ COLLECTIVES = (
   'all-to-all',
   'collective-permute',
 )
-
-# Matrix products in the kernels of splash attention, by the start of the name.
-SPLASH = {'splash_mha_fwd': 2, 'splash_mha_dq': 3, 'splash_mha_dkv': 4}
-SPLASH_FUSED = 5  # of a kernel for dq, dk and dv together
 
 
 class Collective(NamedTuple):
@@ -66,33 +62,12 @@ def _flops(instruction: Instruction, computation: Computation) -> int:
     )
     contracted = (left[int(a)] for a in axes[1].split(',') if a)
     return 2 * math.prod(instruction.result[0].shape) * math.prod(contracted)
-  if instruction.opcode == 'custom-call':
-    return _kernel_flops(instruction, computation)
+  if instruction.opcode == 'custom-call':  # what a kernel declares
+    told = re.search(
+      r'"cost_estimate":\{"flops":"(\d+)"', instruction.attributes
+    )
+    return int(told[1]) if told else 0
   return 0
-
-
-def _kernel_flops(instruction: Instruction, computation: Computation) -> int:
-  """What a kernel declares, or the products of splash attention.
-
-  That declares nothing. Each of its products is one of all queries [.., L, K]
-  with all keys [.., S, K], whatever the order of axes in memory.
-  """
-  told = re.search(r'"cost_estimate":\{"flops":"(\d+)"', instruction.attributes)
-  if told:
-    return int(told[1])
-  products = next(
-    (n for name, n in SPLASH.items() if instruction.name.startswith(name)), 0
-  )
-  if not products:
-    return 0
-  operands = [computation.instructions[n].result for n in instruction.operands]
-  q, k = [b for b, *_ in operands if b.dtype in ('bf16', 'f32')][:2]
-  if any(len(b.shape) > len(q.shape) for b in instruction.result):
-    products = SPLASH_FUSED  # dq comes in parts, one for each block of keys
-  # Results of fewer axes are scratch; the first of as many is [.., L or S, K].
-  own = next(b for b in instruction.result if len(b.shape) == len(q.shape))
-  rows = math.prod(own.shape) // own.shape[-2]  # of K, for all heads
-  return 2 * products * math.prod(q.shape) * math.prod(k.shape) // rows
 
 
 def _convolution_flops(instruction: Instruction, computation: Computation):

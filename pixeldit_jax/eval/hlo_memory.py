@@ -14,8 +14,9 @@ from pixeldit_jax.eval.hlo_cost import COLLECTIVES
 FREE = frozenset(
   'parameter constant tuple get-tuple-element bitcast while conditional call '
   'after-all partition-id replica-id opt-barrier async-start async-update '
-  'async-done copy-done add-dependency iota'.split()
+  'add-dependency iota'.split()
 )
+FREE_TARGETS = 'AllocateBuffer', 'ConcatBitcast'  # of custom calls
 _ALL = 2**62
 # Operands that leave a fusion as they came, and the parts of a collective that
 # products are overlapped with: its traffic is the interconnect's.
@@ -47,11 +48,18 @@ def count_bytes(program: Program) -> int:
   total = 0
   for visit in program.visits():
     instruction = visit.instruction
-    if visit.fused or instruction.opcode in FREE:
+    if visit.fused or _is_free(instruction):
       continue
     moved = sum(_moved(instruction, visit.computation, program))
     total += visit.times * moved
   return total
+
+
+def _is_free(instruction: Instruction) -> bool:
+  opcode, attributes = instruction.opcode, instruction.attributes
+  if opcode == 'custom-call':
+    return any(f'"{target}"' in attributes for target in FREE_TARGETS)
+  return opcode in FREE or opcode.endswith('-done')
 
 
 def _moved(
@@ -65,18 +73,13 @@ def _moved(
   called = program.called(instruction)
   if instruction.opcode != 'fusion':
     called = _alone(instruction, computation)
-  users = _users(called)
-  parameters = {
-    int(i.operands[0]): i.name
-    for i in called.instructions.values()
-    if i.opcode == 'parameter'
-  }
+  users, parameters = _users(called), _parameters(called)
   for place, name in enumerate(instruction.operands):
     if place in parameters:  # an operand that is given twice is read once
       held = filter(in_hbm, computation.instructions[name].result)
       whole = sum(b.bytes for b in held)
-      yield min(whole, _read(parameters[place], called, users))
-  for buffer, written in zip(instruction.result, _written(called)):
+      yield min(whole, _read(parameters[place], users, program))
+  for buffer, written in zip(instruction.result, _written(called, program)):
     if in_hbm(buffer):
       yield min(buffer.bytes, written)
 
@@ -101,12 +104,26 @@ def _users(computation: Computation) -> dict[str, list[Instruction]]:
   return users
 
 
-def _read(name: str, computation: Computation, users) -> int:
+def _parameters(computation: Computation) -> dict[int, str]:
+  return {
+    int(i.operands[0]): i.name
+    for i in computation.instructions.values()
+    if i.opcode == 'parameter'
+  }
+
+
+def _read(name: str, users, program: Program) -> int:
   """Bytes of an operand that are read."""
   total = 0
   for user in users.get(name, []):
     if user.opcode == 'bitcast':
-      total += _read(user.name, computation, users)
+      total += _read(user.name, users, program)
+    elif user.opcode == 'fusion':
+      called = program.called(user)
+      inner, parameters = _users(called), _parameters(called)
+      for place, operand in enumerate(user.operands):
+        if operand == name:
+          total += _read(parameters[place], inner, program)
     elif user.opcode in _SLICES and user.operands[0] == name:
       total += user.result[0].bytes
     elif user.opcode == 'dynamic-update-slice' and user.operands[0] == name:
@@ -118,7 +135,7 @@ def _read(name: str, computation: Computation, users) -> int:
   return total
 
 
-def _written(computation: Computation) -> list[int]:
+def _written(computation: Computation, program: Program) -> list[int]:
   """Bytes of each result that are written."""
   root = list(computation.instructions.values())[-1]
   parts = [root]
@@ -132,7 +149,10 @@ def _written(computation: Computation) -> list[int]:
       part = computation.instructions[part.operands[0]]
     if part.opcode == 'dynamic-update-slice':
       part = computation.instructions[part.operands[1]]
-    sizes.append(
-      0 if part.opcode in _PASSING else sum(b.bytes for b in part.result)
-    )
+    if part.opcode == 'fusion':
+      sizes.append(sum(_written(program.called(part), program)))
+    elif part.opcode in _PASSING:
+      sizes.append(0)
+    else:
+      sizes.append(sum(b.bytes for b in part.result))
   return sizes

@@ -14,16 +14,16 @@ from pixeldit_jax.model.config import ATTENTION as IMPLEMENTATIONS
 from pixeldit_jax.model.kernels import cudnn
 from pixeldit_jax.model.kernels.blockwise import blockwise_attention
 from pixeldit_jax.model.kernels.cudnn import cudnn_attention
+from pixeldit_jax.model.kernels.flash import flash_attention
 from pixeldit_jax.model.kernels.sharded import MeshAxes, sharded
-from pixeldit_jax.model.kernels.splash import splash_attention
 from pixeldit_jax.model.kernels.xla import xla_attention
 from pixeldit_jax.sharding import mesh_axes, platform
 from pixeldit_jax.typing import Array, Bool, Float
 
 # From LONG x LONG scores on, the kernels that never hold them take over. On CPU
 # XLA and blockwise take equal time at 1024 tokens, blockwise 0.77 of XLA's at
-# 2048; for v5e, XLA's program at 1024 tokens moves 5 times the bytes of splash
-# attention (2.1 against 0.4 GiB, batch 4, 16 heads of 72) and at 512 3 times.
+# 2048; for v5e, XLA's program at 1024 tokens moves 24 times the bytes of flash
+# attention (1.70 against 0.07 GiB, batch 4, 16 heads of 72), at 512 the same.
 LONG = 1024
 
 
@@ -74,13 +74,13 @@ def choose(platform: str, L: int, S: int, K: int, dtype) -> str:
   """The kernel for L queries and S keys of size K on a platform.
 
   GPU: cuDNN where it takes the type and head size. Else XLA while L x S is less
-  than LONG x LONG, and from there splash on TPU, blockwise elsewhere.
+  than LONG x LONG, and from there flash on TPU, blockwise elsewhere.
   """
   if platform == 'gpu' and cudnn.takes(dtype, K):
     return 'cudnn'
   if L * S < LONG * LONG:
     return 'xla'
-  return 'splash' if platform == 'tpu' else 'blockwise'
+  return 'flash' if platform == 'tpu' else 'blockwise'
 
 
 def _kernel(implementation: str, platform: str, q_BLNK):
@@ -88,12 +88,12 @@ def _kernel(implementation: str, platform: str, q_BLNK):
     return xla_attention
   if implementation == 'blockwise':
     return blockwise_attention
-  if implementation == 'splash':
+  if implementation == 'flash':
     if platform != 'tpu':
       raise ValueError(
-        f"attention 'splash' runs on tpu, not on {platform}: use 'auto'."
+        f"attention 'flash' runs on tpu, not on {platform}: use 'auto'."
       )
-    return splash_attention
+    return flash_attention
   if implementation == 'cudnn':
     if platform != 'gpu' or not cudnn.takes(q_BLNK.dtype, q_BLNK.shape[-1]):
       raise ValueError(

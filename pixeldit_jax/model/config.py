@@ -10,7 +10,7 @@ POSITIONS = ('rope', 'absolute')
 TIME = ('unit', 'noise')
 DTYPES = ('float32', 'bfloat16')
 REMAT = ('none', 'matmuls', 'full')
-ATTENTION = ('auto', 'xla', 'blockwise', 'splash', 'cudnn')
+ATTENTION = ('auto', 'xla', 'blockwise', 'flash', 'cudnn')
 
 # Table 1 of the paper; ImageNet at 256 is trained with patches of 16.
 SIZES = {

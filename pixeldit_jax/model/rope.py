@@ -9,8 +9,6 @@ product; `convert` permutes the weights.
 
 import jax.numpy as jnp
 
-from pixeldit_jax.model.kernels.splash import LANES
-from pixeldit_jax.sharding import platform
 from pixeldit_jax.typing import Array, Float
 
 SPAN = 16.0
@@ -53,12 +51,6 @@ def rotate(
   """Turns each channel pair of each token by its angle, in float32."""
   cos, sin = (table[:, None, :] for table in rotary)
   K, x32 = x.shape[-1], x.astype(jnp.float32)
-  if platform() == 'tpu' and K % LANES == 0:
-    # Halves would be padded to twice their memory. They change places by a
-    # product with ones and zeros, which is exact.
-    swap = jnp.roll(jnp.eye(K, dtype=x.dtype), K // 2, 0)
-    swapped = jnp.matmul(x, swap, preferred_element_type=jnp.float32)
-    return (x32 * cos + swapped * sin).astype(x.dtype)
   a, b = jnp.split(x32, 2, axis=-1)
   cos, sin = cos[..., : K // 2], sin[..., K // 2 :]
   turned = jnp.concatenate([a * cos - b * sin, a * sin + b * cos], -1)

@@ -120,31 +120,46 @@ def test_tuples_are_read_whole():
   assert [str(b) for b in found.result] == ['s32[]', 'bf16[2,3]']
 
 
-def test_products_of_splash_attention_are_counted():
-  """Two forward; three for the queries, four for keys and values, or five."""
-  q, k = 'bf16[2,4,80,1024]', 'bf16[2,4,80,512]'
-  o, dk = 'bf16[2,4,1024,80]', 'bf16[2,4,512,80]'
-  kernels = {
-    'splash_mha_fwd_residuals.1': (
-      f'(f32[2,1024,128], {o}, f32[2,4,1024,128])',
-      2,
-    ),
-    'splash_mha_dq_no_residuals.1': (f'(f32[2,1024,80], {o})', 3),
-    'splash_mha_dkv_no_residuals.1': (f'(f32[2,512,80], {dk}, {dk})', 4),
-    'splash_mha_dkv_no_residuals.2': (
-      f'(f32[2,512,80], bf16[1,2,4,1024,80], {dk}, {dk})',
-      5,
-    ),
-    'another_kernel.1': (f'({o})', 0),
-  }
-  for name, (result, products) in kernels.items():
-    program = Program(
-      'ENTRY %main () -> f32[] {\n'
-      '  %m = s8[1,1,1] constant({...})\n'
-      f'  %q = {q} parameter(0)\n'
-      f'  %k = {k} parameter(1)\n'
-      f'  %{name} = {result} custom-call(%m, %q, %k, %k), '
-      'custom_call_target="tpu_custom_call"\n'
-      '}\n'
-    )
-    assert count_flops(program) == products * 2 * 2 * 4 * 1024 * 512 * 80
+def test_a_kernel_is_taken_at_its_word():
+  line = """ENTRY %main () -> bf16[8] {
+  %q = bf16[8]{0} parameter(0)
+  ROOT %f.1 = bf16[8]{0} custom-call(%q), custom_call_target="tpu_custom_call", backend_config={"custom_call_config":{"cost_estimate":{"flops":"42"}}}
+}
+"""  # noqa: E501
+  assert count_flops(Program(line)) == 42
+  assert count_flops(Program(line.replace('cost_estimate', 'other'))) == 0
+
+
+def test_a_slice_in_a_fusion_in_a_fusion_is_not_the_whole():
+  text = """%inner (p: bf16[26,16], i: s32[]) -> bf16[1,16] {
+  %p = bf16[26,16]{1,0} parameter(0)
+  %i = s32[] parameter(1)
+  ROOT %s = bf16[1,16]{1,0} dynamic-slice(%p, %i, %i)
+}
+
+%outer (q: bf16[26,16], j: s32[]) -> bf16[16] {
+  %q = bf16[26,16]{1,0} parameter(0)
+  %j = s32[] parameter(1)
+  %f = bf16[1,16]{1,0} fusion(%q, %j), kind=kLoop, calls=%inner
+  ROOT %b = bf16[16]{0} bitcast(%f)
+}
+
+ENTRY %main (a: bf16[26,16], k: s32[]) -> bf16[16] {
+  %a = bf16[26,16]{1,0} parameter(0)
+  %k = s32[]{:T(128)S(6)} parameter(1)
+  ROOT %g = bf16[16]{0} fusion(%a, %k), kind=kLoop, calls=%outer
+}
+"""
+  assert count_bytes(Program(text)) == 2 * 16 * 2
+
+
+def test_what_allocates_or_waits_moves_nothing():
+  text = """ENTRY %main (a: bf16[64]) -> bf16[64] {
+  %a = bf16[64]{0} parameter(0)
+  %new = bf16[999]{0} custom-call(), custom_call_target="AllocateBuffer"
+  %go = ((bf16[64]{0}), bf16[32]{0:S(1)}, s32[]) slice-start(%a), slice={[0:32]}
+  %s = bf16[32]{0:S(1)} slice-done(%go)
+  ROOT %x = bf16[32]{0:S(1)} negate(%s)
+}
+"""
+  assert count_bytes(Program(text)) == 32 * 2

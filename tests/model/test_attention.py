@@ -10,16 +10,16 @@ from jax.sharding import AbstractDevice, AbstractMesh, AxisType
 
 from pixeldit_jax.model import attention
 from pixeldit_jax.model.attention import attend, choose
-from pixeldit_jax.model.kernels import RESIDUALS, splash
+from pixeldit_jax.model.kernels import RESIDUALS, flash
 from pixeldit_jax.model.kernels.blockwise import blockwise_attention
 from pixeldit_jax.model.kernels.cudnn import cudnn_attention
-from pixeldit_jax.model.kernels.splash import splash_attention
+from pixeldit_jax.model.kernels.flash import flash_attention
 from pixeldit_jax.model.kernels.xla import xla_attention
 
 KERNELS = {
   'xla': xla_attention,
   'blockwise': functools.partial(blockwise_attention, block=32),
-  'splash': functools.partial(splash_attention, interpret=True),
+  'flash': functools.partial(flash_attention, interpret=True),
   # What there is around the kernel: the mask as an order of keys and a length.
   'cudnn': functools.partial(cudnn_attention, implementation='xla'),
 }
@@ -99,17 +99,32 @@ def test_kernel_is_attention_in_bfloat16(name):
   assert_all_close(actual, reference(*arrays, mask), 2e-2)
 
 
-@pytest.mark.parametrize('parts', [32, 2])
-def test_splash_attention_with_several_blocks_of_keys(monkeypatch, parts):
-  """Their gradients come from one kernel, or from two."""
-  monkeypatch.setattr(splash, 'KEYS', 1024)
-  monkeypatch.setattr(splash, 'PARTS', parts)
+@pytest.mark.parametrize('L, S, heads', [(200, 70, 4), (70, 700, 2)])
+def test_flash_attention_with_several_blocks(monkeypatch, L, S, heads):
+  """Of queries, of keys, of heads; and gradients of a block at a time."""
+  monkeypatch.setattr(flash, 'QUERIES', 128)
+  monkeypatch.setattr(flash, 'KEYS', 256)
+  monkeypatch.setattr(flash, 'SCORES', 2 * 128 * 256)
+  monkeypatch.setattr(flash, 'GRADIENTS', 1)
   jax.clear_caches()  # they know a kernel by other things than these
-  *arrays, mask = example(70, 1100, 1, 16)  # three blocks of 512
-  actual = outputs(KERNELS['splash'], *arrays, mask)
-  assert_all_close(actual, reference(*arrays, mask), 5e-6)
-  text = str(jax.make_jaxpr(program(KERNELS['splash']))(*arrays, mask))
-  assert text.count('pallas_call[') == (2 if parts == 32 else 3)
+  *arrays, some = example(L, S, heads, 16)
+  for mask in (None, some):
+    actual = outputs(KERNELS['flash'], *arrays, mask)
+    assert_all_close(actual, reference(*arrays, mask), 5e-6)
+  text = str(jax.make_jaxpr(program(KERNELS['flash']))(*arrays, some))
+  assert text.count('pallas_call[') == 2 * -(-L // 128)
+
+
+def test_flash_attention_pads_little():
+  """Text of 300 tokens and 1,024 or 4,096 patches."""
+  padded = [
+    [
+      -(-n // flash.block_size(n, most)) * flash.block_size(n, most)
+      for n in (64, 1024, 1324, 4396)
+    ]
+    for most in (flash.QUERIES, flash.KEYS)
+  ]
+  assert padded == [[128, 1024, 1536, 4608], [128, 1024, 1408, 4480]]
 
 
 @pytest.mark.parametrize('name', KERNELS)
@@ -125,7 +140,7 @@ def test_masked_keys_are_as_good_as_absent(name):
   assert all(not jnp.where(there, 0, x).any() for x in changed[2:])
 
 
-@pytest.mark.parametrize('name', ['xla', 'blockwise', 'splash'])
+@pytest.mark.parametrize('name', ['xla', 'blockwise', 'flash'])
 def test_large_scores_do_not_overflow(name):
   q, k, v, do, mask = example(40, 50, 1, 16)
   o, *gradients = outputs(KERNELS[name], q * 1e3, k, v, do, mask)
@@ -146,7 +161,7 @@ def test_blockwise_needs_no_matrix_of_65536_squared():
 
 
 @pytest.mark.parametrize(
-  'name, spared', [('xla', 0), ('blockwise', 2), ('splash', 2)]
+  'name, spared', [('xla', 0), ('blockwise', 2), ('flash', 2)]
 )
 def test_named_residuals_spare_the_second_forward_pass(name, spared):
   """Under remat, products whose results are kept are not computed again."""
@@ -181,7 +196,7 @@ def test_kernels_by_platform_length_and_type():
     ('cpu', short): 'xla',
     ('cpu', long): 'blockwise',
     ('tpu', short): 'xla',
-    ('tpu', long): 'splash',
+    ('tpu', long): 'flash',
     ('gpu', short): 'cudnn',
     ('gpu', long): 'cudnn',
   }
@@ -192,7 +207,7 @@ def test_kernels_by_platform_length_and_type():
 
 
 @pytest.mark.parametrize(
-  'platform, name', [('tpu', 'splash'), ('gpu', 'cudnn'), ('cpu', 'blockwise')]
+  'platform, name', [('tpu', 'flash'), ('gpu', 'cudnn'), ('cpu', 'blockwise')]
 )
 def test_platform_is_that_of_the_mesh(platform, name, monkeypatch):
   def kernel(q, k, v, mask):
@@ -212,8 +227,8 @@ def test_platform_is_that_of_the_mesh(platform, name, monkeypatch):
 @pytest.mark.parametrize(
   'changes, message',
   [
-    ({'implementation': 'flash'}, "'flash' is not known; use one of auto, xla"),
-    ({'implementation': 'splash'}, 'runs on tpu, not on cpu'),
+    ({'implementation': 'ring'}, "'ring' is not known; use one of auto, xla"),
+    ({'implementation': 'flash'}, 'runs on tpu, not on cpu'),
     ({'implementation': 'cudnn'}, 'float32, 16, on cpu'),
     ({'k': (1, 8, 3, 16)}, r'\(1, 8, 3, 16\)'),
     ({'k': (1, 8, 2, 8), 'v': (1, 8, 2, 8)}, r'\(1, 8, 2, 8\)'),

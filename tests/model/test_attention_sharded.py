@@ -10,8 +10,8 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from pixeldit_jax.model.attention import attend
+from pixeldit_jax.model.kernels.flash import flash_attention
 from pixeldit_jax.model.kernels.sharded import MeshAxes, sharded
-from pixeldit_jax.model.kernels.splash import splash_attention
 
 AXES = ('data', 'fsdp', 'sequence', 'tensor')
 SPEC = PartitionSpec(('data', 'fsdp'), 'sequence', 'tensor')
@@ -64,9 +64,9 @@ def test_sharded_is_unsharded(sizes, implementation):
   assert_equal(actual, expected)
 
 
-def test_splash_runs_on_a_mesh():
+def test_flash_runs_on_a_mesh():
   q, k, v, _, mask = example(B=2, L=256, S=256, N=2)
-  kernel = functools.partial(splash_attention, interpret=True)
+  kernel = functools.partial(flash_attention, interpret=True)
   mesh = make_mesh(1, 2, 2, 2)
   actual = jax.jit(
     lambda q, k, v, mask: sharded(kernel, q, k, v, mask, mesh, MESH_AXES)

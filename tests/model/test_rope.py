@@ -1,9 +1,8 @@
-"""Rotary positions: pairs turn by their angles, on every platform."""
+"""Rotary positions: pairs turn by their angles."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 
 from pixeldit_jax.model import rope
 
@@ -25,13 +24,3 @@ def test_pairs_turn_as_complex_numbers():
   turned = (x64[..., : K // 2] + 1j * x64[..., K // 2 :]) * np.exp(1j * angles)
   expected = np.concatenate([turned.real, turned.imag], -1)
   np.testing.assert_allclose(rope.rotate(x, rotary), expected, atol=1e-5)
-
-
-@pytest.mark.parametrize('dtype', [jnp.bfloat16, jnp.float32])
-def test_a_tpu_swaps_whole_lanes_by_an_exact_product(monkeypatch, dtype):
-  x, rotary = example(128, dtype)
-  expected = rope.rotate(x, rotary)
-  monkeypatch.setattr(rope, 'platform', lambda: 'tpu')
-  assert 'dot_general' in str(jax.make_jaxpr(rope.rotate)(x, rotary))
-  with jax.default_matmul_precision('float32'):
-    np.testing.assert_array_equal(rope.rotate(x, rotary), expected)

@@ -3,24 +3,23 @@
 Batch and heads are independent. Of a split sequence each device keeps its
 queries and gathers all keys and values: a ring of `ppermute`s was measured
 against that and left out. By the TPU compiler, one bfloat16 image of 65,536
-tokens on n devices, splash attention, forward and backward:
+tokens on n devices, forward and backward, gathered with flash attention and in
+a ring with JAX's splash attention:
 
 | heads x size, chips, n     | gathered: peak, sent | ring: peak, sent |
 |----------------------------|----------------------|------------------|
-| 1 x 64, v5e:4x4, 4         | 69 MiB, 24 MiB       | 64 MiB, 64 MiB   |
-| 1 x 64, v5p:4x4x4, 4       | 54 MiB, 24 MiB       | 42 MiB, 64 MiB   |
-| 1 x 64, v5p:4x4x4, 16      | 44 MiB, 30 MiB       | 11 MiB, 64 MiB   |
-| 4 x 64, v5p:4x4x4, 4       | 248 MiB, 96 MiB      | 200 MiB, 256 MiB |
-| 4 x 64, v5p:4x4x4, 16      | 174 MiB, 120 MiB     | 42 MiB, 256 MiB  |
+| 1 x 64, v5e:4x4, 4         | 52 MiB, 24 MiB       | 64 MiB, 64 MiB   |
+| 1 x 64, v5p:4x4x4, 4       | 46 MiB, 24 MiB       | 42 MiB, 64 MiB   |
+| 1 x 64, v5p:4x4x4, 16      | 36 MiB, 30 MiB       | 11 MiB, 64 MiB   |
+| 4 x 64, v5p:4x4x4, 4       | 184 MiB, 96 MiB      | 200 MiB, 256 MiB |
+| 4 x 64, v5p:4x4x4, 16      | 142 MiB, 120 MiB     | 42 MiB, 256 MiB  |
 
 Sent is per device; the ring's backward pass moves keys, values and both their
-gradients in float32 all the way round. It saves at most 132 MiB of the 95 GiB
+gradients in float32 all the way round. It saves at most 100 MiB of the 95 GiB
 of a v5p, and pays with twice the traffic, 6n permutes for 2 gathers and 2
 reduce-scatters, n times as many and smaller kernel calls, and a backward pass
 that reaches into the kernel's private parts. Far wider keys, or n beyond 16,
-would turn the balance. Both are with dq in one kernel and dk, dv in another;
-all gradients of one head in one kernel, as `splash` has it now, spare two of
-nine products for 32 partial dq: 142, 178 and 78 MiB in the first three rows.
+would turn the balance.
 """
 
 import functools
