@@ -7,7 +7,6 @@ that a share of the patches is also a share of the pixels.
 
 import functools
 
-import jax.numpy as jnp
 from flax import nnx
 
 from pixeldit_jax.model.config import ModelConfig
@@ -116,7 +115,7 @@ class PixelBlock(nnx.Module):
     s: Float[Array, 'B #L D'],
     rotary: Rotary | None,
   ) -> Float[Array, 'B L P E']:
-    m = jnp.unstack(self.adaln(s), axis=2)  # each [B, L or 1, P or 1, E]
+    m = self.adaln.each(s)  # each [B, L or 1, P or 1, E]
     if self.attends:
       half = len(m) // 2
       z = self._add(z, self.norm1, lambda h: self.attn(h, rotary), m[:half])
