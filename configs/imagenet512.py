@@ -23,7 +23,9 @@ def get_config(arg: str | None = None):
   config = defaults.get_config()
   config.steps = preset.pop('epochs') * STEPS_OF_EPOCH
   config.model.update(defaults.size_of(options.size))
-  config.model.update(dtype='bfloat16', patch_remat='full', pixel_remat='full')
+  config.model.update(
+    dtype='bfloat16', patch_remat='matmuls', pixel_remat='full'
+  )
   config.data.update(source='tfds:imagenet2012:train', resolution=512)
   config.flow.shift = 3.0
   config.repa.update(weight=0.5, block=8, teacher='facebook/dinov2-base')
