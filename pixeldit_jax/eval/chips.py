@@ -5,10 +5,12 @@ Rates of one chip, from cloud.google.com/tpu/docs; bf16 operations are in
 chip together, in one direction (half of the bidirectional figure).
 """
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import jax
 
+from pixeldit_jax.eval.hlo_work import Work
 from pixeldit_jax.train.metrics import peak_flops
 
 
@@ -44,24 +46,34 @@ def chip_of(device: jax.Device) -> Chip:
 
 
 def roofline(
-  device: jax.Device, flops: float, hbm_bytes: float, received: float
+  device: jax.Device, work: Iterable[Work], received: float
 ) -> dict[str, float]:
-  """Seconds that each resource of a chip is busy at its full rate.
+  """Seconds that a program takes at the full rates of a chip.
+
+  Instructions run one after the other, and each as long as its operations or
+  its bytes take; but copies that are only started run beside others.
 
   Args:
     device: of the kind that runs the program.
-    flops: operations of one device, those computed twice counted twice.
-    hbm_bytes: read and written by one device.
+    work: of all instructions of one device.
     received: bytes that reach one device from others.
 
   Returns:
-    'compute', 'hbm' and 'interconnect', and the largest of them as 'seconds':
-    no step takes less.
+    'compute', 'hbm' and 'interconnect', how long each is busy; and 'seconds',
+    less than which no step takes.
   """
   chip = chip_of(device)
-  times = dict(
-    compute=flops / peak_flops(device),
-    hbm=hbm_bytes / chip.hbm_rate,
-    interconnect=received / chip.interconnect_rate,
+  alone = compute = hbm = 0.0
+  for w in work:
+    computing = w.times * w.flops / peak_flops(device)
+    moving = w.times * w.bytes / chip.hbm_rate
+    compute, hbm = compute + computing, hbm + moving
+    if not w.beside:
+      alone += max(computing, moving)
+  interconnect = received / chip.interconnect_rate
+  return dict(
+    compute=compute,
+    hbm=hbm,
+    interconnect=interconnect,
+    seconds=max(alone, hbm, interconnect),
   )
-  return {**times, 'seconds': max(times.values())}

@@ -1,7 +1,8 @@
 """What the TPU compiler says of a configuration: memory, traffic, operations.
 
 Nothing runs: every figure is read from the compiled program, and the time is
-the least that the chip's published rates allow.
+the least that the chip's published rates allow, one instruction after the
+other.
 """
 
 import math
@@ -14,7 +15,8 @@ from pixeldit_jax import sharding
 from pixeldit_jax.eval import hlo_memory
 from pixeldit_jax.eval.chips import chip_of, roofline
 from pixeldit_jax.eval.hlo import Program
-from pixeldit_jax.eval.hlo_cost import COLLECTIVES, collectives, count_flops
+from pixeldit_jax.eval.hlo_cost import COLLECTIVES, collectives
+from pixeldit_jax.eval.hlo_work import work_of
 from pixeldit_jax.eval.speed import sampling_evaluations
 from pixeldit_jax.eval.topology import (
   Lowered,
@@ -95,10 +97,11 @@ def read_program(
   parameters = sum(math.prod(a.shape) for a in leaves)
   traffic = _traffic(hlo, parameters)
   devices = len(leaves[0].sharding.device_set)
-  flops = count_flops(hlo)
+  work = list(work_of(hlo))
+  flops = sum(w.times * w.flops for w in work)
   model_flops = _model_flops(config, what)
   received = sum(kind['bytes'] for kind in traffic.values())
-  times = roofline(device, flops, hlo_memory.count_bytes(hlo), received)
+  times = roofline(device, work, received)
   peak = peak_flops(device)
   return dict(
     parameters=parameters,

@@ -46,13 +46,15 @@ class Collective(NamedTuple):
   times: int
 
 
-def count_flops(program: Program) -> int:
-  """Operations of one call of the program on one device."""
-  return sum(v.times * _flops(v.instruction, v.computation) for v in
-             program.visits())  # fmt: skip
-
-
-def _flops(instruction: Instruction, computation: Computation) -> int:
+def flops_of(
+  instruction: Instruction, computation: Computation, program: Program
+) -> int:
+  """Operations of one run of an instruction, with what is fused into it."""
+  if instruction.opcode == 'fusion':
+    called = program.called(instruction)
+    return sum(
+      flops_of(i, called, program) for i in called.instructions.values()
+    )
   if instruction.opcode == 'convolution':
     return _convolution_flops(instruction, computation)
   if instruction.opcode == 'dot':

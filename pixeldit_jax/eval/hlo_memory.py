@@ -39,20 +39,17 @@ def in_hbm(buffer: Buffer) -> bool:
   return 'S(' not in buffer.layout
 
 
-def count_bytes(program: Program) -> int:
-  """Bytes read from HBM and written to it in one call of the program.
+def bytes_of(
+  instruction: Instruction, computation: Computation, program: Program
+) -> int:
+  """Bytes that one run of an instruction moves from and to HBM.
 
   An estimate: what a fusion only slices counts as the slice, and what it
   updates in place as the update.
   """
-  total = 0
-  for visit in program.visits():
-    instruction = visit.instruction
-    if visit.fused or _is_free(instruction):
-      continue
-    moved = sum(_moved(instruction, visit.computation, program))
-    total += visit.times * moved
-  return total
+  if _is_free(instruction):
+    return 0
+  return sum(_moved(instruction, computation, program))
 
 
 def _is_free(instruction: Instruction) -> bool:

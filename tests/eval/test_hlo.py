@@ -1,6 +1,7 @@
 """Programs that XLA compiled here: operations, loops, traffic, layouts."""
 
 import functools
+import types
 
 import jax
 import jax.numpy as jnp
@@ -8,13 +9,22 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from pixeldit_jax import sharding
+from pixeldit_jax.eval.chips import roofline
 from pixeldit_jax.eval.hlo import Program, parse_buffers, parse_instruction
-from pixeldit_jax.eval.hlo_cost import collectives, count_flops, group_size
-from pixeldit_jax.eval.hlo_memory import count_bytes
+from pixeldit_jax.eval.hlo_cost import collectives, group_size
+from pixeldit_jax.eval.hlo_work import Work, work_of
 
 
 def compile_(f, *arrays):
   return Program(jax.jit(f).lower(*arrays).compile().as_text())
+
+
+def count_flops(program):
+  return sum(w.times * w.flops for w in work_of(program))
+
+
+def count_bytes(program):
+  return sum(w.times * w.bytes for w in work_of(program))
 
 
 def test_products_in_loops_count_as_often_as_they_run():
@@ -163,3 +173,21 @@ def test_what_allocates_or_waits_moves_nothing():
 }
 """
   assert count_bytes(Program(text)) == 32 * 2
+
+
+def test_instructions_take_their_time_one_after_the_other():
+  """On a chip of 197 TFLOP/s and 819 GB/s; copies beside them are free."""
+  device = types.SimpleNamespace(device_kind='TPU v5 lite', platform='tpu')
+  computes, moves = (
+    Work(197 * 10**9, 0, False, 2),
+    Work(0, 819 * 10**6, False, 3),
+  )
+  copies = moves._replace(beside=True)
+  times = roofline(device, [computes, moves, copies], received=0)
+  assert times == pytest.approx(
+    dict(compute=2e-3, hbm=6e-3, interconnect=0, seconds=6e-3)
+  )
+  times = roofline(device, [computes, moves], received=0)
+  assert times['seconds'] == pytest.approx(5e-3)
+  times = roofline(device, [computes], received=200e9)
+  assert times['seconds'] == times['interconnect'] == pytest.approx(1)
