@@ -51,7 +51,8 @@ def roofline(
   """Seconds that a program takes at the full rates of a chip.
 
   Instructions run one after the other, and each as long as its operations or
-  its bytes take; but copies that are only started run beside others.
+  its bytes take; but what is only started runs beside others. Of a condition
+  every branch counts.
 
   Args:
     device: of the kind that runs the program.

@@ -85,6 +85,7 @@ class Visit(NamedTuple):
     computation: the one it stands in.
     inside: name of the entry or loop body around it, through fusions.
     fused: its result stays within a fusion and is no buffer.
+    beside: it is only started, or one that was; others run meanwhile.
     times: how often it runs.
   """
 
@@ -92,6 +93,7 @@ class Visit(NamedTuple):
   computation: Computation
   inside: str
   fused: bool
+  beside: bool
   times: int
 
 
@@ -114,17 +116,18 @@ class Program:
 
   def visits(self) -> Iterator[Visit]:
     """All instructions that run; of a condition, every branch once."""
-    return self._visits(self.entry, self.entry, False, 1)
+    return self._visits(self.entry, self.entry, False, False, 1)
 
-  def _visits(self, name, inside, fused, times):
+  def _visits(self, name, inside, fused, beside, times):
     computation = self.computations[name]
     for instruction in computation.instructions.values():
-      yield Visit(instruction, computation, inside, fused, times)
+      started = beside or instruction.opcode.endswith('-start')
+      yield Visit(instruction, computation, inside, fused, started, times)
       attributes = instruction.attributes
       if instruction.opcode == 'while':
         body = re.search(r'body=%?([\w.\-]+)', attributes)[1]
         trips = times * self.trip_count(instruction, computation)
-        yield from self._visits(body, body, fused, trips)
+        yield from self._visits(body, body, fused, started, trips)
       elif instruction.opcode == 'conditional':
         listed = re.search(r'branch_computations=\{([^}]*)\}', attributes)
         branches = (
@@ -132,12 +135,11 @@ class Program:
         )
         for branch in branches:
           branch = branch.strip().lstrip('%')
-          yield from self._visits(branch, branch, fused, times)
+          yield from self._visits(branch, branch, fused, started, times)
       elif instruction.opcode in ('fusion', 'call', 'async-start'):
         for called in _CALLED.findall(attributes):
-          yield from self._visits(
-            called, inside, fused or instruction.opcode == 'fusion', times
-          )
+          within = fused or instruction.opcode == 'fusion'
+          yield from self._visits(called, inside, within, started, times)
 
   def called(self, instruction: Instruction) -> Computation | None:
     """What a fusion or call computes."""

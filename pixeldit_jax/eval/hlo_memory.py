@@ -64,8 +64,8 @@ def _moved(
 ) -> Iterator[int]:
   """Bytes of each operand and result of one instruction."""
   if instruction.opcode.endswith('-start'):
-    # Between HBM and the memory on the chip: (source, part) or (copy, source).
-    yield min(b.bytes for b in instruction.result[:2])
+    # Between HBM and the memory on the chip: the whole, the part, and scalars.
+    yield min(b.bytes for b in instruction.result if b.shape)
     return
   called = program.called(instruction)
   if instruction.opcode != 'fusion':
@@ -146,8 +146,9 @@ def _written(computation: Computation, program: Program) -> list[int]:
       part = computation.instructions[part.operands[0]]
     if part.opcode == 'dynamic-update-slice':
       part = computation.instructions[part.operands[1]]
-    if part.opcode == 'fusion':
-      sizes.append(sum(_written(program.called(part), program)))
+      sizes.append(sum(b.bytes for b in part.result))
+    elif part.opcode == 'fusion':
+      sizes.extend(_written(program.called(part), program))
     elif part.opcode in _PASSING:
       sizes.append(0)
     else:

@@ -29,9 +29,4 @@ def work_of(program: Program) -> Iterator[Work]:
   for visit in program.visits():
     if not visit.fused:
       what = visit.instruction, visit.computation, program
-      yield Work(
-        flops_of(*what),
-        bytes_of(*what),
-        visit.instruction.opcode.endswith('-start'),
-        visit.times,
-      )
+      yield Work(flops_of(*what), bytes_of(*what), visit.beside, visit.times)

@@ -22,9 +22,10 @@ from pixeldit_jax.typing import Array, Bool, Float
 
 # From LONG x LONG scores on, the kernels that never hold them take over. On CPU
 # XLA and blockwise take equal time at 1024 tokens, blockwise 0.77 of XLA's at
-# 2048; for v5e, XLA's program at 1024 tokens moves 24 times the bytes of flash
-# attention (1.70 against 0.07 GiB, batch 4, 16 heads of 72), at 512 the same.
+# 2048. By the TPU compiler, attention by XLA makes a step of XL move, at 256
+# tokens, 9% more bytes on a v5e (8 images a chip) and 13% on a v5p (32).
 LONG = 1024
+LONG_TPU = 256
 
 
 def attend(
@@ -73,14 +74,14 @@ def attend(
 def choose(platform: str, L: int, S: int, K: int, dtype) -> str:
   """The kernel for L queries and S keys of size K on a platform.
 
-  GPU: cuDNN where it takes the type and head size. Else XLA while L x S is less
-  than LONG x LONG, and from there flash on TPU, blockwise elsewhere.
+  GPU: cuDNN where it takes the type and head size. Else XLA while the scores
+  are few; from LONG_TPU on flash on TPU, from LONG on blockwise elsewhere.
   """
   if platform == 'gpu' and cudnn.takes(dtype, K):
     return 'cudnn'
-  if L * S < LONG * LONG:
-    return 'xla'
-  return 'flash' if platform == 'tpu' else 'blockwise'
+  if platform == 'tpu':
+    return 'xla' if L * S < LONG_TPU * LONG_TPU else 'flash'
+  return 'xla' if L * S < LONG * LONG else 'blockwise'
 
 
 def _kernel(implementation: str, platform: str, q_BLNK):

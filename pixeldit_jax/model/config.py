@@ -162,8 +162,7 @@ class ModelConfig:
   def pixel_attention_size(self) -> tuple[int, int]:
     """Width and heads of the attention in PiT blocks."""
     narrow = self.pixel_attention == 'channel'
-    # One head of a TPU's 128 lanes: of 65,536 tokens, no other shape of the
-    # keys is as cheap to gather and to keep (`kernels.sharded`).
+    # A head of 128 fills a TPU's matrix unit; one of 64 takes it as long.
     width, heads = (128, 1) if narrow else (self.width, self.heads)
     return self.pixel_attention_width or width, self.pixel_heads or heads
 

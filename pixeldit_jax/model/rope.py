@@ -49,9 +49,11 @@ def rotate(
   x: Float[Array, 'B L N K'], rotary: Rotary
 ) -> Float[Array, 'B L N K']:
   """Turns each channel pair of each token by its angle, in float32."""
-  cos, sin = (table[:, None, :] for table in rotary)
-  K, x32 = x.shape[-1], x.astype(jnp.float32)
-  a, b = jnp.split(x32, 2, axis=-1)
-  cos, sin = cos[..., : K // 2], sin[..., K // 2 :]
-  turned = jnp.concatenate([a * cos - b * sin, a * sin + b * cos], -1)
-  return turned.astype(x.dtype)
+  K = x.shape[-1]
+  cos, sin = (table[:, None, K // 2 :] for table in rotary)
+  a, b = (half.astype(jnp.float32) for half in jnp.split(x, 2, axis=-1))
+  turned = (
+    (a * cos - b * sin).astype(x.dtype),
+    (a * sin + b * cos).astype(x.dtype),
+  )
+  return jnp.concatenate(turned, -1)

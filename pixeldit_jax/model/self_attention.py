@@ -1,5 +1,6 @@
 """Multi-head self-attention with normed queries and keys, and rotary."""
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
 
@@ -23,7 +24,6 @@ class SelfAttention(nnx.Module):
     size = width // heads
     self.heads = heads
     self.implementation = config.attention
-    # Weights with an axis of 72 for a head would be padded to 128 on a TPU.
     self.qkv = Linear(
       width,
       (3, width),
@@ -51,7 +51,8 @@ class SelfAttention(nnx.Module):
     self, x: Float[Array, 'B L D'], rotary: Rotary | None
   ) -> tuple[Float[Array, 'B L N K'], ...]:
     """Queries, keys and values."""
-    qkv_BL3D = self.qkv(x)
+    # Else a TPU would split the weights into heads, and pad those of 72.
+    qkv_BL3D = jax.lax.optimization_barrier(self.qkv(x))
     qkv_BL3NK = qkv_BL3D.reshape(*qkv_BL3D.shape[:3], self.heads, -1)
     q_BLNK = self.q_norm(qkv_BL3NK[:, :, 0])
     k_BLNK = self.k_norm(qkv_BL3NK[:, :, 1])

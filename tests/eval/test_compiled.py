@@ -29,9 +29,15 @@ def xl_of_two_blocks():
 
 
 @pytest.mark.slow
-def test_training_has_the_traffic_of_fsdp_and_nothing_whole_or_padded():
+@pytest.mark.parametrize('resolution', [128, 512])
+def test_training_has_the_traffic_of_fsdp_and_nothing_whole_or_padded(
+  resolution,
+):
+  """With attention by two products, and by the kernel of long sequences."""
   pytest.importorskip('libtpu')
-  report = compile_report(xl_of_two_blocks(), 'v5e:4x4', 'train')
+  config = xl_of_two_blocks()
+  config.data.resolution = resolution
+  report = compile_report(config, 'v5e:4x4', 'train')
   moved = report['collectives'].values()
   assert 2.5 < sum(kind['per_parameter'] for kind in moved) < 3.5
   assert report['replicated'] == [] and report['padded'] == []

@@ -163,6 +163,23 @@ ENTRY %main (a: bf16[26,16], k: s32[]) -> bf16[16] {
   assert count_bytes(Program(text)) == 2 * 16 * 2
 
 
+def test_a_product_in_a_fusion_is_counted_once():
+  text = """%inner (p: f32[8,16], w: f32[16,4]) -> f32[8,4] {
+  %p = f32[8,16]{1,0} parameter(0)
+  %w = f32[16,4]{1,0} parameter(1)
+  ROOT %d = f32[8,4]{1,0} dot(%p, %w), lhs_contracting_dims={1}, rhs_contracting_dims={0}
+}
+
+ENTRY %main (a: f32[8,16], b: f32[16,4]) -> f32[8,4] {
+  %a = f32[8,16]{1,0} parameter(0)
+  %b = f32[16,4]{1,0} parameter(1)
+  ROOT %f = f32[8,4]{1,0} fusion(%a, %b), kind=kOutput, calls=%inner
+}
+"""  # noqa: E501
+  (work,) = [w for w in work_of(Program(text)) if w.flops]
+  assert work == Work(2 * 8 * 16 * 4, 4 * (8 * 16 + 16 * 4 + 8 * 4), False, 1)
+
+
 def test_what_allocates_or_waits_moves_nothing():
   text = """ENTRY %main (a: bf16[64]) -> bf16[64] {
   %a = bf16[64]{0} parameter(0)
@@ -176,7 +193,7 @@ def test_what_allocates_or_waits_moves_nothing():
 
 
 def test_instructions_take_their_time_one_after_the_other():
-  """On a chip of 197 TFLOP/s and 819 GB/s; copies beside them are free."""
+  """On a chip of 197 TFLOP/s and 819 GB/s, with copies beside them."""
   device = types.SimpleNamespace(device_kind='TPU v5 lite', platform='tpu')
   computes, moves = (
     Work(197 * 10**9, 0, False, 2),

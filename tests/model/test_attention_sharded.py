@@ -65,13 +65,19 @@ def test_sharded_is_unsharded(sizes, implementation):
 
 
 def test_flash_runs_on_a_mesh():
-  q, k, v, _, mask = example(B=2, L=256, S=256, N=2)
+  *arrays, do, mask = example(B=2, L=256, S=256, N=2)
   kernel = functools.partial(flash_attention, interpret=True)
   mesh = make_mesh(1, 2, 2, 2)
-  actual = jax.jit(
-    lambda q, k, v, mask: sharded(kernel, q, k, v, mask, mesh, MESH_AXES)
-  )(q, k, v, mask)
-  assert_equal([actual], [attend(q, k, v, mask_BS=mask)])
+
+  @jax.jit
+  def actual(q, k, v, do, mask):
+    def run(q, k, v):
+      return sharded(kernel, q, k, v, mask, mesh, MESH_AXES)
+
+    o, backward = jax.vjp(run, q, k, v)
+    return o, *backward(do)
+
+  assert_equal(actual(*arrays, do, mask), outputs(*arrays, do, mask))
 
 
 @pytest.mark.parametrize('L, S', [(30, 13), (13, 30)])

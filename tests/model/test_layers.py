@@ -1,5 +1,6 @@
 """Linear layers: the same product on every platform, and its gradients."""
 
+import functools
 import re
 
 import jax
@@ -56,3 +57,34 @@ def test_the_backward_pass_on_cpu_moves_no_kernel():
   size = jnp.size(arguments[0]['kernel'])
   moved = re.findall(r'= f32\[([\d,]+)\]\S* (?:transpose|copy)\(', text)
   assert all(np.prod([int(n) for n in m.split(',')]) < size for m in moved)
+
+
+@pytest.mark.parametrize('platform', ['cpu', 'tpu'])
+@pytest.mark.parametrize('inputs', [(8,), (4, 2)])
+def test_each_output_by_itself_is_that_of_all(inputs, platform, monkeypatch):
+  monkeypatch.setattr(layers, 'platform', lambda: platform)
+  layer = Linear(
+    inputs,
+    (6, 4, 2),
+    (None,) * (len(inputs) + 3),
+    dtype='float32',
+    rngs=nnx.Rngs(0),
+  )
+  graphdef, weights = nnx.graphdef(layer), weights_of(layer)
+  x = jax.random.normal(jax.random.key(0), (2, 3, *inputs))
+  dy = jax.random.normal(jax.random.key(1), (6, 2, 3, 4, 2))
+
+  def outputs(call):
+    def run(weights, x):
+      return jnp.stack(call(nnx.merge(graphdef, weights), x))
+
+    y, backward = jax.vjp(run, weights, x)
+    return y, backward(dy)
+
+  each = outputs(Linear.each)
+  together = outputs(lambda layer, x: jnp.unstack(layer(x), axis=2))
+  jax.tree.map(
+    functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5),
+    each,
+    together,
+  )

@@ -32,8 +32,9 @@ LANES = 128  # of a register, and of a tile of memory
 SUBLANES = 16  # bfloat16 rows of a tile
 QUERIES, KEYS = 512, 1536  # in a block, at most
 SCORES = QUERIES * KEYS  # in a block, of all its heads
-VMEM = 64 * 2**20  # bytes of it that the compiler may give to a kernel
-GRADIENTS = 8 * 2**20  # of them for those of queries, in float32
+VMEM = 48 * 2**20  # bytes that a kernel may take, where a core has as many
+GRADIENTS = 8 * 2**20  # of these for the gradients of queries, in float32
+KEPT = 1024  # tokens from which on remat may keep the output
 LN2 = math.log(2)
 LOWEST = -1e30  # the score of a key that is not seen
 
@@ -44,6 +45,7 @@ class Blocks(NamedTuple):
   queries: int
   keys: int
   heads: int
+  kept: bool
   interpret: bool
 
 
@@ -71,7 +73,11 @@ def flash_attention(
   B, L, N, K = q_BLNK.shape
   S = k_BSNK.shape[1]
   block_q, block_k = block_size(L, QUERIES), block_size(S, KEYS)
-  blocks = Blocks(block_q, block_k, _heads(N, block_q * block_k), interpret)
+  heads = _heads(N, block_q * block_k)
+  # The output of short sequences is computed again in less than it would take
+  # of memory: 1% of the operations of XL-256, and 17 MB an image.
+  kept = L * S >= KEPT * KEPT
+  blocks = Blocks(block_q, block_k, heads, kept, interpret)
   hides = mask_BS is not None or S % block_k > 0
   channels = K + hides + -(K + hides) % SUBLANES
   # Powers are of 2 in the kernel. Scaled in float32, since a bfloat16 scale
@@ -87,12 +93,7 @@ def flash_attention(
     own_K1 = jnp.arange(channels)[:, None] == K
     k_BNKS = jnp.where(own_K1, hide_B11S.astype(k_BNKS.dtype), k_BNKS)
     q_BNKL = jnp.where(own_K1, jnp.ones((), q_BNKL.dtype), q_BNKL)
-  # All gradients of the queries of a call stay in VMEM until they are whole.
-  size = 4 * channels * block_q * blocks.heads
-  most = max(1, GRADIENTS // size) * block_q
-  parts = jnp.split(q_BNKL, [*range(most, q_BNKL.shape[-1], most)], axis=-1)
-  parts = [_attention(part, k_BNKS, v_BNKS, blocks) for part in parts]
-  o_BNKL = jnp.concatenate(parts, -1)
+  o_BNKL = _attention(q_BNKL, k_BNKS, v_BNKS, blocks)
   o_BLNK = jnp.moveaxis(o_BNKL[:, :, :K, :L], -1, 1)
   if mask_BS is None:
     return o_BLNK
@@ -129,7 +130,7 @@ def _attention(q_BNKL, k_BNKS, v_BNKS, blocks):
 
 def _forward(q_BNKL, k_BNKS, v_BNKS, blocks):
   B, N, K, L = q_BNKL.shape
-  block_q, block_k, heads, interpret = blocks
+  block_q, block_k, heads, kept, interpret = blocks
   queries = _spec(heads, K, block_q, lambda i, j: i)
   keys = _spec(heads, K, block_k, lambda i, j: j)
   o_BNKL, lse_BN1L = pl.pallas_call(
@@ -149,33 +150,54 @@ def _forward(q_BNKL, k_BNKS, v_BNKS, blocks):
     interpret=interpret,
     name='flash_attention_forward',
   )(q_BNKL, k_BNKS, v_BNKS)
-  o_BNKL = checkpoint_name(o_BNKL, RESIDUALS)
-  lse_BN1L = checkpoint_name(lse_BN1L, RESIDUALS)
+  if kept:
+    o_BNKL = checkpoint_name(o_BNKL, RESIDUALS)
+    lse_BN1L = checkpoint_name(lse_BN1L, RESIDUALS)
   return o_BNKL, (q_BNKL, k_BNKS, v_BNKS, o_BNKL, lse_BN1L)
 
 
 def _backward(blocks, residuals, do_BNKL):
   q_BNKL, k_BNKS, v_BNKS, o_BNKL, lse_BN1L = residuals
-  B, N, K, L = q_BNKL.shape
-  S = k_BNKS.shape[-1]
-  block_q, block_k, heads, interpret = blocks
   # sum_s p dp, the softmax's own term, is o . do.
   delta_BN1L = jnp.einsum(
     'BNKL,BNKL->BNL', o_BNKL, do_BNKL, preferred_element_type=jnp.float32
   )[:, :, None]
-  queries = _spec(heads, K, block_q, lambda j, i: i)
-  of_queries = _spec(heads, 1, block_q, lambda j, i: i)
-  keys = _spec(heads, K, block_k, lambda j, i: j)
+  queries = q_BNKL, do_BNKL, lse_BN1L, delta_BN1L
+  # As many of the queries at a time as have their gradients in VMEM.
+  _, _, K, L = q_BNKL.shape
+  size = 4 * K * blocks.queries * blocks.heads
+  most = max(1, GRADIENTS // size) * blocks.queries
+  cuts = [*range(most, L, most)]
+  dtype = jnp.float32 if cuts else k_BNKS.dtype
+  parts = zip(*(jnp.split(x, cuts, axis=-1) for x in queries))
+  dq, dk, dv = zip(
+    *(_gradients(part, k_BNKS, v_BNKS, blocks, dtype) for part in parts)
+  )
+  dk_BNKS, dv_BNKS = (sum(d).astype(k_BNKS.dtype) for d in (dk, dv))
+  return jnp.concatenate(dq, -1), dk_BNKS, dv_BNKS
+
+
+def _gradients(queries, k_BNKS, v_BNKS, blocks, dtype):
+  """Those of some queries, and what these add to those of keys and values."""
+  q_BNKL, do_BNKL, lse_BN1L, delta_BN1L = queries
+  B, N, K, L = q_BNKL.shape
+  S = k_BNKS.shape[-1]
+  block_q, block_k, heads, _, interpret = blocks
+  of_queries = _spec(heads, K, block_q, lambda j, i: i)
+  sums = _spec(heads, 1, block_q, lambda j, i: i)
+  of_keys = _spec(heads, K, block_k, lambda j, i: j)
   # dq is whole after the last keys: until then its first block stays in place.
   last = S // block_k - 1
-  own = _spec(heads, K, block_q, lambda j, i: jnp.where(j == last, i, 0))
+  whole = _spec(heads, K, block_q, lambda j, i: jnp.where(j == last, i, 0))
   return pl.pallas_call(
     _backward_kernel,
     grid=(B, N // heads, S // block_k, L // block_q),
-    in_specs=[queries, keys, keys, queries, of_queries, of_queries],
-    out_specs=[own, keys, keys],
+    in_specs=[of_queries, of_keys, of_keys, of_queries, sums, sums],
+    out_specs=[whole, of_keys, of_keys],
     out_shape=[
-      jax.ShapeDtypeStruct(x.shape, x.dtype) for x in (q_BNKL, k_BNKS, v_BNKS)
+      jax.ShapeDtypeStruct(q_BNKL.shape, q_BNKL.dtype),
+      jax.ShapeDtypeStruct(k_BNKS.shape, dtype),
+      jax.ShapeDtypeStruct(v_BNKS.shape, dtype),
     ],
     scratch_shapes=[
       pltpu.VMEM((L // block_q, heads, K, block_q), jnp.float32),
