@@ -23,7 +23,7 @@ from pixeldit_jax.typing import Array, Bool, Float
 # From LONG x LONG scores on, the kernels that never hold them take over. On CPU
 # XLA and blockwise take equal time at 1024 tokens, blockwise 0.77 of XLA's at
 # 2048. By the TPU compiler, attention by XLA makes a step of XL move, at 256
-# tokens, 9% more bytes on a v5e (8 images a chip) and 13% on a v5p (32).
+# tokens, 10% more bytes on a v5e (8 images a chip) and 13% on a v5p (32).
 LONG = 1024
 LONG_TPU = 256
 
