@@ -59,7 +59,7 @@ ROWS = [
       '--config.mesh.sequence=4',
     ],
   ),
-  ('T2I-512, stage 1', 'v5p:4x4x4', 1024, [*STAGE_1, '--config.mesh.data=8']),
+  ('T2I-512, stage 1', 'v5p:4x4x4', 1024, [*STAGE_1, '--config.mesh.data=16']),
   ('T2I-512, stage 1', 'v5p:8x8x4', 1024, [*STAGE_1, '--config.mesh.data=32']),
   ('T2I-1024, stage 3', 'v5p:8x8x4', 768, [*STAGE_3, '--config.mesh.data=32']),
 ]
