@@ -82,8 +82,10 @@ def test_what_does_not_fit_is_told_with_its_largest_arrays():
   needed, *largest = refused.value.lines
   assert re.fullmatch(r'needs \d+\.\d+G of 15\.75G HBM', needed)
   assert len(largest) == 5
-  # The modulation of all pixels is 3 GiB of it.
-  assert any('3.00GiB' in line and '[1024,64,' in line for line in largest)
+  # The hidden layer of all pixels is 2 GiB of it.
+  assert any(
+    '2.00GiB' in line and '[1024,64,256,64]' in line for line in largest
+  )
 
 
 def test_out_of_memory_is_told_in_lines():
