@@ -6,9 +6,9 @@ times their memory, so that channels come before tokens in every array here, and
 scores are [S, L]. All gradients come from one kernel, which does five products
 where two kernels would do seven.
 
-Instructions of the inner block by the compiler for v5e, without a mask and with
-waits left out, over those of JAX's splash attention, whose outputs and gradients
-have channels last:
+Instructions of the inner block by the compiler for v5e, without a mask, waits
+left out, over those of JAX's splash attention, whose outputs and gradients have
+channels last:
 
 | heads of           | 64   | 72, as 80 | 128  |
 |--------------------|------|-----------|------|
