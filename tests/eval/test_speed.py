@@ -37,6 +37,7 @@ def test_evaluations_of_a_sampling_loop(solver, guidance, interval, count):
   assert sampling_evaluations(config) == count
 
 
+@pytest.mark.slow
 def test_training_and_sampling_are_measured():
   config = debug_config()
   trained = measure_training(config, 2)
