@@ -65,7 +65,7 @@ def _moved(
   """Bytes of each operand and result of one instruction."""
   if instruction.opcode.endswith('-start'):
     # Between HBM and the memory on the chip: the whole, the part, and scalars.
-    yield min(b.bytes for b in instruction.result if b.shape)
+    yield min((b.bytes for b in instruction.result if b.shape), default=0)
     return
   called = program.called(instruction)
   if instruction.opcode != 'fusion':

@@ -14,7 +14,7 @@ from pixeldit_jax.model.layers import Linear
 from pixeldit_jax.model.pixeldit import weights_of
 
 
-def make(inputs, outputs):
+def make(inputs, outputs, call=Linear.__call__):
   """f(weights, x, dy) -> y and the gradients of both, with its arguments."""
   rank = len(inputs) + len(outputs)
   layer = Linear(
@@ -27,7 +27,10 @@ def make(inputs, outputs):
   )
 
   def run(weights, x, dy):
-    y, backward = jax.vjp(lambda w, x: nnx.merge(graphdef, w)(x), weights, x)
+    def apply(weights, x):
+      return call(nnx.merge(graphdef, weights), x)
+
+    y, backward = jax.vjp(apply, weights, x)
     return y, backward(dy)
 
   return run, (weights, x, dy)
@@ -63,28 +66,12 @@ def test_the_backward_pass_on_cpu_moves_no_kernel():
 @pytest.mark.parametrize('inputs', [(8,), (4, 2)])
 def test_each_output_by_itself_is_that_of_all(inputs, platform, monkeypatch):
   monkeypatch.setattr(layers, 'platform', lambda: platform)
-  layer = Linear(
-    inputs,
-    (6, 4, 2),
-    (None,) * (len(inputs) + 3),
-    dtype='float32',
-    rngs=nnx.Rngs(0),
+  together, arguments = make(inputs, (6, 4, 2))
+  each, _ = make(
+    inputs, (6, 4, 2), lambda layer, x: jnp.stack(layer.each(x), 2)
   )
-  graphdef, weights = nnx.graphdef(layer), weights_of(layer)
-  x = jax.random.normal(jax.random.key(0), (2, 3, *inputs))
-  dy = jax.random.normal(jax.random.key(1), (6, 2, 3, 4, 2))
-
-  def outputs(call):
-    def run(weights, x):
-      return jnp.stack(call(nnx.merge(graphdef, weights), x))
-
-    y, backward = jax.vjp(run, weights, x)
-    return y, backward(dy)
-
-  each = outputs(Linear.each)
-  together = outputs(lambda layer, x: jnp.unstack(layer(x), axis=2))
   jax.tree.map(
     functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5),
-    each,
-    together,
+    each(*arguments),
+    together(*arguments),
   )

@@ -4,3 +4,6 @@
 # carries this name: remat that keeps it does not run attention twice. XLA's has
 # none, since its backward pass needs the scores.
 RESIDUALS = 'attention'
+
+# The score of a key that is not seen. Finite, since inf - inf is NaN.
+LOWEST = -1e30

@@ -12,11 +12,8 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
-from pixeldit_jax.model.kernels import RESIDUALS
+from pixeldit_jax.model.kernels import LOWEST, RESIDUALS
 from pixeldit_jax.typing import Array, Bool, Float
-
-# The score of a key that is not seen. Finite, since inf - inf is NaN.
-LOWEST = -1e30
 
 _einsum = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
 

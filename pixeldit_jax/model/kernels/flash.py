@@ -26,7 +26,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from pixeldit_jax.model.kernels import RESIDUALS
+from pixeldit_jax.model.kernels import LOWEST, RESIDUALS
 from pixeldit_jax.typing import Array, Bool, Float
 
 LANES = 128  # of a register, and of a tile of memory
@@ -37,11 +37,16 @@ VMEM = 48 * 2**20  # bytes that a kernel may take, where a core has as many
 GRADIENTS = 8 * 2**20  # of these for the gradients of queries, in float32
 KEPT = 1024  # tokens from which on remat may keep the output
 LN2 = math.log(2)
-LOWEST = -1e30  # the score of a key that is not seen
 
 
 class Blocks(NamedTuple):
-  """What one step of a kernel takes."""
+  """How the kernels run.
+
+  Attributes:
+    queries, keys, heads: in one step.
+    kept: remat may keep the output.
+    interpret: as Python.
+  """
 
   queries: int
   keys: int
