@@ -41,9 +41,11 @@ def hold(workdir: str, beat: float = BEAT) -> Iterator[None]:
       time.sleep(3 * beat)
       if _read(path) != held:
         raise ValueError(_refusal(workdir, held))
+    holder = dict(host=socket.gethostname(), pid=os.getpid(), beat=1)
+    _write(path, holder)
     over = threading.Event()
     thread = threading.Thread(
-      target=_beat, args=(path, beat, over), daemon=True
+      target=_beat, args=(path, holder, beat, over), daemon=True
     )
     thread.start()
     try:
@@ -70,15 +72,12 @@ def _operating_system_lock(path, workdir):
     yield
 
 
-def _beat(path, beat, over):
+def _beat(path, holder, beat, over):
   """Writes who holds the workdir, counting; at the end, that nobody does."""
-  holder = dict(host=socket.gethostname(), pid=os.getpid(), beat=0)
-  while True:
+  while not over.wait(beat):
     holder['beat'] += 1
     _write(path, holder)
-    if over.wait(beat):
-      _write(path, holder | dict(beat=0))
-      return
+  _write(path, holder | dict(beat=0))
 
 
 def _write(path, holder):
