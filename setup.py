@@ -33,7 +33,15 @@ setup(
   long_description=pathlib.Path(__file__).with_name('README.md').read_text(),
   long_description_content_type='text/markdown',
   license='Apache-2.0',
-  packages=find_packages(include=['pixeldit_jax', 'pixeldit_jax.*']),
+  packages=[
+    *find_packages(include=['pixeldit_jax', 'pixeldit_jax.*']),
+    'pixeldit_jax.configs',
+    'pixeldit_jax.launch',
+  ],
+  package_dir={
+    'pixeldit_jax.configs': 'configs',
+    'pixeldit_jax.launch': 'launch',
+  },
   python_requires='>=3.11',
   install_requires=[
     'absl-py>=2.1',

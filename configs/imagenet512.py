@@ -7,7 +7,7 @@ REPA needs the weights of DINOv2-B: they are fetched by name, or
 --config.repa.teacher=FILE.
 """
 
-from pixeldit_jax.train import config as defaults
+from pixeldit_jax import config as defaults
 
 STEPS_OF_EPOCH = 5_000  # of 256 images
 

@@ -3,7 +3,7 @@
 Options: debug (a few steps of a tiny network).
 """
 
-from pixeldit_jax.train import config as defaults
+from pixeldit_jax import config as defaults
 
 
 def get_config(arg: str | None = None):

@@ -5,7 +5,7 @@ trains this; minutes on two cores. Options: debug (a few steps of a tiny
 network, words as random vectors, no preparation).
 """
 
-from pixeldit_jax.train import config as defaults
+from pixeldit_jax import config as defaults
 
 
 def get_config(arg: str | None = None):

@@ -10,10 +10,10 @@ the same digits.
 import pathlib
 import sys
 
-import command
-import distributed
 from absl import flags
 from ml_collections import config_flags
+
+from pixeldit_jax.cli import cluster_flags, run_command
 
 _CONFIG = config_flags.DEFINE_config_file(
   'config', None, 'File of the digits; --config.key=value changes one value.'
@@ -25,18 +25,18 @@ _STEPS = flags.DEFINE_integer('steps', 300, 'Of each variant.', lower_bound=1)
 _NUM_SAMPLES = flags.DEFINE_integer(
   'num_samples', 300, 'Drawn from each variant.', lower_bound=1
 )
-flags.adopt_module_key_flags(distributed)
+flags.adopt_module_key_flags(cluster_flags)
 flags.mark_flags_as_required(['config'])
 
 
 def main():
   from pixeldit_jax import sharding
   from pixeldit_jax.convert.vision import load_dinov2, write_dinov2
-  from pixeldit_jax.eval import ablation
-  from pixeldit_jax.eval.digit_teacher import train_digit_teacher
+  from pixeldit_jax.demo import ablation
+  from pixeldit_jax.demo.digit_teacher import train_digit_teacher
   from pixeldit_jax.train.metrics import start_log
 
-  distributed.initialize()
+  cluster_flags.initialize()
   start_log()
   folder = pathlib.Path(_WORKDIR.value)
   file = folder / 'teacher.safetensors'
@@ -72,4 +72,4 @@ def main():
 
 
 if __name__ == '__main__':
-  command.run(main)
+  run_command.run(main)

@@ -13,9 +13,10 @@ import json
 import pathlib
 import sys
 
-import command
 from absl import flags, logging
 from ml_collections import config_flags
+
+from pixeldit_jax.cli import run_command
 
 _CONFIG = config_flags.DEFINE_config_file(
   'config', None, 'File of the run; --config.key=value changes one value.'
@@ -39,25 +40,28 @@ flags.mark_flags_as_required(['config'])
 
 def main():
   logging.set_verbosity(logging.WARNING)  # Orbax tells a lot
-  from pixeldit_jax.data import throughput
-  from pixeldit_jax.data.sources import open_source
-  from pixeldit_jax.eval import checkpoint_speed, speed
+  from pixeldit_jax.benchmarks import (
+    checkpoint_time,
+    input_throughput,
+    step_time,
+  )
+  from pixeldit_jax.data.sources.open_source import open_source
 
   try:
     config = _CONFIG.value
     if _WHAT.value == 'train':
-      report = speed.measure_training(config, _COUNT.value, _PROFILE.value)
+      report = step_time.measure_training(config, _COUNT.value, _PROFILE.value)
     elif _WHAT.value == 'sample':
-      report = speed.measure_sampling(config, _COUNT.value, _PROFILE.value)
+      report = step_time.measure_sampling(config, _COUNT.value, _PROFILE.value)
     elif _WHAT.value == 'features':
-      report = speed.measure_features(config.data.resolution, _COUNT.value)
+      report = step_time.measure_features(config.data.resolution, _COUNT.value)
     elif _WHAT.value == 'checkpoint':
-      report = checkpoint_speed.measure_checkpoint(
+      report = checkpoint_time.measure_checkpoint(
         config, _COUNT.value, _FOLDER.value
       )
     else:
       data = config.data
-      report = throughput.measure(
+      report = input_throughput.measure(
         open_source(data.source),
         resolution=data.resolution,
         batch_size=data.batch_size,
@@ -77,4 +81,4 @@ def main():
 
 
 if __name__ == '__main__':
-  command.run(main)
+  run_command.run(main)

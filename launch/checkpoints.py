@@ -13,8 +13,9 @@ Exit code 1 says that a checkpoint is damaged, or that nothing could be done.
 import os
 import sys
 
-import command
 from absl import flags, logging
+
+from pixeldit_jax.cli import run_command
 
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the run.')
 _VERIFY = flags.DEFINE_bool(
@@ -42,8 +43,8 @@ def main():
     sys.exit('checkpoints.py: a rule needs --keep=N, how many stay.')
   logging.set_verbosity(logging.ERROR)  # Orbax tells a lot
   os.environ['JAX_PLATFORMS'] = 'cpu'  # leaves the chips to the run
-  from pixeldit_jax.train import inventory
-  from pixeldit_jax.train.workdir import read_config
+  from pixeldit_jax.train.checkpoint import inventory
+  from pixeldit_jax.train.run.workdir import read_config
 
   run, gone = _WORKDIR.value, []
   try:
@@ -77,4 +78,4 @@ def _steps(entries):
 
 
 if __name__ == '__main__':
-  command.run(main)
+  run_command.run(main)

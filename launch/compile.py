@@ -18,9 +18,10 @@ import os
 import pathlib
 import sys
 
-import command
 from absl import flags
 from ml_collections import config_flags
+
+from pixeldit_jax.cli import run_command
 
 _CONFIG = config_flags.DEFINE_config_file(
   'config', None, 'File of the run; --config.key=value changes one value.'
@@ -46,13 +47,14 @@ def _flags_agree(values):
 
 def main():
   os.environ.setdefault('JAX_PLATFORMS', 'cpu')  # the TPUs are not here
-  from pixeldit_jax.eval import compiled, compiled_table
-  from pixeldit_jax.eval.topology import OutOfMemory
+  from pixeldit_jax.compile_report import readme_table
+  from pixeldit_jax.compile_report import report as compiled
+  from pixeldit_jax.compile_report.tpu_topology import OutOfMemory
 
   try:
     if _TABLE.value:
       rows = [int(row) for row in _ROWS.value]
-      compiled_table.write_table(pathlib.Path(_TABLE.value), __file__, rows)
+      readme_table.write_table(pathlib.Path(_TABLE.value), __file__, rows)
       return
     report = compiled.compile_report(
       _CONFIG.value, _TOPOLOGY.value, _WHAT.value
@@ -70,4 +72,4 @@ def main():
 
 
 if __name__ == '__main__':
-  command.run(main)
+  run_command.run(main)

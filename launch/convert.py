@@ -15,15 +15,17 @@ the file. --out is a .safetensors, .pth or .ckpt with the names of the release.
 import pathlib
 import sys
 
-import command
 from absl import flags
 from ml_collections import config_flags
+
+from pixeldit_jax.cli import run_command
+from pixeldit_jax.errors import UserError
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 _CONFIG = config_flags.DEFINE_config_file(
   'config',
-  str(ROOT / 'pixeldit_jax' / 'train' / 'config.py'),
+  str(ROOT / 'pixeldit_jax' / 'config.py'),
   'Of the run that --source becomes; --config.key=value changes one value.',
 )
 _SOURCE = flags.DEFINE_string(
@@ -75,16 +77,16 @@ def main():
 
 def _check_flags():
   if bool(_SOURCE.value) == bool(_OUT.value):
-    raise ValueError('give --source or --out, one of them.')
+    raise UserError('give --source or --out, one of them.')
   unused = (_STEP, _DTYPE) if _SOURCE.value else (_TEXT_ENCODER, _INSTRUCTION)
   for flag in unused:
     if flag.present:
       given = 'source' if _SOURCE.value else 'out'
-      raise ValueError(f'--{flag.name} means nothing with --{given}.')
+      raise UserError(f'--{flag.name} means nothing with --{given}.')
 
 
 def _into_workdir():
-  from pixeldit_jax.convert import released
+  from pixeldit_jax.train.checkpoint import released
 
   released.check_free(_WORKDIR.value, _OVERWRITE.value)  # before a download
   which = _WEIGHTS.value or 'ema'
@@ -116,7 +118,7 @@ def _read_text(config):
 
 
 def _out_of_workdir():
-  from pixeldit_jax.convert import released
+  from pixeldit_jax.train.checkpoint import released
 
   released.from_workdir(
     _WORKDIR.value,
@@ -129,4 +131,4 @@ def _out_of_workdir():
 
 
 if __name__ == '__main__':
-  command.run(main)
+  run_command.run(main)

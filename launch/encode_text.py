@@ -12,9 +12,9 @@ with the flags below or on a cluster that JAX knows, over one file system.
 import os
 import sys
 
-import command
-import distributed
 from absl import flags
+
+from pixeldit_jax.cli import cluster_flags, run_command
 
 _DATA = flags.DEFINE_string('data', None, 'Folder of shards with captions.')
 _ENCODER = flags.DEFINE_string(
@@ -34,7 +34,7 @@ _INSTRUCTION = flags.DEFINE_string(
 _BATCH_SIZE = flags.DEFINE_integer(
   'batch_size', 32, 'Captions that a device reads at once.'
 )
-flags.adopt_module_key_flags(distributed)
+flags.adopt_module_key_flags(cluster_flags)
 flags.mark_flag_as_required('data')
 
 
@@ -45,10 +45,11 @@ def main():
   import jax
   from jax.experimental import multihost_utils
 
-  from pixeldit_jax.data import shards, stored_text
+  from pixeldit_jax.data.prepare import text_embeddings
+  from pixeldit_jax.data.sources import shards
   from pixeldit_jax.encoders.text import TextEncoder, read_instruction
 
-  distributed.initialize()
+  cluster_flags.initialize()
   try:
     shards.check_shards(_DATA.value)  # before a long download
     encoder = TextEncoder(
@@ -57,7 +58,7 @@ def main():
       instruction=read_instruction(_INSTRUCTION.value),
       batch_size=_BATCH_SIZE.value,
     )
-    done = stored_text.store(
+    done = text_embeddings.store(
       _DATA.value,
       encoder,
       process_index=jax.process_index(),
@@ -75,4 +76,4 @@ def main():
 
 
 if __name__ == '__main__':
-  command.run(main)
+  run_command.run(main)

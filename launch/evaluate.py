@@ -22,11 +22,11 @@ uses. Without them, --features=digits measures 28x28 digits offline.
 import pathlib
 import sys
 
-import command
-import distributed
-import feature_network
-import sample_flags
 from absl import flags
+
+from pixeldit_jax.cli import cluster_flags, run_command, sample_flags
+from pixeldit_jax.errors import UserError
+from pixeldit_jax.eval import feature_networks
 
 _OUT = flags.DEFINE_string('out', None, 'Folder to write to; made if absent.')
 _NUM_SAMPLES = flags.DEFINE_integer(
@@ -52,7 +52,7 @@ _FEATURES = flags.DEFINE_enum(
   'features', 'inception', ['inception', 'digits'], 'Network of the metrics.'
 )
 _WEIGHTS = flags.DEFINE_string(
-  'weights', feature_network.FILE, 'File of the Inception network.'
+  'weights', feature_networks.FILE, 'File of the Inception network.'
 )
 _FEATURE_BATCH = flags.DEFINE_integer(
   'feature_batch', 0, 'Images that the network sees at once; 0 is its own.'
@@ -66,7 +66,7 @@ _SWEEP = flags.DEFINE_multi_string(
 _SWEEP_SAMPLES = flags.DEFINE_integer(
   'sweep_samples', 5_000, 'Images of each point of a sweep.'
 )
-flags.adopt_module_key_flags(distributed)
+flags.adopt_module_key_flags(cluster_flags)
 flags.adopt_module_key_flags(sample_flags)
 
 
@@ -74,10 +74,10 @@ def main():
   import jax
   from jax.experimental import multihost_utils
 
-  from pixeldit_jax.eval.evaluate import table
+  from pixeldit_jax.eval.report import table
   from pixeldit_jax.train.metrics import start_log
 
-  distributed.initialize()
+  cluster_flags.initialize()
   start_log()
   try:
     _check_flags()
@@ -91,17 +91,17 @@ def main():
 def _check_flags():
   run, images = sample_flags.WORKDIR.value, _IMAGES.value
   if run and images:
-    raise ValueError('--workdir samples a run, --images takes none: give one.')
+    raise UserError('--workdir samples a run, --images takes none: give one.')
   if not (run or images or _MAKE_REFERENCE.value):
-    raise ValueError('give --workdir, --images or --make_reference.')
+    raise UserError('give --workdir, --images or --make_reference.')
   of_run = (sample_flags.SOURCE, sample_flags.LABELS, sample_flags.STEP)
   for flag in (*of_run, _SWEEP, _PNG):
     if flag.present and not run:
-      raise ValueError(f'--{flag.name} is of a run: give --workdir.')
+      raise UserError(f'--{flag.name} is of a run: give --workdir.')
   if (run or images) and not _OUT.value:
-    raise ValueError('--out is missing: the folder for the result.')
+    raise UserError('--out is missing: the folder for the result.')
   if not _REFERENCE.value and _FEATURES.value != 'digits':
-    raise ValueError(
+    raise UserError(
       '--reference is missing: for ImageNet at 256, that of the ADM evaluation '
       'suite is VIRTUAL_imagenet256_labeled.npz.'
     )
@@ -109,10 +109,11 @@ def _check_flags():
 
 def _measure(first: bool):
   """The result in the first process, or None."""
-  from pixeldit_jax.eval import image_sets, measure
+  from pixeldit_jax.eval import evaluate_run
+  from pixeldit_jax.images import image_sets
 
   # What may be missing is found before hours of reading and sampling.
-  network = feature_network.open_network(
+  network = feature_networks.open_network(
     _FEATURES.value, _WEIGHTS.value, _FEATURE_BATCH.value
   )
   config = images = None
@@ -128,7 +129,7 @@ def _measure(first: bool):
     read = _read_reference(network, _RESOLUTION.value or resolution)
   options = dict(network=network, reference=read)
   if images and first:
-    return measure.measure_images(images, _OUT.value, **options)
+    return evaluate_run.measure_images(images, _OUT.value, **options)
   if config is None:
     return None
   options |= dict(
@@ -140,7 +141,7 @@ def _measure(first: bool):
   ema = sample_flags.EMA.value
   if points:
     config, ema = _best_of_sweep(config, points, ema, options)
-  return measure.measure_run(
+  return evaluate_run.measure_run(
     config,
     sample_flags.WORKDIR.value,
     _OUT.value,
@@ -156,12 +157,13 @@ def _count() -> int:
 
 def _read_run():
   """The configuration and the points of the sweep; all flags are checked."""
-  from pixeldit_jax.eval import sample_set, sweep
-  from pixeldit_jax.train.checkpoint import newest_for_reading
+  from pixeldit_jax.eval import sweep
+  from pixeldit_jax.sampling import sample_set
+  from pixeldit_jax.train.checkpoint.manager import newest_for_reading
 
   config = sample_flags.read_config()
   if config.model.text_width:
-    raise ValueError(
+    raise UserError(
       'the run draws what prompts ask for: make samples with launch/sample.py '
       '--prompts_file=, and measure them by --images=.../samples.npz.'
     )
@@ -199,7 +201,7 @@ def _read_reference(network, resolution):
   from pixeldit_jax.eval import reference
 
   path = _MAKE_REFERENCE.value
-  read = feature_network.open_reference(
+  read = feature_networks.open_reference(
     _REFERENCE.value,
     network,
     resolution,
@@ -213,4 +215,4 @@ def _read_reference(network, resolution):
 
 
 if __name__ == '__main__':
-  command.run(main)
+  run_command.run(main)

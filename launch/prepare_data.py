@@ -14,8 +14,10 @@ teacher sees in each image, for REPA without running it:
 import sys
 import time
 
-import command
 from absl import flags
+
+from pixeldit_jax.cli import run_command
+from pixeldit_jax.errors import UserError
 
 _SOURCE = flags.DEFINE_string(
   'source', None, 'what to read, e.g. folder:/path or tfds:imagenet2012:train'
@@ -47,8 +49,8 @@ flags.mark_flags_as_required(['source', 'out'])
 
 def main():
   # Imported here: --help has no need of them.
-  from pixeldit_jax.data import prepare
-  from pixeldit_jax.data.shard_job import Settings
+  from pixeldit_jax.data.prepare import prepare
+  from pixeldit_jax.data.prepare.write_shard import Settings
 
   begin = time.perf_counter()
   try:
@@ -81,17 +83,17 @@ def main():
 def _make_store(settings):
   """f(out) stores the features; fails before any work where it would."""
   from pixeldit_jax.convert.vision import load_dinov2
-  from pixeldit_jax.data import stored_features
+  from pixeldit_jax.data.prepare import teacher_features
 
   if settings.bucketed:
-    raise ValueError('--features are of squares: leave out --buckets')
+    raise UserError('--features are of squares: leave out --buckets')
   config, weights = load_dinov2(_FEATURES.value)
-  meta = stored_features.describe(
+  meta = teacher_features.describe(
     *(_FEATURES.value, weights, settings.resolution, _PATCH_SIZE.value)
   )
-  features = stored_features.make_features(config, weights, _PATCH_SIZE.value)
-  return lambda out: stored_features.store(out, features, meta)
+  features = teacher_features.make_features(config, weights, _PATCH_SIZE.value)
+  return lambda out: teacher_features.store(out, features, meta)
 
 
 if __name__ == '__main__':
-  command.run(main)
+  run_command.run(main)

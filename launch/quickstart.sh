@@ -84,10 +84,10 @@ draw_captions() {
     --workdir="$workdir/run"
 
   echo 'Drawing 200 prompts whose digit and colour it never saw together'
-  "$venv_python" -m pixeldit_jax.data.captioned_digits 200 >"$prompts"
+  "$venv_python" -m pixeldit_jax.data.sources.captioned_digits 200 >"$prompts"
   "$venv_python" launch/sample.py --workdir="$workdir/run" --out="$samples" \
     --prompts_file="$prompts" --overwrite
-  "$venv_python" -m pixeldit_jax.eval.coloured_digits "$samples/samples.npz" \
+  "$venv_python" -m pixeldit_jax.demo.caption_agreement "$samples/samples.npz" \
     "$prompts"
   echo "The picture: $root/$samples/samples.png"
 }

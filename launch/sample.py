@@ -19,10 +19,10 @@ trajectory.png is animated, trajectory_strip.png a row of moments.
 import pathlib
 import sys
 
-import command
-import distributed
-import sample_flags
 from absl import flags
+
+from pixeldit_jax.cli import cluster_flags, run_command, sample_flags
+from pixeldit_jax.errors import UserError
 
 _OUT = flags.DEFINE_string('out', None, 'Folder to write to; made if absent.')
 _NUM_SAMPLES = flags.DEFINE_integer(
@@ -45,7 +45,7 @@ _TEXT_ENCODER = flags.DEFINE_string(
   'text_encoder', '', 'Where the encoder of the run is now, if elsewhere.'
 )
 _TRAJECTORY = flags.DEFINE_bool('trajectory', False, 'Draw one sampling path.')
-flags.adopt_module_key_flags(distributed)
+flags.adopt_module_key_flags(cluster_flags)
 flags.adopt_module_key_flags(sample_flags)
 flags.mark_flags_as_required(['workdir', 'out'])
 
@@ -53,10 +53,10 @@ flags.mark_flags_as_required(['workdir', 'out'])
 def main():
   import jax
 
-  from pixeldit_jax.eval import exports, sample_set, trajectory
+  from pixeldit_jax.sampling import benchmark_exports, sample_set, trajectory
   from pixeldit_jax.train.metrics import start_log
 
-  distributed.initialize()
+  cluster_flags.initialize()
   start_log()
   out = pathlib.Path(_OUT.value)
   weights = dict(ema=sample_flags.EMA.value, step=sample_flags.STEP.value)
@@ -67,7 +67,7 @@ def main():
     if benchmark:
       run = (config, sample_flags.WORKDIR.value, benchmark, prompts)
       overwrite = sample_flags.OVERWRITE.value
-      return exports.export_run(*run, overwrite=overwrite, **weights)
+      return benchmark_exports.export_run(*run, overwrite=overwrite, **weights)
     count = len(prompts.texts) if prompts else 100
     sample_set.make_sample_set(
       config,
@@ -93,20 +93,21 @@ def _read_prompts(config):
   if not config.model.text_width:
     for flag in asked:
       if flag.value not in (None, ''):
-        raise ValueError(f'--{flag.name}: the run is of classes; use --labels.')
+        raise UserError(f'--{flag.name}: the run is of classes; use --labels.')
     return None, None
   if sample_flags.LABELS.value or _TRAJECTORY.value:
-    raise ValueError('--labels and --trajectory are of runs with classes.')
+    raise UserError('--labels and --trajectory are of runs with classes.')
   from pixeldit_jax.encoders.text import open_encoder
-  from pixeldit_jax.eval import exports, prompt_set
-  from pixeldit_jax.train.run_text import read_text
+  from pixeldit_jax.sampling import benchmark_exports
+  from pixeldit_jax.sampling import prompts as prompt_set
+  from pixeldit_jax.train.run.text_encoder_metadata import read_text
 
   benchmark = None
   if _EXPORT.value:
     for flag in (_PROMPTS, _PROMPTS_FILE, _NUM_SAMPLES):
       if flag.value is not None:
-        raise ValueError(f'--{flag.name} with --export, which has its own.')
-    benchmark = exports.open_export(_EXPORT.value, _OUT.value)
+        raise UserError(f'--{flag.name} with --export, which has its own.')
+    benchmark = benchmark_exports.open_export(_EXPORT.value, _OUT.value)
     texts = benchmark.prompts
   else:
     texts = prompt_set.read_prompts(_PROMPTS.value, _PROMPTS_FILE.value)
@@ -121,4 +122,4 @@ def _read_prompts(config):
 
 
 if __name__ == '__main__':
-  command.run(main)
+  run_command.run(main)

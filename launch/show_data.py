@@ -7,9 +7,10 @@ import contextlib
 import pathlib
 import sys
 
-import command
 from absl import flags
 from ml_collections import config_flags
+
+from pixeldit_jax.cli import run_command
 
 _CONFIG = config_flags.DEFINE_config_file(
   'config', None, 'File of the run; --config.key=value changes one value.'
@@ -21,9 +22,11 @@ flags.mark_flags_as_required(['config'])
 
 def main():
   # Imported here: --help has no need of them.
-  from pixeldit_jax.data.buckets import make_bucket_pipeline
-  from pixeldit_jax.data.pipeline import make_pipeline
-  from pixeldit_jax.data.sources import open_source
+  from pixeldit_jax.data.pipeline.aspect_ratio_buckets import (
+    make_bucket_pipeline,
+  )
+  from pixeldit_jax.data.pipeline.batches import make_pipeline
+  from pixeldit_jax.data.sources.open_source import open_source
 
   try:
     data, seed = _CONFIG.value.data, _CONFIG.value.seed
@@ -48,7 +51,7 @@ def main():
 
 def _draw(source, batches, count):
   """The first images of the batches, with their captions or classes."""
-  from pixeldit_jax.data import contact_sheet
+  from pixeldit_jax.images import contact_sheet
 
   images, titles = [], []
   with contextlib.closing(batches):
@@ -63,4 +66,4 @@ def _draw(source, batches, count):
 
 
 if __name__ == '__main__':
-  command.run(main)
+  run_command.run(main)

@@ -7,11 +7,11 @@ file named `trace` in the workdir of a running job asks for a profiler trace.
 
 import sys
 
-import command
-import distributed
-import feature_network
 from absl import flags
 from ml_collections import config_flags
+
+from pixeldit_jax.cli import cluster_flags, run_command
+from pixeldit_jax.eval import feature_networks
 
 _CONFIG = config_flags.DEFINE_config_file(
   'config', None, 'File of the run; --config.key=value changes one value.'
@@ -25,21 +25,21 @@ _ALLOW_CHANGE = flags.DEFINE_list(
   'Keys that may differ from those the run was started with though they change '
   'what it is, as in data.source,data.batch_size.',
 )
-flags.adopt_module_key_flags(distributed)
+flags.adopt_module_key_flags(cluster_flags)
 flags.mark_flags_as_required(['config', 'workdir'])
 
 
 def main():
   # Imported here: --help has no need of them.
   from pixeldit_jax import sharding
-  from pixeldit_jax.convert.vision import load_teacher
-  from pixeldit_jax.eval.sample_grid import make_grid_evaluator
-  from pixeldit_jax.train.config import validate
+  from pixeldit_jax.config import validate
+  from pixeldit_jax.eval.sample_grid_evaluator import make_grid_evaluator
   from pixeldit_jax.train.loop import train
   from pixeldit_jax.train.metrics import start_log
-  from pixeldit_jax.train.signals import EXIT_STOPPED, Stopped
+  from pixeldit_jax.train.repa import load_teacher
+  from pixeldit_jax.train.run.preemption import EXIT_STOPPED, Stopped
 
-  distributed.initialize()
+  cluster_flags.initialize()
   start_log()
   config = _CONFIG.value
   try:
@@ -51,7 +51,7 @@ def main():
       every = config.log.samples_every
       evaluators.append((every, make_grid_evaluator(config, mesh)))
     if config.eval.every:
-      evaluator = feature_network.make_evaluator(config, mesh)
+      evaluator = feature_networks.make_evaluator(config, mesh)
       evaluators.append((config.eval.every, evaluator))
     train(config, _WORKDIR.value, evaluators, teacher, _ALLOW_CHANGE.value)
   except Stopped as stopped:
@@ -62,4 +62,4 @@ def main():
 
 
 if __name__ == '__main__':
-  command.run(main)
+  run_command.run(main)

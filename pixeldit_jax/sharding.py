@@ -20,6 +20,7 @@ from jax.sharding import (
   PartitionSpec,
 )
 
+from pixeldit_jax.errors import UserError
 from pixeldit_jax.typing import Int, PyTree
 
 # data: replicas; fsdp: batch and weights; sequence: patches; tensor: heads.
@@ -54,14 +55,14 @@ def make_mesh(config: Mapping, devices: Sequence | None = None) -> Mesh:
     devices: the devices to use, all by default.
 
   Raises:
-    ValueError: unknown axes, or sizes whose product is not the device count, or
+    UserError: unknown axes, or sizes whose product is not the device count, or
       that do not lie on the torus of a TPU slice.
   """
   devices = jax.devices() if devices is None else devices
   sizes = {k: v for k, v in config.items() if k not in ('rules', 'slices')}
   unknown = set(sizes) - set(MESH_AXES)
   if unknown:
-    raise ValueError(
+    raise UserError(
       f'mesh axes {sorted(unknown)} are not known; use {MESH_AXES}.'
     )
   shape = _shape(sizes, len(devices))
@@ -71,7 +72,7 @@ def make_mesh(config: Mapping, devices: Sequence | None = None) -> Mesh:
   # GPUs tell their hosts as slices; there a mesh may go across them in any way.
   free = slices == 1 and devices[0].platform != 'tpu'
   if slices != found and not free:
-    raise ValueError(
+    raise UserError(
       f'mesh slices={slices}, but the devices are of {found}: set '
       f'config.mesh.slices={found}.'
     )
@@ -80,14 +81,14 @@ def make_mesh(config: Mapping, devices: Sequence | None = None) -> Mesh:
       return jax.make_mesh(shape, MESH_AXES, axis_types=auto, devices=devices)
     except NotImplementedError as error:
       sizes = ', '.join(f'{a}={n}' for a, n in zip(MESH_AXES, shape) if n > 1)
-      raise ValueError(
+      raise UserError(
         f'mesh {sizes} does not lie on the torus of these TPUs, whose axes '
         'make up those of a mesh: take sizes that are products of its own '
         '(config.mesh).'
       ) from error
   data, *inner = shape
   if data % slices:
-    raise ValueError(
+    raise UserError(
       f'mesh data={data} does not divide over slices={slices}: the data axis '
       'is the one that goes across slices.'
     )
@@ -102,12 +103,12 @@ def _shape(sizes: Mapping[str, int], devices: int) -> list[int]:
   shape = [sizes.get(axis, 1) for axis in MESH_AXES]
   product = ' x '.join(f'{a}={n}' for a, n in zip(MESH_AXES, shape))
   if any(n < 1 and n != -1 for n in shape) or shape.count(-1) > 1:
-    raise ValueError(
+    raise UserError(
       f'mesh {product}: sizes are positive, and at most one of them is -1.'
     )
   known = math.prod(n for n in shape if n != -1)
   if devices % known or (-1 not in shape and known != devices):
-    raise ValueError(
+    raise UserError(
       f'mesh {product} takes {"a multiple of " if -1 in shape else ""}{known} '
       f'devices, but there are {devices}: change config.mesh.'
     )
@@ -118,18 +119,18 @@ def make_rules(config: Mapping) -> Rules:
   """The table of `config.mesh`: `RULES` with the changes of its 'rules'.
 
   Raises:
-    ValueError: a logical or mesh axis that there is not.
+    UserError: a logical or mesh axis that there is not.
   """
   changes = dict(config.get('rules', {}))
   if unknown := set(changes) - set(RULES):
-    raise ValueError(
+    raise UserError(
       f'config.mesh.rules: logical axes {sorted(unknown)} are not known; '
       f'there are {sorted(RULES)}.'
     )
   for name, axes in changes.items():
     chosen = _split(axes)
     if set(chosen) - set(MESH_AXES) or len(set(chosen)) < len(chosen):
-      raise ValueError(
+      raise UserError(
         f'config.mesh.rules.{name}={axes!r}: write mesh axes of {MESH_AXES}, '
         "each at most once, as 'data,fsdp', or '' for none."
       )
@@ -178,17 +179,17 @@ def spec(axes: tuple[str | None, ...], rules: Rules = RULES) -> PartitionSpec:
   """Logical axis names to the mesh axes that split them.
 
   Raises:
-    ValueError: a name without a rule, or a mesh axis that splits two.
+    UserError: a name without a rule, or a mesh axis that splits two.
   """
   names = [a for a in axes if a is not None]
   if unknown := set(names) - set(rules):
-    raise ValueError(
+    raise UserError(
       f'logical axes {sorted(unknown)} are not in the rules {sorted(rules)}.'
     )
   used = [axis for name in names for axis in _split(rules[name])]
   if len(set(used)) < len(used):
     which = ', '.join(f'{name}={rules[name]!r}' for name in names)
-    raise ValueError(
+    raise UserError(
       f'config.mesh.rules split two axes of one array over the same mesh axis: '
       f'{which}.'
     )
@@ -219,7 +220,7 @@ def placed(shapes: PyTree, shardings: PyTree) -> PyTree:
   """Shapes with shardings: nothing is allocated.
 
   Raises:
-    ValueError: an axis that the mesh does not divide.
+    UserError: an axis that the mesh does not divide.
   """
 
   def place(path, a, sharding):
@@ -227,7 +228,7 @@ def placed(shapes: PyTree, shardings: PyTree) -> PyTree:
       axes = (axes,) if isinstance(axes, str) else axes or ()
       parts = math.prod(sharding.mesh.shape[axis] for axis in axes)
       if size % parts:
-        raise ValueError(
+        raise UserError(
           f'{jax.tree_util.keystr(path, simple=True, separator="/")} '
           f'{a.shape}: {size} does not divide over {" x ".join(axes)} = '
           f'{parts} devices: change config.mesh or config.mesh.rules.'

@@ -14,15 +14,29 @@ Arrays carry their shape as a suffix where it changes: `q_BLNK`.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
 Key = jax.Array  # a typed PRNG key (jax.random.key)
 PyTree = Any
-# What an image is to show: labels [B], or dict(text=[B T C], mask=[B T]).
-Condition = Int[Array, 'B'] | dict[str, Array]
+
+
+class TextCondition(NamedTuple):
+  """Embedded texts, from the encoder to the network.
+
+  Attributes:
+    tokens: embeddings [B, T, C], bfloat16 as encoders give them.
+    mask: which tokens are text [B, T], bool; None where all are used.
+  """
+
+  tokens: Float[Array, 'B T C']
+  mask: Bool[Array, 'B T'] | None = None
+
+
+# What an image is to show: labels [B], or texts.
+Condition = Int[Array, 'B'] | TextCondition
 # v(x, t): images [B H W C] at times [B] to velocities [B H W C].
 VelocityFn = Callable[[jax.Array, jax.Array], jax.Array]
 
@@ -34,6 +48,7 @@ __all__ = [
   'Int',
   'Key',
   'PyTree',
+  'TextCondition',
   'UInt8',
   'VelocityFn',
 ]

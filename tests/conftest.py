@@ -23,8 +23,11 @@ os.environ['XLA_FLAGS'] = ' '.join(
 os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', tempfile.mkdtemp())
 os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0.2'
 
+import importlib.util  # noqa: E402
 import json  # noqa: E402
 import pathlib  # noqa: E402
+import sys  # noqa: E402
+import types  # noqa: E402
 
 import jax  # noqa: E402
 import numpy as np  # noqa: E402
@@ -77,3 +80,141 @@ def assert_close():
     assert relative_error(actual, expected) < tolerance
 
   return check
+
+
+@pytest.fixture
+def same_bits():
+  """f(found, expected): the same names, dtypes, shapes and bytes."""
+
+  def check(found, expected):
+    assert set(found) == set(expected)
+    for name, array in expected.items():
+      assert found[name].dtype == array.dtype, name
+      assert found[name].shape == array.shape, name
+      assert found[name].tobytes() == array.tobytes(), name
+
+  return check
+
+
+def _torchvision_stand_in() -> dict[str, types.ModuleType]:
+  """The little that torch-fidelity needs to read a folder of images.
+
+  torchvision's wheel is built for CUDA and does not load beside a CPU torch.
+  """
+  import torch
+
+  names = ('', '.datasets', '.transforms', '.transforms.functional')
+  modules = {n: types.ModuleType(f'torchvision{n}') for n in names}
+  for name in ('CIFAR10', 'CIFAR100', 'STL10'):
+    setattr(modules['.datasets'], name, object)
+  modules['.transforms.functional'].pil_to_tensor = lambda image: (
+    torch.from_numpy(np.array(image)).permute(2, 0, 1)
+  )
+  modules['.transforms'].functional = modules['.transforms.functional']
+  # torch-fidelity composes one step alone.
+  modules['.transforms'].Compose = lambda steps: steps[0]
+  modules[''].transforms = modules['.transforms']
+  return {module.__name__: module for module in modules.values()}
+
+
+@pytest.fixture(scope='session')
+def torch_fidelity():
+  pytest.importorskip('torch')
+  if importlib.util.find_spec('torch_fidelity') is None:
+    pytest.skip('torch-fidelity is not installed')
+  stand_in = {}
+  try:
+    import torchvision  # noqa: F401
+  except (ImportError, RuntimeError):
+    stand_in = _torchvision_stand_in()
+  sys.modules.update(stand_in)
+  try:
+    import torch_fidelity
+  finally:
+    for name in stand_in:
+      del sys.modules[name]
+  return torch_fidelity
+
+
+@pytest.fixture(scope='session')
+def torch_inception(torch_fidelity, tmp_path_factory):
+  """torch-fidelity's Inception with random weights, and its weight file."""
+  import torch
+  from torch_fidelity import feature_extractor_inceptionv3 as reference
+
+  torch.manual_seed(0)
+  path = tmp_path_factory.mktemp('inception') / 'random.pth'
+  with pytest.MonkeyPatch.context() as patch:
+    # Its constructor insists on loading weights; these are drawn below.
+    extractor = reference.FeatureExtractorInceptionV3
+    patch.setattr(extractor, 'load_state_dict', lambda self, tensors: None)
+    patch.setattr(torch, 'load', lambda *args, **kwargs: {})
+    network = extractor(
+      'inception-v3-compat',
+      ['2048', 'logits_unbiased', 'logits'],
+      feature_extractor_weights_path=str(path),
+    )
+  for module in network.modules():
+    if isinstance(module, torch.nn.Conv2d):
+      torch.nn.init.kaiming_normal_(module.weight)
+    if isinstance(module, torch.nn.BatchNorm2d):
+      module.running_mean.normal_(0, 0.1)
+      module.running_var.uniform_(0.5, 1.5)
+      module.weight.data.uniform_(0.5, 1.5)
+      module.bias.data.normal_(0, 0.1)
+  torch.save(network.state_dict(), path)
+  return network, path
+
+
+@pytest.fixture
+def tiny_network():
+  """A feature network of a few sums over pixels, called the Inception one."""
+  from pixeldit_jax.encoders import inception
+  from pixeldit_jax.metrics import feature_extractor
+
+  rng = np.random.default_rng(0)
+  mix = rng.normal(size=(48, 6 + 4 + 10)) / 100
+
+  def extract(batches):
+    for images in batches:
+      x = (images.reshape(len(images), -1)[:, :48] @ mix).astype(np.float32)
+      yield inception.Features(x[:, :6], x[:, 6:10], x[:, 10:])
+
+  return feature_extractor.FeatureNetwork(
+    feature_extractor.INCEPTION, 'abc', (6, 4, 10), extract
+  )
+
+
+@pytest.fixture(scope='session')
+def tiny_weights():
+  """A tiny configuration, and two random sets of weights: EMA and raw."""
+  import jax
+
+  from pixeldit_jax.config import get_config, make_debug, model_config
+  from pixeldit_jax.train.optim.optimizer import make_optimizer
+  from pixeldit_jax.train.state import init_state
+
+  config = get_config()
+  make_debug(config)
+  model, tx = model_config(config), make_optimizer(config)
+  raw = jax.device_get(jax.jit(lambda: init_state(model, tx, 0).weights)())
+  # Zeros would give every sample the same velocity.
+  rng = np.random.default_rng(0)
+  ema = jax.tree.map(
+    lambda a: a + rng.normal(0, 0.1, a.shape).astype(np.float32), raw
+  )
+  return config, ema, raw
+
+
+@pytest.fixture(scope='session')
+def tiny_run(tiny_weights, tmp_path_factory):
+  """The configuration and folder of a run that was never trained."""
+  import orbax.checkpoint as ocp
+
+  config, ema, raw = tiny_weights
+  workdir = tmp_path_factory.mktemp('run')
+  (workdir / 'config.json').write_text(config.to_json())
+  with ocp.StandardCheckpointer() as checkpointer:
+    for name, weights in (('ema', ema), ('weights', raw)):
+      checkpointer.save(workdir / 'checkpoints' / '4' / name, weights)
+  return config, str(workdir)

@@ -34,7 +34,7 @@ def read_weights(path: str | os.PathLike, ema: bool = True) -> LazyTensors:
   Raises:
     FileNotFoundError: there is no such file.
     ImportError: PyTorch's files need PyTorch, the hub huggingface_hub.
-    ValueError: the file is damaged, or has not the set that was asked for.
+    UserError: the file is damaged, or has not the set that was asked for.
   """
   path = fetch(path)
   if path.suffix == '.safetensors':
@@ -50,23 +50,23 @@ def fetch(path: str | os.PathLike) -> pathlib.Path:
   Raises:
     FileNotFoundError: there is none, or the hub cannot be reached.
     ImportError: huggingface_hub is not installed.
-    ValueError: hf:// without organisation, repository and file.
+    UserError: hf:// without organisation, repository and file.
   """
   text = os.fspath(path)
   if not text.startswith('hf://'):
     if not os.path.isfile(text):
-      raise FileNotFoundError(
+      raise MissingFileError(
         f'{text} is no file. Give a .ckpt, .pth or .safetensors file, or '
         'hf://organisation/repository/file.'
       )
     return pathlib.Path(text)
   parts = text.removeprefix('hf://').split('/', 2)
   if len(parts) != 3 or not all(parts):
-    raise ValueError(f'{text}: expected hf://organisation/repository/file.')
+    raise UserError(f'{text}: expected hf://organisation/repository/file.')
   try:
     import huggingface_hub
   except ImportError as error:
-    raise ImportError(
+    raise MissingPackageError(
       f"{text} needs huggingface_hub: pip install -e '.[hub]', or download the "
       'file and give its path.'
     ) from error
@@ -76,7 +76,7 @@ def fetch(path: str | os.PathLike) -> pathlib.Path:
       f'{organisation}/{repository}', name
     )
   except OSError as error:  # what the hub raises for absence and no network
-    raise FileNotFoundError(
+    raise MissingFileError(
       f'{text} could not be fetched ({error}). Download it where there is a '
       'network and give its path.'
     ) from error
@@ -91,7 +91,7 @@ def _inner_names(
   for name in names:
     inner = WRAPPERS.sub('', name)
     if inner in plain:
-      raise ValueError(
+      raise UserError(
         f'{path} has both {plain[inner]} and {name}, which are one tensor '
         'without the names of wrappers: remove one of them.'
       )
@@ -100,7 +100,7 @@ def _inner_names(
   if any(name.startswith((RAW, EMA)) for name in plain):
     prefix = EMA if ema else RAW
     if not any(name.startswith(prefix) for name in plain):
-      raise ValueError(
+      raise UserError(
         f'{path} has no {prefix}* tensors: it holds only '
         f'{"the raw weights; ask for ema=False" if ema else "the EMA"}.'
       )

@@ -15,7 +15,8 @@ import numpy as np
 from flax import nnx
 
 from pixeldit_jax.convert.files import read_weights
-from pixeldit_jax.eval.inception import Inception
+from pixeldit_jax.encoders.inception import Inception
+from pixeldit_jax.errors import MissingFileError, UserError
 
 URL = (
   'https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/'
@@ -30,7 +31,7 @@ def load_inception(path: str | os.PathLike) -> tuple[Inception, str]:
   Raises:
     FileNotFoundError: no such file; says where to get it.
     ImportError: PyTorch is not installed.
-    ValueError: the file is damaged or holds another network.
+    UserError: the file is damaged or holds another network.
   """
   checksum = _checksum(path)
   return from_torch(dict(read_weights(path))), checksum
@@ -40,7 +41,7 @@ def from_torch(tensors: dict[str, np.ndarray]) -> Inception:
   """Builds the network from tensors named as in torchvision's Inception.
 
   Raises:
-    ValueError: a tensor is missing, left over, not finite or of another shape.
+    UserError: a tensor is missing, left over, not finite or of another shape.
   """
   tensors = {
     name: value
@@ -57,17 +58,17 @@ def from_torch(tensors: dict[str, np.ndarray]) -> Inception:
     _set(conv, 'bias', bias, name)
   _set(model.fc, 'kernel', _take(tensors, 'fc.weight').T, 'fc.weight')
   if tensors:
-    raise ValueError(f'The FID Inception network has no {sorted(tensors)}.')
+    raise UserError(f'The FID Inception network has no {sorted(tensors)}.')
   for path, value in jax.tree.leaves_with_path(nnx.state(model)):
     if isinstance(value, jax.ShapeDtypeStruct):
       name = jax.tree_util.keystr(path[:-1], simple=True, separator='.')
-      raise ValueError(f'The weight file has nothing for {name}.')
+      raise UserError(f'The weight file has nothing for {name}.')
   return model
 
 
 def _checksum(path: str | os.PathLike) -> str:
   if not os.path.isfile(path):
-    raise FileNotFoundError(
+    raise MissingFileError(
       f'No Inception weights at {path}. Get them once with\n  curl -L -o '
       f'{path} {URL}\nor evaluate digits offline with --features=digits.'
     )
@@ -75,7 +76,7 @@ def _checksum(path: str | os.PathLike) -> str:
     checksum = hashlib.file_digest(file, 'sha256').hexdigest()
   named = re.search(r'-([0-9a-f]{8})\.pth$', os.fspath(path))
   if named and not checksum.startswith(named[1]):
-    raise ValueError(
+    raise UserError(
       f'{path} has SHA-256 {checksum[:8]}..., but its name says {named[1]}: '
       f'the download is damaged. Get it again from {URL}.'
     )
@@ -95,7 +96,7 @@ def _fold(tensors, layer: str) -> tuple[np.ndarray, np.ndarray]:
 
 def _take(tensors, name: str) -> np.ndarray:
   if name not in tensors:
-    raise ValueError(f'The weight file has no {name}.')
+    raise UserError(f'The weight file has no {name}.')
   return tensors.pop(name)
 
 
@@ -104,18 +105,18 @@ def _descend(model: Inception, layer: str):
   for part in layer.lower().split('.'):
     module = getattr(module, part, None)
   if module is None:
-    raise ValueError(f'The FID Inception network has no {layer}.')
+    raise UserError(f'The FID Inception network has no {layer}.')
   return module
 
 
 def _set(module, attribute: str, value: np.ndarray, name: str):
   expected = getattr(module, attribute).shape
   if value.shape != expected:
-    raise ValueError(
+    raise UserError(
       f'{name} gives a {attribute} of shape {value.shape}, expected '
       f"{expected}. The FID network has 1,008 classes; torchvision's "
       f'1,000-class Inception is another one. Get it from {URL}.'
     )
   if not np.isfinite(value).all():
-    raise ValueError(f'{name} has values that are not finite.')
+    raise UserError(f'{name} has values that are not finite.')
   setattr(module, attribute, nnx.Param(jnp.asarray(value, jnp.float32)))

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from flax import traverse_util
 
+from pixeldit_jax.errors import UserError
 from pixeldit_jax.typing import PyTree
 
 LISTED = 40  # of the tensors that do not fit, of each kind
@@ -112,7 +113,7 @@ def compare(
     found: arrays, `LazyTensors`, or anything with shapes.
 
   Raises:
-    ValueError: lists the tensors that are missing, extra or of another shape.
+    UserError: lists the tensors that are missing, extra or of another shape.
   """
   shapes = {name: spec.shape for name, spec in specs_of(found).items()}
   missing = [
@@ -136,7 +137,7 @@ def compare(
       told += lines[:LISTED]
       if len(lines) > LISTED:
         told.append(f'{lines[0].split(":")[0]}: {len(lines) - LISTED} more')
-    raise ValueError(f'{count} tensors do not fit:\n  ' + '\n  '.join(told))
+    raise UserError(f'{count} tensors do not fit:\n  ' + '\n  '.join(told))
 
 
 @contextlib.contextmanager

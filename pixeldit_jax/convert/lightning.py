@@ -21,6 +21,7 @@ from pixeldit_jax.convert.lazy import (
   specs_of,
   written_beside,
 )
+from pixeldit_jax.errors import MissingPackageError, UserError
 
 # Where checkpoints keep their weights, beside optimizers and the like.
 EMA_KEYS = ('ema', 'state_dict_ema', 'ema_state_dict', 'model_ema')
@@ -51,7 +52,7 @@ def _torch(path: str | os.PathLike):
   try:
     import torch
   except ImportError as error:
-    raise ImportError(
+    raise MissingPackageError(
       f"{path} is a PyTorch file and needs PyTorch: pip install 'torch>=2.6', "
       'or use a .safetensors file.'
     ) from error
@@ -71,14 +72,14 @@ def _load(path: str | os.PathLike) -> Any:
         path, map_location='cpu', weights_only=True, mmap=mapped
       )
   except pickle.UnpicklingError as error:
-    raise ValueError(
+    raise UserError(
       f'{path} holds more than weights, and nothing else is loaded from a '
       'pickle. Where its origin is trusted, load it in PyTorch and save its '
       'state_dict alone.'
     ) from error
   # Other bytes are taken for a pickle, whose reader then stumbles anywhere.
   except (RuntimeError, EOFError, LookupError, ValueError) as error:
-    raise ValueError(
+    raise UserError(
       f'{path} is no PyTorch file, or is cut off ({error}). Download it again.'
     ) from error
 
@@ -113,11 +114,11 @@ def read_lightning(path: str | os.PathLike, ema: bool) -> LazyTensors:
 
   Raises:
     ImportError: PyTorch is not installed.
-    ValueError: the file is cut off, or holds no tensors.
+    UserError: the file is cut off, or holds no tensors.
   """
   tensors = _tensors(_load(path), ema)
   if not tensors:
-    raise ValueError(
+    raise UserError(
       f'{path} holds no tensors by name, neither at the top nor under '
       f'{EMA_KEYS + RAW_KEYS}.'
     )

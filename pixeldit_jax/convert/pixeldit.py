@@ -20,6 +20,7 @@ from flax import nnx
 
 from pixeldit_jax.convert.lazy import LazyTensors, flat, nested, specs_of
 from pixeldit_jax.convert.rules import Rule, to_ours, to_theirs
+from pixeldit_jax.errors import UserError
 from pixeldit_jax.model.config import ModelConfig
 from pixeldit_jax.model.embed import TIME_FEATURES
 from pixeldit_jax.model.pixeldit import PixelDiT, abstract_model, weights_of
@@ -164,7 +165,7 @@ def infer_config(weights: Mapping[str, np.ndarray], **overrides) -> ModelConfig:
     overrides: fields of `ModelConfig` that weights do not tell, as `dtype`.
 
   Raises:
-    ValueError: a tensor that tells a size is not there.
+    UserError: a tensor that tells a size is not there.
   """
   return ModelConfig(**(fields_of(weights) | overrides))
 
@@ -175,7 +176,7 @@ def fields_of(weights: Mapping[str, np.ndarray]) -> dict[str, Any]:
 
   def shape(name):
     if name not in specs:
-      raise ValueError(
+      raise UserError(
         f'{name} is not among the {len(specs)} weights: expected the inner '
         "names of the release, as 'patch_blocks.0.attn.qkv.weight', without "
         "a prefix such as 'denoiser.'."
@@ -229,7 +230,7 @@ def from_official(weights: Mapping[str, np.ndarray], **overrides) -> PixelDiT:
     overrides: fields of `ModelConfig`, as `dtype='bfloat16'`.
 
   Raises:
-    ValueError: names or shapes that do not fit, all of them listed.
+    UserError: names or shapes that do not fit, all of them listed.
   """
   config = infer_config(weights, **overrides)
   ours = ours_of(weights, config)
@@ -249,7 +250,7 @@ def rename_to_official(
   """Any tree in the form of the weights (gradients, EMA) to their names.
 
   Raises:
-    ValueError: a configuration that the release cannot express.
+    UserError: a configuration that the release cannot express.
   """
   return dict(theirs_of(flat(tree), config))
 
@@ -260,7 +261,7 @@ def ours_of(
   """Released weights as ours, float32, by path ('patch_blocks/adaln/bias').
 
   Raises:
-    ValueError: names or shapes that do not fit, all of them listed.
+    UserError: names or shapes that do not fit, all of them listed.
   """
   ours = to_ours(_rules(config), weights, _sizes(config), _depths(config))
   return (_turned(ours) if config.text_width else ours).cast('float32')
@@ -270,20 +271,20 @@ def theirs_of(ours: LazyTensors, config: ModelConfig) -> LazyTensors:
   """The inverse of `ours_of`, in the dtypes of `ours`.
 
   Raises:
-    ValueError: a configuration that the release cannot express.
+    UserError: a configuration that the release cannot express.
   """
   standard = ModelConfig()
   for name in ('pixel_attention', 'pixel_adaln', 'norm', 'positions'):
     if getattr(config, name) != getattr(standard, name):
-      raise ValueError(
+      raise UserError(
         f'model.{name}={getattr(config, name)!r}: the release has no name '
         'for the weights of this variant.'
       )
   time = 'noise' if config.text_width else 'unit'
   if config.time != time:
-    raise ValueError(f'model.time={config.time!r}: the release has {time!r}.')
+    raise UserError(f'model.time={config.time!r}: the release has {time!r}.')
   if not config.pixel_depth:
-    raise ValueError('model.pixel_depth=0: the release has no single level.')
+    raise UserError('model.pixel_depth=0: the release has no single level.')
   if config.text_width:
     ours = _turned(ours)
   return to_theirs(_rules(config), ours, _sizes(config), _depths(config))

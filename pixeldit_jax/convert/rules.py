@@ -75,7 +75,7 @@ def to_ours(
     depths: blocks below the first part of a path, such as 'patch_blocks'.
 
   Raises:
-    ValueError: lists every tensor that is missing, extra or of another shape.
+    UserError: lists every tensor that is missing, extra or of another shape.
   """
   compare(_their_shapes(rules, sizes, depths), weights)
   theirs = specs_of(weights)
@@ -113,7 +113,7 @@ def to_theirs(
   Read in their own order, each of ours is asked for once.
 
   Raises:
-    ValueError: as in `to_ours`.
+    UserError: as in `to_ours`.
   """
   compare({rule.path: _our_shape(rule, sizes, depths) for rule in rules}, ours)
   shapes = _their_shapes(rules, sizes, depths)

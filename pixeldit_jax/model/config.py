@@ -2,6 +2,8 @@
 
 import dataclasses
 
+from pixeldit_jax.errors import UserError
+
 PIXEL_ATTENTION = ('patch', 'channel', 'full', 'none')
 PIXEL_ADALN = ('pixel', 'patch', 'global')
 MODULATION = ('pre', 'post')
@@ -121,11 +123,11 @@ class ModelConfig:
       ('pixel_depth', 0),
     ):
       if getattr(self, name) < least:
-        raise ValueError(
+        raise UserError(
           f'model.{name}={getattr(self, name)}: at least {least}.'
         )
     if bool(self.num_classes) == bool(self.text_width):
-      raise ValueError(
+      raise UserError(
         f'model.num_classes={self.num_classes} with '
         f'model.text_width={self.text_width}: the condition is a class or a '
         'text; set one of them and let the other be 0.'
@@ -133,7 +135,7 @@ class ModelConfig:
     _check_heads('', self.width, self.heads)
     _check_heads('pixel_attention_', *self.pixel_attention_size)
     if self.pixel_width < 4 or self.pixel_width % 4:
-      raise ValueError(
+      raise UserError(
         f'model.pixel_width={self.pixel_width}: a multiple of 4, for 2-D '
         'sine-cosine positions.'
       )
@@ -150,7 +152,7 @@ class ModelConfig:
       ('attention', ATTENTION),
     ):
       if getattr(self, name) not in known:
-        raise ValueError(
+        raise UserError(
           f'model.{name}={getattr(self, name)!r}: use one of {known}.'
         )
 
@@ -185,7 +187,7 @@ class ModelConfig:
     p = self.patch_size
     if height < p or width < p or height % p or width % p:
       near = [max(p, round(side / p) * p) for side in (height, width)]
-      raise ValueError(
+      raise UserError(
         f'an image of {height} x {width} does not divide into patches of '
         f'{p} x {p} (model.patch_size): use {near[0]} x {near[1]}.'
       )
@@ -193,10 +195,10 @@ class ModelConfig:
 
 
 def _check_heads(path: str, width: int, heads: int) -> None:
-  """Raises ValueError for a width that does not divide into heads."""
+  """Raises UserError for a width that does not divide into heads."""
   unit = 4 * max(1, heads)  # 2-D rotary turns 4 channels together
   if heads < 1 or width < 1 or width % unit:
-    raise ValueError(
+    raise UserError(
       f'model.{path}width={width} with {heads} heads: the width must be a '
       f'multiple of 4 x heads, such as {unit * max(1, round(width / unit))}.'
     )

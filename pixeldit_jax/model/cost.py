@@ -31,7 +31,7 @@ def forward_flops(
     text: tokens of its text, by default `config.text_tokens`.
 
   Raises:
-    ValueError: sides that are not multiples of the patch.
+    UserError: sides that are not multiples of the patch.
   """
   L = math.prod(config.grid(height, width))
   T = config.text_tokens if text is None else text

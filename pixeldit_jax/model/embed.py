@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from pixeldit_jax.errors import UserError
 from pixeldit_jax.model.config import ModelConfig
 from pixeldit_jax.model.layers import Linear, make_norm, normal, uniform, zeros
 from pixeldit_jax.typing import Array, Float, Int
@@ -178,7 +179,7 @@ class TextEmbed(nnx.Module):
   def __call__(self, text: Float[Array, 'B T C']) -> Float[Array, 'B T D']:
     T, (most, _) = text.shape[1], self.positions.shape
     if T > most:
-      raise ValueError(
+      raise UserError(
         f'a text of {T} tokens: the network takes {most} '
         '(model.text_tokens); cut the text.'
       )

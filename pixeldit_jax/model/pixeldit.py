@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from pixeldit_jax.errors import UserError
 from pixeldit_jax.model.config import ModelConfig
 from pixeldit_jax.model.embed import (
   ClassEmbed,
@@ -150,7 +151,7 @@ class PixelDiT(nnx.Module):
     rotary = rotary, self._rotary(rotary_1d, text.shape[1], config.head_size)
     mask = y.get('mask') if config.text_mask else None
     if config.text_mask and mask is None:
-      raise ValueError(
+      raise UserError(
         'model.text_mask=True, but the texts came without a mask [B, T]: pass '
         'y = dict(text=..., mask=...), or set it to False.'
       )

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from pixeldit_jax.errors import UserError
 from pixeldit_jax.flow.time import shift_time
 
 
@@ -12,14 +13,14 @@ def time_grid(steps: int, shift: float = 1.0, start: float = 0.0) -> np.ndarray:
   after the noise, at 0.001.
 
   Raises:
-    ValueError: fewer than one step, a shift that is not positive, or a start
+    UserError: fewer than one step, a shift that is not positive, or a start
       outside [0, 1).
   """
   if steps < 1:
-    raise ValueError(f'sampler.steps={steps}: at least 1.')
+    raise UserError(f'sampler.steps={steps}: at least 1.')
   if not shift > 0:
-    raise ValueError(f'sampler.shift={shift}: must be positive; 1 is none.')
+    raise UserError(f'sampler.shift={shift}: must be positive; 1 is none.')
   if not 0 <= start < 1:
-    raise ValueError(f'sampler.start={start}: at least 0, the noise, below 1.')
+    raise UserError(f'sampler.start={start}: at least 0, the noise, below 1.')
   times = shift_time(np.linspace(start, 1, steps + 1), shift)
   return times.astype(np.float32)

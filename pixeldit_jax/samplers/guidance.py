@@ -6,6 +6,7 @@ Ho and Salimans (arXiv 2207.12598); the interval is Kynkaanniemi et al.
 
 import jax
 
+from pixeldit_jax.errors import UserError
 from pixeldit_jax.typing import VelocityFn
 
 
@@ -13,10 +14,10 @@ def check_interval(interval) -> tuple[float, float]:
   """The interval as a pair.
 
   Raises:
-    ValueError: not two rising numbers in [0, 1].
+    UserError: not two rising numbers in [0, 1].
   """
   if len(interval) != 2 or not 0 <= interval[0] < interval[1] <= 1:
-    raise ValueError(
+    raise UserError(
       f'sampler.interval={tuple(interval)}: two rising numbers in [0, 1].'
     )
   return tuple(interval)

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from pixeldit_jax.errors import UserError
 from pixeldit_jax.typing import Array, Float, VelocityFn
 
 # f(velocity, x, times, path=False)
@@ -167,10 +168,10 @@ def named(name: str) -> Solver:
   """The solver that `config.sampler.solver` names.
 
   Raises:
-    ValueError: not one of `SOLVERS`.
+    UserError: not one of `SOLVERS`.
   """
   for solver in SOLVERS:
     if solver.__name__ == name:
       return solver
   known = ', '.join(solver.__name__ for solver in SOLVERS)
-  raise ValueError(f'sampler.solver={name!r}: use one of {known}.')
+  raise UserError(f'sampler.solver={name!r}: use one of {known}.')

@@ -8,14 +8,16 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from pixeldit_jax.data import captions, embedded_text
-from pixeldit_jax.data.batch_iterator import BatchIterator
-from pixeldit_jax.data.buckets import make_bucket_pipeline
-from pixeldit_jax.data.pipeline import make_pipeline
-from pixeldit_jax.data.sources import Source, open_source
+from pixeldit_jax.config import model_config
+from pixeldit_jax.data import caption_sampler, captions
+from pixeldit_jax.data.pipeline.aspect_ratio_buckets import make_bucket_pipeline
+from pixeldit_jax.data.pipeline.batches import make_pipeline
+from pixeldit_jax.data.pipeline.iterator import BatchIterator
+from pixeldit_jax.data.source import Source
+from pixeldit_jax.data.sources.open_source import open_source
+from pixeldit_jax.errors import UserError
 from pixeldit_jax.model.cost import train_flops
-from pixeldit_jax.train.alignment import stored_arrays, stored_shapes
-from pixeldit_jax.train.config import model_config
+from pixeldit_jax.train.repa import stored_arrays, stored_shapes
 
 Size = tuple[int, int]  # height, width
 
@@ -25,26 +27,26 @@ def open_data(config: ConfigDict) -> Source:
 
   Raises:
     FileNotFoundError: it, or what is stored beside it, is not there.
-    ValueError: it has other classes or texts, or no buckets.
+    UserError: it has other classes or texts, or no buckets.
   """
   data, model = config.data, config.model
-  texts = embedded_text.ARRAYS if model.text_width else ()
+  texts = caption_sampler.ARRAYS if model.text_width else ()
   arrays = (*texts, *stored_arrays(config))
   source = open_source(data.source, arrays)
   if not set(arrays) <= set(source.arrays):
-    raise ValueError(
+    raise UserError(
       f'data.source={data.source!r} has no {", ".join(arrays)} beside its '
       'images.'
     )
   if model.text_width:
     check_text(config, text_meta(source))
   elif source.num_classes != model.num_classes:
-    raise ValueError(
+    raise UserError(
       f'data.source={data.source!r} has {source.num_classes} classes, '
       f'but model.num_classes={model.num_classes}.'
     )
   if data.buckets and not source.buckets:
-    raise ValueError(
+    raise UserError(
       f'data.buckets=True with data.source={data.source!r}: only shards of '
       'launch/prepare_data.py --buckets have them.'
     )
@@ -61,26 +63,26 @@ def open_data(config: ConfigDict) -> Source:
 
 def text_meta(source: Source) -> dict[str, Any]:
   """What the texts of a source were encoded by; {} without texts."""
-  if embedded_text.TEXT not in source.arrays:
+  if caption_sampler.TEXT not in source.arrays:
     return {}
-  return source.stored[embedded_text.TEXT].meta
+  return source.stored[caption_sampler.TEXT].meta
 
 
 def check_text(config: ConfigDict, meta: dict[str, Any]) -> None:
-  """Raises ValueError where the network cannot take the stored texts."""
+  """Raises UserError where the network cannot take the stored texts."""
   data, model = config.data, config.model
   if meta['width'] != model.text_width:
-    raise ValueError(
+    raise UserError(
       f'the texts of data.source={data.source!r} are {meta["width"]} wide (by '
       f'{meta["encoder"]!r}), but model.text_width={model.text_width}.'
     )
   if meta['tokens'] > model.text_tokens:
-    raise ValueError(
+    raise UserError(
       f'the texts of data.source={data.source!r} have {meta["tokens"]} tokens, '
       f'but model.text_tokens={model.text_tokens}.'
     )
   if data.text_encoder not in ('', meta['encoder']):
-    raise ValueError(
+    raise UserError(
       f'the texts of data.source={data.source!r} were encoded by '
       f'{meta["encoder"]!r}, but data.text_encoder={data.text_encoder!r}: '
       'encode them again (launch/encode_text.py), or change it.'
@@ -101,7 +103,7 @@ def make_data(
     prefetch=data.prefetch,
   )
   if config.model.text_width:
-    options['pick'] = embedded_text.PickText(
+    options['pick'] = caption_sampler.PickText(
       source,
       dropout=config.flow.label_dropout,
       weights=captions.parse_weights(data.caption_weights),
@@ -129,9 +131,9 @@ def abstract_batch(
   if not model.text_width:
     return batch | dict(label=jax.ShapeDtypeStruct((B,), jnp.int32))
   text = (B, tokens or model.text_tokens, model.text_width)
-  batch[embedded_text.TEXT] = jax.ShapeDtypeStruct(text, jnp.bfloat16)
+  batch[caption_sampler.TEXT] = jax.ShapeDtypeStruct(text, jnp.bfloat16)
   if model.text_mask:
-    batch[embedded_text.MASK] = jax.ShapeDtypeStruct(text[:2], jnp.bool_)
+    batch[caption_sampler.MASK] = jax.ShapeDtypeStruct(text[:2], jnp.bool_)
   return batch
 
 

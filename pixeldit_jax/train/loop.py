@@ -11,13 +11,12 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from pixeldit_jax import sharding
-from pixeldit_jax.data.sources import Source
+from pixeldit_jax.config import model_config, validate
+from pixeldit_jax.data.source import Source
 from pixeldit_jax.encoders.vision import VisionConfig
-from pixeldit_jax.train.alignment import Target, find_target, place_teacher
-from pixeldit_jax.train.checkpoint import Checkpoints
-from pixeldit_jax.train.config import model_config, validate
-from pixeldit_jax.train.faults import describe
-from pixeldit_jax.train.init_from import ema_of
+from pixeldit_jax.errors import DivergenceError, UserError
+from pixeldit_jax.train.checkpoint.init_from import ema_of
+from pixeldit_jax.train.checkpoint.manager import Checkpoints
 from pixeldit_jax.train.inputs import (
   batch_shapes,
   flops_of_batch,
@@ -26,12 +25,16 @@ from pixeldit_jax.train.inputs import (
   open_data,
   text_meta,
 )
-from pixeldit_jax.train.late_log import LateLog
+from pixeldit_jax.train.metric_logger import LateLog
 from pixeldit_jax.train.metrics import Clock, Writer
-from pixeldit_jax.train.optimizer import make_optimizer
-from pixeldit_jax.train.record import Record
-from pixeldit_jax.train.run_text import check_start, keep_text
-from pixeldit_jax.train.signals import Stopped, StopRequest
+from pixeldit_jax.train.nan_report import describe
+from pixeldit_jax.train.optim.optimizer import make_optimizer
+from pixeldit_jax.train.repa import Target, find_target, place_teacher
+from pixeldit_jax.train.run.preemption import Stopped, StopRequest
+from pixeldit_jax.train.run.profiler import Tracer
+from pixeldit_jax.train.run.record import Record
+from pixeldit_jax.train.run.text_encoder_metadata import check_start, keep_text
+from pixeldit_jax.train.run.workdir import check_same_run, write_overview
 from pixeldit_jax.train.state import (
   TrainState,
   abstract_state,
@@ -39,8 +42,6 @@ from pixeldit_jax.train.state import (
   state_shardings,
 )
 from pixeldit_jax.train.step import make_train_step
-from pixeldit_jax.train.trace import Tracer
-from pixeldit_jax.train.workdir import check_same_run, write_overview
 from pixeldit_jax.typing import PyTree
 
 log = logging.getLogger(__name__)
@@ -71,7 +72,7 @@ def train(
     The last state.
 
   Raises:
-    ValueError: a configuration that cannot be, or of another run; a workdir
+    UserError: a configuration that cannot be, or of another run; a workdir
       in use, or whose checkpoints are all damaged.
     OSError: a checkpoint could not be written.
     FloatingPointError: loss or gradients were not finite for long.
@@ -85,7 +86,7 @@ def train(
   rules = sharding.make_rules(config.mesh)
   shards = sharding.batch_shards(mesh, rules)
   if batch_size % (shards * config.optimizer.accumulate):
-    raise ValueError(
+    raise UserError(
       f'data.batch_size={batch_size} does not divide over {shards} devices '
       f'x optimizer.accumulate={config.optimizer.accumulate}.'
     )
@@ -207,7 +208,7 @@ def _run(
     if late.diverged:
       with sharding.use(mesh, rules), jax.transfer_guard('allow'):
         story = describe(config, target, state, batch, frozen)
-      raise FloatingPointError(
+      raise DivergenceError(
         f'loss or gradients were not finite in {late.diverged} steps in a '
         f'row, up to step {late.read}. The last step run again:\n{story}\n'
         'The weights are those before; lower optimizer.learning_rate, or try '

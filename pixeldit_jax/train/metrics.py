@@ -11,25 +11,10 @@ import jax
 import numpy as np
 from etils import epath
 
-from pixeldit_jax.train.goodput import Goodput
+from pixeldit_jax.hardware import peak_flops
+from pixeldit_jax.train.run.goodput import Goodput
 
 log = logging.getLogger(__name__)
-
-# Dense bf16 operations a second of one device, by the start of its kind.
-PEAK_FLOPS = {
-  'TPU v4': 275e12,
-  'TPU v5 lite': 197e12,
-  'TPU v5e': 197e12,
-  'TPU v5p': 459e12,
-  'TPU v5': 459e12,
-  'TPU v6 lite': 918e12,
-  'TPU v6e': 918e12,
-  'TPU7x': 2307e12,
-  'NVIDIA A100': 312e12,
-  'NVIDIA H100': 989e12,
-  'NVIDIA H200': 989e12,
-  'NVIDIA B200': 2250e12,
-}
 
 
 def start_log() -> None:
@@ -41,14 +26,6 @@ def start_log() -> None:
   package.addHandler(handler)
   package.propagate = False
   package.setLevel('INFO' if jax.process_index() == 0 else 'WARNING')
-
-
-def peak_flops(device: jax.Device) -> float | None:
-  """The device's limit for bf16, or None if it is not in the table."""
-  for kind, peak in PEAK_FLOPS.items():
-    if device.device_kind.startswith(kind):
-      return peak
-  return None
 
 
 class Clock:
@@ -104,7 +81,7 @@ class Writer:
     self._steps = steps
     self._board = None
     if jax.process_index() == 0:
-      from pixeldit_jax.train.event_files import EventFiles
+      from pixeldit_jax.train.run.tensorboard import EventFiles
 
       self._board = EventFiles(epath.Path(workdir) / 'events', step)
 

@@ -151,7 +151,7 @@ def abstract_state(
   """Shapes and shardings of a state, with nothing allocated.
 
   Raises:
-    ValueError: an axis of a weight that the mesh does not divide.
+    UserError: an axis of a weight that the mesh does not divide.
   """
   shapes = jax.eval_shape(lambda: init_state(config, tx, 0, teacher_width))
   return sharding.placed(shapes, shardings)

@@ -8,21 +8,21 @@ import optax
 from flax import nnx
 from ml_collections import ConfigDict
 
+from pixeldit_jax.config import model_config
 from pixeldit_jax.data.transforms import normalize
 from pixeldit_jax.flow.loss import drop_labels, flow_matching_loss
 from pixeldit_jax.flow.time import sample_time
 from pixeldit_jax.model.pixeldit import abstract_model
-from pixeldit_jax.train.alignment import (
+from pixeldit_jax.train.optim.optimizer import (
+  make_optimizer,
+  make_schedule,
+  update_ema,
+)
+from pixeldit_jax.train.repa import (
   Target,
   check_target,
   make_alignment,
   repa_weight,
-)
-from pixeldit_jax.train.config import model_config
-from pixeldit_jax.train.optimizer import (
-  make_optimizer,
-  make_schedule,
-  update_ema,
 )
 from pixeldit_jax.train.state import TrainState, split
 from pixeldit_jax.typing import Condition, Key, PyTree

@@ -7,10 +7,10 @@ import jax
 import numpy as np
 import pytest
 
+from pixeldit_jax.config import model_config, validate
 from pixeldit_jax.model.cost import count_parameters
-from pixeldit_jax.train.config import model_config, validate
 from pixeldit_jax.train.loop import train
-from pixeldit_jax.train.optimizer import make_schedule
+from pixeldit_jax.train.optim.optimizer import make_schedule
 
 ROOT = pathlib.Path(__file__).parents[2]
 FILES = sorted((ROOT / 'configs').glob('*.py'))

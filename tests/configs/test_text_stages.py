@@ -9,13 +9,13 @@ import pytest
 from flax import nnx
 from PIL import Image
 
+from pixeldit_jax import config as defaults
 from pixeldit_jax import sharding
-from pixeldit_jax.data import prepare, stored_text
-from pixeldit_jax.data.shard_job import Settings
+from pixeldit_jax.data.prepare import prepare, text_embeddings
+from pixeldit_jax.data.prepare.write_shard import Settings
 from pixeldit_jax.encoders.vision import DINOv2, VisionConfig
 from pixeldit_jax.encoders.words import WordEncoder
 from pixeldit_jax.model.pixeldit import weights_of
-from pixeldit_jax.train import config as defaults
 from pixeldit_jax.train.loop import train
 
 CONFIGS = pathlib.Path(__file__).parents[2] / 'configs'
@@ -40,7 +40,7 @@ def data(tmp_path_factory):
     out = str(root / f'{size}-{buckets}')
     settings = Settings(f'images:{root}/in', size, bucketed=buckets)
     prepare.prepare(settings, out, num_processes=1)
-    stored_text.store(out, WordEncoder(), batch_size=8)
+    text_embeddings.store(out, WordEncoder(), batch_size=8)
     return f'shards:{out}'
 
   return make

@@ -6,7 +6,7 @@ import pytest
 from flax import nnx
 
 from pixeldit_jax.convert import inception as convert
-from pixeldit_jax.eval.inception import Inception
+from pixeldit_jax.encoders.inception import Inception
 
 
 @pytest.fixture(scope='module')

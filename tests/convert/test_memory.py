@@ -12,13 +12,13 @@ import pytest
 from flax import nnx
 
 from pixeldit_jax import sharding
+from pixeldit_jax.config import model_config
 from pixeldit_jax.convert.files import read_weights
 from pixeldit_jax.convert.lazy import LazyTensors, Spec, compare
 from pixeldit_jax.model.config import SIZES, ModelConfig
 from pixeldit_jax.model.pixeldit import abstract_model
-from pixeldit_jax.train.checkpoint import restore_weights
-from pixeldit_jax.train.config import model_config
-from pixeldit_jax.train.workdir import read_config
+from pixeldit_jax.train.checkpoint.manager import restore_weights
+from pixeldit_jax.train.run.workdir import read_config
 
 
 def xl_shapes():

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pixeldit_jax.data.sources import open_source
+from pixeldit_jax.data.sources.open_source import open_source
 from pixeldit_jax.data.transforms import center_crop, decode
-from pixeldit_jax.eval import features, reference
-from pixeldit_jax.eval.image_statistics import collect
+from pixeldit_jax.eval import reference
+from pixeldit_jax.metrics import feature_extractor
+from pixeldit_jax.metrics.image_statistics import collect
 
 
 def _images(count=31, seed=0):
@@ -118,8 +119,11 @@ def test_other_networks_are_refused(tiny_network, tmp_path):
   statistics = _statistics(tiny_network, _images())
   path = tmp_path / 'own.npz'
   reference.write_reference(path, statistics, tiny_network, 'noise')
-  for name, checksum in (('digits', 'abc'), (features.INCEPTION, 'other')):
-    other = features.FeatureNetwork(
+  for name, checksum in (
+    ('digits', 'abc'),
+    (feature_extractor.INCEPTION, 'other'),
+  ):
+    other = feature_extractor.FeatureNetwork(
       name, checksum, tiny_network.widths, tiny_network.extract
     )
     with pytest.raises(ValueError, match='another feature network'):

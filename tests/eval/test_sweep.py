@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pixeldit_jax.eval import measure, sweep
+from pixeldit_jax.config import get_config
+from pixeldit_jax.eval import evaluate_run, sweep
 from pixeldit_jax.eval.reference import read_reference
-from pixeldit_jax.train.config import get_config
 
 
 def test_all_combinations_are_points():
@@ -77,7 +77,7 @@ def test_a_sweep_over_two_sets_of_weights(
   def again(*args, **kwargs):
     raise AssertionError('measured a second time')
 
-  monkeypatch.setattr(measure, 'measure_images', again)
+  monkeypatch.setattr(evaluate_run, 'measure_images', again)
   assert sweep.sweep(*tiny_run, out, points, 12, **options) == best
   # Other reference images make another result.
   np.savez(real, rng.integers(0, 99, (40, 28, 28, 3), np.uint8))

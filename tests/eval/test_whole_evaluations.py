@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pixeldit_jax.eval import sample_set
-from pixeldit_jax.eval.image_statistics import collect
 from pixeldit_jax.eval.reference import write_reference
+from pixeldit_jax.metrics.image_statistics import collect
+from pixeldit_jax.sampling import sample_set
 
 pytestmark = pytest.mark.slow
 ROOT = pathlib.Path(__file__).parents[2]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pixeldit_jax.data.sources import open_source
+from pixeldit_jax.data.sources.open_source import open_source
 
 CONFIG = """
 from ml_collections import ConfigDict

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from etils import epath
 
-from pixeldit_jax.train import wholeness
-from pixeldit_jax.train.config import get_config
-from pixeldit_jax.train.workdir import write_config
+from pixeldit_jax.config import get_config
+from pixeldit_jax.train.checkpoint import integrity
+from pixeldit_jax.train.run.workdir import write_config
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -58,7 +58,7 @@ def test_checkpoints_are_listed_and_deleted(tmp_path):
     folder.mkdir(parents=True)
     (folder / 'weights').write_text('1')
     (folder / '_CHECKPOINT_METADATA').write_text('{}')
-    wholeness.write_files(folder)
+    integrity.write_files(folder)
   (folder / 'weights').write_text('2')
   run = f'--workdir={tmp_path}'
   done = launch('checkpoints', run, '--verify', '--keep=1')

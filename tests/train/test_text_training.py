@@ -13,13 +13,14 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 from PIL import Image
+from pixeldit_jax.configs import t2i_base
 
+from pixeldit_jax import config as defaults
 from pixeldit_jax import sharding
-from pixeldit_jax.data import prepare, stored_text
-from pixeldit_jax.data.shard_job import Settings
+from pixeldit_jax.data.prepare import prepare, text_embeddings
+from pixeldit_jax.data.prepare.write_shard import Settings
 from pixeldit_jax.encoders.words import WordEncoder
-from pixeldit_jax.train import config as defaults
-from pixeldit_jax.train import inputs, text_config
+from pixeldit_jax.train import inputs
 from pixeldit_jax.train.loop import train
 
 SHAPES = {(64, 64): 20, (32, 128): 10, (128, 32): 8}  # images of each
@@ -61,8 +62,8 @@ def config(tmp_path_factory) -> ConfigDict:
       name.with_suffix('.txt').write_text(f'a {names[colour]} picture {i}')
   settings = Settings(f'images:{path}/in', 64, bucketed=True)
   prepare.prepare(settings, str(path / 'out'), num_processes=1)
-  stored_text.store(str(path / 'out'), WordEncoder(), batch_size=8)
-  config = text_config.get_config()
+  text_embeddings.store(str(path / 'out'), WordEncoder(), batch_size=8)
+  config = t2i_base.get_config()
   defaults.make_debug(config)
   config.model.update(patch_size=4, patch_depth=1, text_mask=True, scan=False)
   config.data.update(

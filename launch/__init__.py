@@ -1,0 +1,1 @@
+"""Commands, one file for each, and the scripts that start them."""

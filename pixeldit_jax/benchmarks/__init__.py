@@ -1,0 +1,1 @@
+"""Times of this machine: steps, checkpoints, input."""

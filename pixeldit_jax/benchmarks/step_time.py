@@ -1,0 +1,255 @@
+"""How fast this machine trains and samples, against what it could do.
+
+Operations are those of the model (`model.cost`), not what rematerialisation
+adds. The limit is the device's known bf16 peak or, where there is none in the
+table, a 2048 x 2048 float32 matrix product timed between what is measured.
+"""
+
+import copy
+import math
+import statistics
+import time
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from pixeldit_jax import sharding
+from pixeldit_jax.config import STORED, model_config, validate
+from pixeldit_jax.encoders.inception import Inception
+from pixeldit_jax.encoders.vision import DINOv2, VisionConfig
+from pixeldit_jax.hardware import peak_flops
+from pixeldit_jax.metrics.feature_extractor import (
+  images_per_second,
+  inception_network,
+)
+from pixeldit_jax.model.cost import forward_flops, train_flops
+from pixeldit_jax.model.pixeldit import weights_of
+from pixeldit_jax.samplers.grid import time_grid
+from pixeldit_jax.sampling.sampler import make_sample_fn
+from pixeldit_jax.train.optim.optimizer import make_optimizer
+from pixeldit_jax.train.repa import StoredFeatures, Target, place_teacher
+from pixeldit_jax.train.state import init_state, state_shardings
+from pixeldit_jax.train.step import make_train_step
+from pixeldit_jax.typing import PyTree
+
+Report = dict[str, float | str]
+
+
+def time_calls(
+  call: Callable[[], object], count: int, between: Callable = lambda: None
+) -> list[float]:
+  """Seconds of each of `count` calls, after one that compiles and warms.
+
+  `between` runs before each, and does not count.
+  """
+  jax.block_until_ready(call())
+  seconds = []
+  for _ in range(count):
+    between()
+    started = time.perf_counter()
+    jax.block_until_ready(call())
+    seconds.append(time.perf_counter() - started)
+  return seconds
+
+
+class MatrixProduct:
+  """Times a float32 matrix product of one device, a few at a time.
+
+  They are spread over a run, so that a machine with other work to do slows them
+  as it slows what they are compared with.
+  """
+
+  def __init__(self, side: int = 2048):
+    self.flops = 2 * side**3
+    self.seconds: list[float] = []
+    self._a = jnp.ones((side, side), jnp.float32)
+    self._product = jax.jit(lambda a: a @ a)
+
+  def __call__(self) -> None:
+    self.seconds += time_calls(lambda: self._product(self._a), 3)
+
+  @property
+  def rate(self) -> float:
+    """Operations a second."""
+    return self.flops / statistics.median(self.seconds)
+
+
+def measure_training(
+  config: ConfigDict, steps: int, profile: str | None = None
+) -> Report:
+  """Times whole training steps on random images, donated as in training.
+
+  With REPA the teacher is a ViT-B/14 of random weights, which takes as long as
+  the real one; its operations do not count as those of the model. With stored
+  features there is no teacher, and ones stand for them. Steps without REPA are
+  timed too, to tell what it costs.
+
+  Args:
+    config: of a run.
+    steps: timed, after one that is not.
+    profile: a folder for a trace of the timed steps, or None.
+  """
+  validate(config)
+  report = _measure_steps(config, steps, profile)
+  if not config.repa.weight:
+    return report | dict(teacher='none')
+  plain = copy.deepcopy(config)
+  plain.repa.weight = 0.0
+  without = _measure_steps(plain, steps, None)
+  return report | dict(
+    teacher='stored' if config.repa.teacher == STORED else 'ViT-B/14',
+    images_per_second_without_repa=without['images_per_second'],
+    repa_share_of_step=1 - without['seconds'] / report['seconds'],
+  )
+
+
+def _measure_steps(
+  config: ConfigDict, steps: int, profile: str | None
+) -> Report:
+  model, tx = model_config(config), make_optimizer(config)
+  mesh = sharding.make_mesh(config.mesh)
+  rules = sharding.make_rules(config.mesh)
+  place = sharding.batch_sharding(mesh, rules)
+  target, frozen, features = _random_target(config, mesh)
+  width = target.width if target else None
+  shardings = state_shardings(model, tx, mesh, rules, width)
+  state = jax.jit(
+    lambda: init_state(model, tx, config.seed, width), out_shardings=shardings
+  )()
+  B, side = config.data.batch_size, config.data.resolution
+  rng = np.random.default_rng(0)
+  shape = (B, side, side, model.in_channels)
+  batch = dict(
+    image=rng.integers(0, 256, shape, np.uint8), label=np.zeros(B, np.int32)
+  )
+  batch = sharding.put_batch(batch | features, place)
+  step = jax.jit(
+    make_train_step(config, target),
+    out_shardings=(shardings, sharding.replicated(mesh)),
+    donate_argnums=0,
+  )
+
+  def call():
+    nonlocal state
+    state, metrics = step(state, batch, frozen)
+    return metrics
+
+  with sharding.use(mesh, rules):
+    timed = _timed(call, steps, profile)
+  return _report(timed, B, B * train_flops(model, side, side))
+
+
+def _random_target(
+  config: ConfigDict, mesh: Mesh
+) -> tuple[Target | None, PyTree, dict[str, np.ndarray]]:
+  """What REPA aligns with, the weights of a teacher, entries of the batch."""
+  model, side = model_config(config), config.data.resolution
+  if not config.repa.weight:
+    return None, None, {}
+  target = VisionConfig(dtype=model.dtype, scan=model.scan)
+  if config.repa.teacher == STORED:
+    grid = model.grid(side, side)
+    shape = config.data.batch_size, math.prod(grid), target.width
+    features = {STORED: np.ones(shape, jnp.bfloat16)}
+    return StoredFeatures(target.width, grid), None, features
+  random = weights_of(DINOv2(target, rngs=nnx.Rngs(0)))
+  return target, place_teacher((target, random), mesh, None), {}
+
+
+def measure_sampling(
+  config: ConfigDict, count: int, profile: str | None = None
+) -> Report:
+  """Times whole sampling loops of `config.sampler` from random weights.
+
+  Guided evaluations count twice; at the ends of the interval, once.
+  """
+  validate(config)
+  model, tx = model_config(config), make_optimizer(config)
+  mesh = sharding.make_mesh(config.mesh)
+  rules = sharding.make_rules(config.mesh)
+  weights = jax.jit(
+    lambda: init_state(model, tx, config.seed).weights,
+    out_shardings=state_shardings(model, tx, mesh, rules).weights,
+  )()
+  B, side = config.sampler.batch_size, config.data.resolution
+  indices, labels = jax.device_put(
+    (np.arange(B, dtype=np.int32), np.zeros(B, np.int32)),
+    sharding.batch_sharding(mesh, rules),
+  )
+  sample = make_sample_fn(config, mesh)
+  timed = _timed(lambda: sample(weights, indices, labels), count, profile)
+  flops = B * sampling_evaluations(config) * forward_flops(model, side, side)
+  return _report(timed, B, flops)
+
+
+def measure_features(resolution: int, count: int) -> Report:
+  """Times `count` batches of the FID network, with random weights.
+
+  From uint8 images on the host to features on the host, on all devices of this
+  process.
+  """
+  network = inception_network(Inception(rngs=nnx.Rngs(0)), '')
+  batch = network.extract.batch_size
+  rate = images_per_second(network, resolution, batch=batch, steps=count)
+  device = jax.local_devices()[0].device_kind
+  return dict(
+    device=f'{jax.local_device_count()} x {device}',
+    batch=batch,
+    images_per_second=rate,
+    minutes_for_50000=50_000 / rate / 60,
+  )
+
+
+def sampling_evaluations(config: ConfigDict) -> int:
+  """How often one image runs through the network."""
+  s = config.sampler
+  times = time_grid(s.steps, s.shift, s.start)
+  evaluated = list(times[:-1])
+  if s.solver == 'heun':
+    evaluated += list(times[1:-1])
+  low, high = s.interval
+  guided = sum(low < t < high for t in evaluated) if s.guidance != 1 else 0
+  return len(evaluated) + guided
+
+
+def _timed(
+  call: Callable[[], object], count: int, profile: str | None
+) -> tuple[list[float], MatrixProduct | None]:
+  """Seconds of calls and, without a known peak, products between them."""
+  product = None if peak_flops(jax.devices()[0]) else MatrixProduct()
+  between = product or (lambda: None)
+  if profile is None:
+    return time_calls(call, count, between), product
+  jax.block_until_ready(call())
+  with jax.profiler.trace(profile):
+    return time_calls(call, count, between), product
+
+
+def _report(
+  timed: tuple[list[float], MatrixProduct | None], images: int, flops: float
+) -> Report:
+  seconds, product = timed
+  devices, device = jax.device_count(), jax.devices()[0]
+  median = statistics.median(seconds)
+  report: Report = dict(
+    device=f'{devices} x {device.device_kind}',
+    images_per_second=images / median,
+    seconds=median,
+    seconds_min=min(seconds),
+    seconds_max=max(seconds),
+    tflops=flops / median / 1e12,
+  )
+  if product is None:
+    report['mfu'] = flops / median / (peak_flops(device) * devices)
+  else:
+    report['matmul_tflops'] = product.rate / 1e12
+    report['of_matmul'] = flops / median / product.rate
+  memory = device.memory_stats() or {}
+  if 'peak_bytes_in_use' in memory:
+    report['peak_gigabytes'] = memory['peak_bytes_in_use'] / 1e9
+  return report

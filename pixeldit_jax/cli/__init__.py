@@ -1,0 +1,1 @@
+"""Flags and start-up that the commands share."""

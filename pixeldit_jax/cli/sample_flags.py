@@ -1,0 +1,123 @@
+"""Flags of `sample.py` and `evaluate.py`: which run, weights and sampler."""
+
+import functools
+import pathlib
+
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+from pixeldit_jax.errors import UserError
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+DEFAULTS = ROOT / 'pixeldit_jax' / 'config.py'
+
+CONFIG = config_flags.DEFINE_config_file(
+  'config',
+  str(DEFAULTS),
+  'Takes its sampler from this file in place of that of the run, of the same '
+  'network: configs/imagenet256.py:preset=ep320. '
+  '--config.sampler.guidance=2.5 changes one value of either.',
+)
+WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the run.')
+SOURCE = flags.DEFINE_string(
+  'source',
+  None,
+  'Released weights, as launch/convert.py takes them: --workdir is made of '
+  'them first, where there is none yet.',
+)
+LABELS = flags.DEFINE_string(
+  'labels',
+  None,
+  'Classes, as 0,3,7 or 0-9; used in turn. All classes by default.',
+)
+SEED = flags.DEFINE_integer('seed', 0, 'Of the noise.')
+STEP = flags.DEFINE_integer('step', None, 'Checkpoint; the newest by default.')
+EMA = flags.DEFINE_bool('ema', True, 'Average of the weights, or the last.')
+OVERWRITE = flags.DEFINE_bool(
+  'overwrite', False, 'Samples of other settings in --out make room.'
+)
+
+
+def read_config() -> ConfigDict:
+  """The run's configuration, with the sampler and seed that the flags ask for.
+
+  Raises:
+    FileNotFoundError: there is no run.
+    UserError: a value that cannot be, or that is not the sampler's.
+  """
+  from pixeldit_jax.config import get_config, validate
+  from pixeldit_jax.train.run.workdir import read_config
+
+  overrides = config_flags.get_override_values(flags.FLAGS['config'])
+  if SOURCE.value:
+    _convert(SOURCE.value, WORKDIR.value, overrides)
+  config = read_config(WORKDIR.value)
+  _fill(config, get_config())
+  if flags.FLAGS['config'].present:
+    _check_network(config, CONFIG.value)
+    config.sampler.update(CONFIG.value.sampler)
+  for key, value in overrides.items():
+    there = functools.reduce(
+      lambda node, name: node[name], key.split('.'), config
+    )
+    if not key.startswith('sampler.') and value != there:
+      raise UserError(
+        f'--config.{key}: only --config.sampler values may differ from the '
+        'run that is sampled.'
+      )
+    config.update_from_flattened_dict({key: value})
+  config.seed = SEED.value
+  validate(config)
+  return config
+
+
+def _convert(source: str, workdir: str, overrides: dict[str, object]):
+  """Makes the workdir of released weights, if it is not there."""
+  import jax
+  from etils import epath
+
+  from pixeldit_jax.train.checkpoint import released
+  from pixeldit_jax.train.run.workdir import read_history
+
+  if epath.Path(workdir).exists():
+    history = read_history(workdir)
+    if not history or history[0].get('source') != released.address(source):
+      raise UserError(
+        f'--source={source} with a --workdir={workdir} that is of something '
+        'else: give another --workdir, or no --source.'
+      )
+  elif jax.process_count() > 1:
+    raise UserError('--source: run launch/convert.py first, in one process.')
+  elif flags.FLAGS['config'].present:
+    released.to_workdir(source, workdir, CONFIG.value)
+  else:
+    config = released.infer_run(source, overrides)
+    released.to_workdir(source, workdir, config)
+
+
+def _check_network(config: ConfigDict, asked: ConfigDict):
+  """Raises UserError if --config is of another network than the run."""
+  from pixeldit_jax.train.run.workdir import FREE
+
+  keys = [f'model.{key}' for key in asked.model] + ['data.resolution']
+  there, here = (
+    {key: c[key.split('.')[0]][key.split('.')[1]] for key in keys}
+    for c in (config, asked)
+  )
+  differ = [k for k in keys if k not in FREE and there[k] != here[k]]
+  if differ:
+    told = '\n'.join(f'  {k}: {there[k]} there, {here[k]} here' for k in differ)
+    raise UserError(
+      f'--config is of another network than the run in {WORKDIR.value}:\n'
+      f'{told}\nGive the file and the options that the run was made with, as '
+      'size=L, or leave --config out: the run knows its own sampler.'
+    )
+
+
+def _fill(config: ConfigDict, defaults: ConfigDict):
+  """Adds the keys that are younger than the run; their defaults are its way."""
+  for key, value in defaults.items():
+    if key not in config:
+      config[key] = value
+    elif isinstance(value, ConfigDict):
+      _fill(config[key], value)

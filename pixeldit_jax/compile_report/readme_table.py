@@ -1,0 +1,148 @@
+"""The table of what the TPU compiler says of this project's own runs."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+
+from pixeldit_jax.errors import UserError
+
+BEGIN, END = '<!-- compiled: begin -->', '<!-- compiled: end -->'
+IMAGENET_256 = '--config=configs/imagenet256.py:size=XL'
+PLAIN_256 = [IMAGENET_256, '--config.repa.weight=0']
+PLAIN_512 = [
+  '--config=configs/imagenet512.py:size=XL',
+  '--config.repa.weight=0',
+]
+KEPT = '--config.model.patch_remat=matmuls'
+STAGE_1 = ['--config=configs/t2i_512_stage1.py', KEPT]
+STAGE_3 = ['--config=configs/t2i_1024_stage3.py', KEPT]
+
+# Name, topology, batch, and the other flags of launch/compile.py.
+ROWS = [
+  (
+    'XL-256, full remat',
+    'v5e:4x4',
+    256,
+    [
+      *PLAIN_256,
+      '--config.model.patch_remat=full',
+      '--config.model.pixel_remat=full',
+    ],
+  ),
+  (
+    'XL-256, products kept',
+    'v5e:4x4',
+    256,
+    [*PLAIN_256, '--config.model.pixel_remat=matmuls'],
+  ),
+  # Of meshes, one whose share of every width is a multiple of 16 rows, the tile
+  # of bfloat16: then gradients are scattered as they are summed.
+  ('XL-256', 'v5e:16x16', 2048, [*PLAIN_256, '--config.mesh.data=32']),
+  ('XL-256', 'v5p:4x4x4', 2048, [*PLAIN_256, '--config.mesh.data=16']),
+  (
+    'XL-256, REPA',
+    'v5p:4x4x4',
+    2048,
+    [IMAGENET_256, '--config.repa.weight=0.5', '--config.mesh.data=16'],
+  ),
+  ('XL-512', 'v5e:8x8', 256, [*PLAIN_512, '--config.mesh.data=8']),
+  (
+    'XL-256, channel',
+    'v5p:4x4x4',
+    64,
+    [
+      *PLAIN_256,
+      '--config.model.pixel_attention=channel',
+      '--config.model.pixel_remat=matmuls',
+      '--config.mesh.data=4',
+      '--config.mesh.sequence=4',
+    ],
+  ),
+  ('T2I-512, stage 1', 'v5p:4x4x4', 1024, [*STAGE_1, '--config.mesh.data=16']),
+  ('T2I-512, stage 1', 'v5p:8x8x4', 1024, [*STAGE_1, '--config.mesh.data=32']),
+  ('T2I-1024, stage 3', 'v5p:8x8x4', 768, [*STAGE_3, '--config.mesh.data=32']),
+]
+HEADER = (
+  '| run | topology | mesh | batch | remat | peak GB | gathers, scatters | '
+  'extra FLOPs | at least | MFU at most | CPU to compile |'
+)
+
+
+def write_table(path: pathlib.Path, launcher: str, rows: list[int]) -> None:
+  """Compiles the rows and writes them into a file, one after the other.
+
+  Args:
+    path: has `BEGIN` and `END`; what is between them is replaced.
+    launcher: launch/compile.py, run once for each row: a compiler does not
+      give its memory back.
+    rows: which of `ROWS`, from 1; all if empty.
+
+  Raises:
+    UserError: the file has no place for the table, or a row failed.
+  """
+  text = path.read_text()
+  if BEGIN not in text or END not in text:
+    raise UserError(f'{path} has no lines {BEGIN} and {END} for the table.')
+  head, _, rest = text.partition(BEGIN)
+  old, _, tail = rest.partition(END)
+  lines = [line for line in old.splitlines() if line.startswith('|')][2:]
+  lines += ['|'] * (len(ROWS) - len(lines))
+  for number in rows or range(1, len(ROWS) + 1):
+    lines[number - 1] = _line(ROWS[number - 1], launcher)
+    rule = '|' + ' --- |' * (HEADER.count('|') - 1)
+    table = '\n'.join([BEGIN, HEADER, rule, *lines, END])
+    beside = path.with_name(path.name + '.tmp')
+    beside.write_text(head + table + tail)
+    os.replace(beside, path)
+
+
+def _line(row: tuple[str, str, int, list[str]], launcher: str) -> str:
+  name, topology, batch, more = row
+  with tempfile.TemporaryDirectory() as folder:
+    file = pathlib.Path(folder) / 'report.json'
+    command = [
+      sys.executable,
+      launcher,
+      *more,
+      f'--config.data.batch_size={batch}',
+      f'--topology={topology}',
+      f'--json={file}',
+    ]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if not file.is_file():
+      raise UserError(f'{" ".join(command)}: {done.stderr[-2000:]}')
+    print(name, done.stdout, sep='\n', flush=True)
+    return table_line(name, topology, batch, json.loads(file.read_text()))
+
+
+def table_line(name: str, topology: str, batch: int, report: dict) -> str:
+  """One line of the table."""
+  if 'out_of_memory' in report:
+    return f'| {name} | {topology} | | {batch} | | ' + (
+      '; '.join(report['out_of_memory'][:2]) + ' | | | | | |'
+    )
+  moved = report['collectives']
+  times = report['roofline']
+  busiest = max(('compute', 'hbm', 'interconnect'), key=times.get)
+  cells = [
+    name,
+    topology,
+    ', '.join(f'{axis} {n}' for axis, n in report['mesh'].items()),
+    batch,
+    '{patch}, {pixel}'.format(**report['remat']),
+    f'{report["memory"]["peak"] / 1e9:.2f}',
+    f'{_per_parameter(moved):.2f}',
+    f'{report["extra_flops"]:.1%}',
+    f'{times["seconds"] * 1e3:.0f} ms ({busiest})',
+    f'{report["roofline_mfu"]:.0%}',
+    f'{report["seconds"]["compile_cpu"]:.0f} s',
+  ]
+  return '| ' + ' | '.join(map(str, cells)) + ' |'
+
+
+def _per_parameter(moved: dict) -> float:
+  """Elements of all collectives over parameters."""
+  return sum(kind['per_parameter'] for kind in moved.values())

@@ -1,0 +1,235 @@
+"""What the TPU compiler says of a configuration: memory, traffic, operations.
+
+Nothing runs: every figure is read from the compiled program, and the time is
+the least that the chip's published rates allow, one instruction after the
+other.
+"""
+
+import math
+import time
+
+import jax
+from ml_collections import ConfigDict
+
+from pixeldit_jax import sharding
+from pixeldit_jax.benchmarks.step_time import sampling_evaluations
+from pixeldit_jax.compile_report import memory_traffic
+from pixeldit_jax.compile_report.flops_and_collectives import (
+  COLLECTIVES,
+  collectives,
+)
+from pixeldit_jax.compile_report.hlo_parser import Program
+from pixeldit_jax.compile_report.program_work import work_of
+from pixeldit_jax.compile_report.roofline import roofline
+from pixeldit_jax.compile_report.tpu_topology import (
+  Lowered,
+  compile_for_tpu,
+  lower_sampling,
+  lower_training,
+  make_topology,
+)
+from pixeldit_jax.config import model_config, validate
+from pixeldit_jax.hardware import chip_of, peak_flops
+from pixeldit_jax.model.cost import forward_flops, train_flops
+from pixeldit_jax.typing import PyTree
+
+LARGE = 2**20  # bytes from which on a replicated array is told
+PADDED = 1.5  # times its bytes from which on a buffer is told
+
+
+def compile_report(config: ConfigDict, topology: str, what: str) -> dict:
+  """Compiles the training step or sampling loop of a configuration.
+
+  Args:
+    config: of a run; `config.mesh` has to fit the topology.
+    topology: as 'v5e:4x4'.
+    what: 'train' or 'sample'.
+
+  Returns:
+    Figures that JSON takes; memory and traffic are of one chip, in bytes.
+
+  Raises:
+    UserError: a configuration or topology that cannot be.
+    OutOfMemory: the program does not fit.
+    ModuleNotFoundError: no TPU compiler.
+  """
+  validate(config)
+  devices = make_topology(topology, config.mesh.slices)
+  mesh = sharding.make_mesh(config.mesh, devices)
+  lower = lower_training if what == 'train' else lower_sampling
+  program = lower(config, mesh)
+  started, cpu_started = time.perf_counter(), time.process_time()
+  compiled = compile_for_tpu(program.lowered)
+  seconds = dict(
+    compile=time.perf_counter() - started,
+    compile_cpu=time.process_time() - cpu_started,  # of all cores together
+  )
+  return dict(
+    what=what,
+    topology=topology,
+    slices=config.mesh.slices,
+    mesh={axis: n for axis, n in mesh.shape.items() if n > 1},
+    seconds=seconds,
+    **_model(config, what),
+    **read_program(config, program, compiled, mesh.devices.flat[0], what),
+  )
+
+
+def _model(config: ConfigDict, what: str) -> dict:
+  """What the configuration says of itself."""
+  model, side = config.model, config.data.resolution
+  batch = config.data if what == 'train' else config.sampler
+  return dict(
+    batch_size=batch.batch_size,
+    resolution=side,
+    remat=dict(patch=model.patch_remat, pixel=model.pixel_remat),
+    gflops_per_image=forward_flops(model_config(config), side, side) / 1e9,
+  )
+
+
+def read_program(
+  config: ConfigDict,
+  program: Lowered,
+  compiled: jax.stages.Compiled,
+  device: jax.Device,
+  what: str,
+) -> dict:
+  """The figures of one compiled program."""
+  hlo = Program(compiled.as_text())
+  leaves = jax.tree.leaves(program.weights)
+  parameters = sum(math.prod(a.shape) for a in leaves)
+  traffic = _traffic(hlo, parameters)
+  devices = len(leaves[0].sharding.device_set)
+  work = list(work_of(hlo))
+  flops = sum(w.times * w.flops for w in work)
+  model_flops = _model_flops(config, what)
+  received = sum(kind['bytes'] for kind in traffic.values())
+  times = roofline(device, work, received)
+  peak = peak_flops(device)
+  return dict(
+    parameters=parameters,
+    memory=_memory(compiled, device),
+    collectives=traffic,
+    extra_flops=flops * devices / model_flops - 1,
+    roofline=times,
+    roofline_mfu=model_flops / (times['seconds'] * devices * peak),
+    chip=dict(kind=device.device_kind, flops=peak, **chip_of(device)._asdict()),
+    replicated=replicated(program.arguments) + _gathered(hlo, program.weights),
+    padded=padded(hlo),
+  )
+
+
+def _model_flops(config: ConfigDict, what: str) -> int:
+  """Operations of the network for a whole batch, nothing twice."""
+  model, side = model_config(config), config.data.resolution
+  if what == 'train':
+    return config.data.batch_size * train_flops(model, side, side)
+  images = config.sampler.batch_size * sampling_evaluations(config)
+  return images * forward_flops(model, side, side)
+
+
+def _memory(compiled: jax.stages.Compiled, device: jax.Device) -> dict:
+  """Bytes of one chip by kind; the peak is that of all of them together."""
+  told = compiled.memory_analysis()
+  return dict(
+    peak=told.peak_memory_in_bytes,
+    hbm=chip_of(device).hbm,
+    arguments=told.argument_size_in_bytes,
+    outputs=told.output_size_in_bytes,
+    aliased=told.alias_size_in_bytes,
+    temporaries=told.temp_size_in_bytes,
+    code=told.generated_code_size_in_bytes,
+  )
+
+
+def _traffic(hlo: Program, parameters: int) -> dict[str, dict]:
+  """Collectives by kind.
+
+  'per_parameter' is elements of the whole arrays over parameters, whatever
+  their precision: FSDP gathers every weight twice and scatters it once.
+  """
+  found = collectives(hlo)
+  kinds = {}
+  for kind in COLLECTIVES:
+    of_kind = [c for c in found if c.kind == kind]
+    largest = sorted(of_kind, key=lambda c: -c.bytes * c.times)[:5]
+    kinds[kind] = dict(
+      runs=sum(c.times for c in of_kind),
+      bytes=sum(c.bytes * c.times for c in of_kind),
+      per_parameter=sum(c.elements * c.times for c in of_kind) / parameters,
+      largest=[f'{c.times} x {c.what} of {c.group}' for c in largest],
+    )
+  return kinds
+
+
+def replicated(arguments: PyTree) -> list[str]:
+  """Large arguments that every device holds whole."""
+  return [
+    f'{jax.tree_util.keystr(path, simple=True, separator="/")} {a.shape}'
+    for path, a in jax.tree_util.tree_leaves_with_path(arguments)
+    if math.prod(a.shape) * a.dtype.itemsize >= LARGE
+    and len(a.sharding.device_set) > 1
+    and a.sharding.is_fully_replicated
+  ]
+
+
+def _gathered(hlo: Program, weights: PyTree) -> list[str]:
+  """Large buffers that hold a split weight, of all layers, whole."""
+  blocks = {k: w for k, w in weights.items() if k.endswith('_blocks')}
+  split = {
+    a.shape
+    for a in jax.tree.leaves(blocks)
+    if not a.sharding.is_fully_replicated and len(a.shape) > 2
+  }
+  return [
+    f'{buffer} by {name}'
+    for buffer, name in memory_traffic.buffers(hlo).items()
+    if buffer.bytes >= LARGE and buffer.shape in split
+  ]
+
+
+def padded(hlo: Program) -> list[str]:
+  """Large buffers in HBM of more than `PADDED` times their bytes, with it."""
+  return [
+    f'{buffer} x {buffer.padded_bytes / buffer.bytes:.2f} by {name}'
+    for buffer, name in memory_traffic.buffers(hlo).items()
+    if buffer.bytes >= LARGE and buffer.padded_bytes > PADDED * buffer.bytes
+  ]
+
+
+def describe(report: dict) -> list[str]:
+  """The report for people, a line for each figure."""
+  if 'out_of_memory' in report:
+    return ['out of memory:', *report['out_of_memory']]
+  r, memory, times = report, report['memory'], report['roofline']
+  lines = [
+    f'{r["what"]} on {r["slices"]} x {r["topology"]}, mesh {r["mesh"]}, '
+    f'batch {r["batch_size"]} at {r["resolution"]}',
+    f'compiled in        {r["seconds"]["compile"]:.0f} s, of '
+    f'{r["seconds"]["compile_cpu"]:.0f} s of CPU',
+    f'parameters         {r["parameters"] / 1e6:.1f} M',
+    f'model              {r["gflops_per_image"]:.2f} GFLOP forward an image',
+    f'peak memory        {memory["peak"] / 1e9:.2f} GB a chip of '
+    f'{memory["hbm"] / 1e9:.1f} GB',
+  ]
+  for name in ('arguments', 'outputs', 'aliased', 'temporaries', 'code'):
+    lines.append(f'  {name:16} {memory[name] / 1e9:.3f} GB')
+  for kind, moved in r['collectives'].items():
+    lines.append(
+      f'{kind:18} {moved["bytes"] / 1e9:.3f} GB a chip in {moved["runs"]}, '
+      f'{moved["per_parameter"]:.2f} times the parameters'
+    )
+    lines += [f'  {what}' for what in moved['largest']]
+  lines += [
+    f'beyond the model   {r["extra_flops"]:.1%} of its operations: recomputed, '
+    "or a teacher's",
+    f'at least           {times["seconds"] * 1e3:.1f} ms: compute '
+    f'{times["compute"] * 1e3:.1f}, HBM {times["hbm"] * 1e3:.1f}, '
+    f'interconnect {times["interconnect"] * 1e3:.1f}',
+    f'that is an MFU of  {r["roofline_mfu"]:.1%} at most',
+    f'chip               {r["chip"]}',
+  ]
+  for name in ('replicated', 'padded'):
+    lines.append(f'{name:18} {len(r[name]) or "nothing large"}')
+    lines += [f'  {what}' for what in r[name]]
+  return lines

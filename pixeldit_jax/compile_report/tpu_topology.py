@@ -1,0 +1,188 @@
+"""TPU topologies without TPUs: their devices, and programs compiled for them.
+
+libtpu has the whole compiler, and refuses what does not fit into HBM as a chip
+would.
+"""
+
+import importlib.util
+import os
+import pathlib
+import re
+import tempfile
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from pixeldit_jax import sharding
+from pixeldit_jax.config import model_config
+from pixeldit_jax.encoders.vision import VisionConfig
+from pixeldit_jax.errors import MissingPackageError, UserError
+from pixeldit_jax.sampling.sampler import make_sample_fn
+from pixeldit_jax.train.inputs import abstract_batch
+from pixeldit_jax.train.optim.optimizer import make_optimizer
+from pixeldit_jax.train.repa import abstract_teacher
+from pixeldit_jax.train.state import abstract_state, state_shardings
+from pixeldit_jax.train.step import make_train_step
+from pixeldit_jax.typing import PyTree
+
+
+class OutOfMemory(Exception):
+  """A program does not fit.
+
+  Attributes:
+    lines: how much it needs of what there is, and its largest arrays.
+  """
+
+  def __init__(self, lines: list[str]):
+    super().__init__('\n'.join(lines))
+    self.lines = lines
+
+
+class Lowered(NamedTuple):
+  """A program to compile, and its abstract arguments.
+
+  Attributes:
+    lowered: for `compile_for_tpu`.
+    weights: with the shapes and shardings that the program takes.
+    arguments: all of them.
+  """
+
+  lowered: jax.stages.Lowered
+  weights: PyTree
+  arguments: PyTree
+
+
+def make_topology(name: str, slices: int = 1) -> list[jax.Device]:
+  """The devices of a topology such as 'v5e:4x4', as many slices of it.
+
+  Raises:
+    UserError: a name that libtpu does not know.
+    ModuleNotFoundError: libtpu is not installed.
+  """
+  if importlib.util.find_spec('libtpu') is None:
+    raise MissingPackageError(
+      'the TPU compiler is in libtpu, which is not installed: '
+      "pip install 'pixeldit_jax[tpu]' (Linux on x86-64)."
+    )
+  os.environ.setdefault('TPU_SKIP_MDS_QUERY', '1')  # there is no TPU host
+  os.environ.setdefault('ALLOW_MULTIPLE_LIBTPU_LOAD', '1')
+  from jax.experimental import topologies
+
+  more = {'num_slices': slices} if slices > 1 else {}
+  try:
+    return topologies.get_topology_desc(
+      name, platform='tpu', wrap=_wrapped(name), **more
+    ).devices
+  except Exception as error:
+    raise UserError(
+      f'topology {name!r}: {str(error).splitlines()[0]} Write one as v5e:4x4, '
+      'v5p:4x4x4 or v6e:16x16.'
+    ) from error
+
+
+def _wrapped(name: str) -> tuple[bool, ...]:
+  """Along which axes the links of a slice close to a ring.
+
+  A slice of chips with three axes (v4, v5p) is a torus from 4x4x4 on; one of
+  two (v5e, v6e) is a ring along an axis of 16, the side of the pod. Told of no
+  ring, the compiler gathers by sums over all chips.
+  """
+  sizes = [int(n) for n in re.findall(r'\d+', name.partition(':')[2])]
+  if len(sizes) == 3:
+    return (all(n % 4 == 0 for n in sizes),) * 3
+  return (*(n == 16 for n in sizes), False)
+
+
+def lower_training(config: ConfigDict, mesh: Mesh) -> Lowered:
+  """One training step of a configuration, donated as in training."""
+  rules = sharding.make_rules(config.mesh)
+  model, tx = model_config(config), make_optimizer(config)
+  target = teacher = width = None
+  if config.repa.weight:
+    target = VisionConfig(dtype=model.dtype, scan=model.scan)  # a ViT-B/14
+    width = target.width
+    split_by = rules if config.repa.sharded else None
+    teacher = abstract_teacher(target, mesh, split_by)
+  shardings = state_shardings(model, tx, mesh, rules, width)
+  state = abstract_state(model, tx, shardings, width)
+  batch = _placed(abstract_batch(config), mesh, rules)
+  step = jax.jit(
+    make_train_step(config, target),
+    out_shardings=(shardings, sharding.replicated(mesh)),
+    donate_argnums=0,
+  )
+  with sharding.use(mesh, rules):
+    lowered = step.lower(state, batch, teacher)
+  return Lowered(lowered, state.weights, (state, batch, teacher))
+
+
+def lower_sampling(config: ConfigDict, mesh: Mesh) -> Lowered:
+  """The whole sampling loop of a configuration."""
+  rules = sharding.make_rules(config.mesh)
+  model, tx = model_config(config), make_optimizer(config)
+  shardings = state_shardings(model, tx, mesh, rules)
+  weights = abstract_state(model, tx, shardings).weights
+  B = config.sampler.batch_size
+  indices = condition = jax.ShapeDtypeStruct((B,), jnp.int32)
+  if model.text_width:
+    text = (B, model.text_tokens, model.text_width)
+    text = jax.ShapeDtypeStruct(text, jnp.float32)
+    condition = dict(text=text, negative=text)
+    if model.text_mask:
+      mask = jax.ShapeDtypeStruct(text.shape[:2], jnp.bool_)
+      condition |= dict(text_mask=mask, negative_mask=mask)
+  arguments = weights, *_placed((indices, condition), mesh, rules)
+  with sharding.use(mesh, rules):
+    sample = make_sample_fn(config, mesh).jitted
+    lowered = sample.lower(*arguments)
+  return Lowered(lowered, weights, arguments)
+
+
+def _placed(arrays: PyTree, mesh: Mesh, rules: sharding.Rules) -> PyTree:
+  """The same, their rows split over the mesh."""
+  place = sharding.batch_sharding(mesh, rules)
+  return sharding.placed(arrays, jax.tree.map(lambda _: place, arrays))
+
+
+def compile_for_tpu(lowered: jax.stages.Lowered) -> jax.stages.Compiled:
+  """Runs the TPU compiler.
+
+  Raises:
+    OutOfMemory: the program needs more HBM than a chip has.
+  """
+  with tempfile.TemporaryDirectory() as folder:
+    try:
+      # The error names no array; the report that is written before it does.
+      return lowered.compile(compiler_options={'xla_dump_to': folder})
+    except jax.errors.JaxRuntimeError as error:
+      if 'RESOURCE_EXHAUSTED' not in str(error):
+        raise
+      found = sorted(pathlib.Path(folder).glob('*memory-usage-report.txt'))
+      report = found[-1].read_text() if found else ''
+      raise OutOfMemory(summarize_exhausted(str(error), report)) from None
+
+
+def summarize_exhausted(
+  error: str, report: str, count: int = 5, shapes: int = 3
+) -> list[str]:
+  """How much is needed of what there is, and the largest allocations.
+
+  Args:
+    error: the compiler's message.
+    report: its table of allocations, the largest first; each is of several
+      arrays where those are not needed at the same time.
+    count: allocations to tell.
+    shapes: arrays to tell of each.
+  """
+  sizes = re.search(r'\((\S+)\) exceeds available HBM \((\S+)\)', error)
+  lines = [
+    f'needs {sizes[1]} of {sizes[2]} HBM' if sizes else error.splitlines()[0]
+  ]
+  for size, arrays in re.findall(r'%\);\s*(\S+);.*; (.+)', report)[:count]:
+    arrays = re.findall(r'\w+\[[\d,]*\]', arrays)
+    more = f' and {len(arrays) - shapes} more' * (len(arrays) > shapes)
+    lines.append(f'{size} {" ".join(arrays[:shapes])}{more}')
+  return lines

@@ -1,0 +1,78 @@
+"""An iterator over batches that resumes at any position of the stream."""
+
+from typing import Any
+
+import grain
+from absl import logging
+
+from pixeldit_jax.errors import UserError
+
+
+class BatchIterator(grain.DatasetIterator):
+  """An iterator over batches whose state is a position in the stream.
+
+  The state is the same on every process and holds no count of processes,
+  threads or workers: save it once (as JSON, or with
+  `grain.checkpoint.CheckpointSave`) and resume with any of these changed; of
+  square images, with another batch size too.
+
+  Attributes:
+    skipped: bad examples met so far and replaced by others of the source,
+      'name: reason' to how often.
+  """
+
+  def __init__(self, build, batch_size: int, identity: dict[str, Any]):
+    """Takes build(start), which returns the batches from position `start`."""
+    super().__init__()
+    self._build = build
+    self._batch_size = batch_size
+    self._identity = identity
+    self._position = 0
+    self._batches = None
+    self.skipped: dict[str, int] = {}
+
+  def __next__(self) -> dict[str, Any]:
+    self._assert_not_closed()
+    self.start_prefetch()
+    batch = next(self._batches)
+    self._position += self._batch_size
+    for name in batch.pop('skipped'):
+      if name not in self.skipped:
+        logging.warning('skipped a bad example: %s', name)
+      self.skipped[name] = self.skipped.get(name, 0) + 1
+    return batch
+
+  def get_state(self) -> dict[str, Any]:
+    return {'position': self._position, **self._identity}
+
+  def set_state(self, state: dict[str, Any]) -> None:
+    """Goes to a saved position.
+
+    Raises:
+      ValueError: if the state belongs to another order of examples.
+    """
+    saved = {key: state.get(key) for key in self._identity}
+    if saved != self._identity:
+      raise UserError(
+        f'the data of the checkpoint were {saved}, but this run has '
+        f'{self._identity}: the order would differ. Use the same data and '
+        'settings, or start a new run'
+      )
+    self._stop()
+    self._position = int(state['position'])
+
+  def start_prefetch(self) -> None:
+    """Starts to read ahead, for example while the model is restored."""
+    if self._batches is None:
+      self._batches = iter(self._build(self._position))
+      self._batches.start_prefetch()
+
+  def close(self) -> None:
+    """Ends the threads and worker processes."""
+    self._closed = True
+    self._stop()
+
+  def _stop(self) -> None:
+    if self._batches is not None:
+      self._batches.close()
+    self._batches = None

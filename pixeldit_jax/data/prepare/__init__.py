@@ -1,0 +1,1 @@
+"""Resumable jobs that write shards and precomputed arrays."""

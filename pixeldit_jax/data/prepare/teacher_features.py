@@ -1,0 +1,115 @@
+"""What a frozen teacher sees in prepared images, stored beside them.
+
+A training step may then align with features that it reads (see `flow.repa`)
+in place of running the teacher. They are of the images as they lie: no flip.
+"""
+
+import hashlib
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from pixeldit_jax.data import transforms
+from pixeldit_jax.data.prepare import precompute
+from pixeldit_jax.data.sources import shards
+from pixeldit_jax.encoders.vision import (
+  DINOv2,
+  VisionConfig,
+  teacher_features,
+)
+from pixeldit_jax.errors import UserError
+from pixeldit_jax.typing import Array, Float, PyTree, UInt8
+
+NAME = 'features'  # of the side array, and of its key in batches
+
+Features = Callable[[UInt8[np.ndarray, 'B H W 3']], Float[Array, 'B L D']]
+
+
+def make_features(
+  config: VisionConfig, weights: PyTree, patch_size: int
+) -> Features:
+  """f(images) -> `teacher_features`, the batch spread over local devices."""
+  mesh = Mesh(jax.local_devices(), 'batch')
+  spread = NamedSharding(mesh, PartitionSpec('batch'))
+  everywhere = NamedSharding(mesh, PartitionSpec())
+  graphdef = nnx.graphdef(
+    nnx.eval_shape(lambda: DINOv2(config, rngs=nnx.Rngs(0)))
+  )
+  weights = jax.device_put(weights, everywhere)
+
+  @jax.jit
+  def features(weights, images):
+    model = nnx.merge(graphdef, weights)
+    return teacher_features(model, transforms.normalize(images), patch_size)
+
+  return lambda images: features(weights, jax.device_put(images, spread))
+
+
+def describe(
+  teacher: str, weights: PyTree, resolution: int, patch_size: int
+) -> dict[str, Any]:
+  """Returns the `meta` of stored features.
+
+  'teacher' and 'sha256' are the name and the checksum of its weights, 'grid'
+  the patches down and across, 'patch_size' the student's.
+
+  Raises:
+    UserError: if the images do not divide into patches.
+  """
+  if patch_size < 1 or resolution % patch_size:
+    raise UserError(
+      f'features of images of {resolution} pixels: the patch of the network '
+      f'to be trained must divide that, got {patch_size}'
+    )
+  digest = hashlib.sha256()
+  for path, leaf in jax.tree.leaves_with_path(weights):
+    array = np.asarray(leaf)
+    digest.update(f'{jax.tree_util.keystr(path)} {array.shape}'.encode())
+    digest.update(array.tobytes())
+  return {
+    'teacher': teacher,
+    'sha256': digest.hexdigest(),
+    'patch_size': patch_size,
+    'grid': [resolution // patch_size] * 2,
+  }
+
+
+def store(
+  path: str,
+  features: Features,
+  meta: dict[str, Any],
+  *,
+  batch_size: int = 64,
+  **shared,
+) -> dict[str, Any]:
+  """Stores `features` of the images of a folder of shards, as bfloat16.
+
+  Args:
+    path: the folder.
+    features: of `make_features`, or any other of this form.
+    meta: of `describe`.
+    batch_size: images at once; rounded up to a multiple of the devices.
+    shared: how processes share the work, see `side_array_writer.write`.
+
+  Raises:
+    UserError: for images of several shapes; see also `side_array_writer`.
+  """
+  if shards.read_manifest(path)['buckets']:
+    raise UserError(
+      f'{path} holds buckets, and features are stored of squares: align with '
+      'a teacher while training on squares, as the paper does'
+    )
+  devices = jax.local_device_count()
+  return precompute.write(
+    path,
+    NAME,
+    lambda images: features(np.stack(images)),
+    meta=meta,
+    load=lambda example: np.asarray(transforms.decode(example['image'])),
+    batch_size=-(-batch_size // devices) * devices,
+    **shared,
+  )

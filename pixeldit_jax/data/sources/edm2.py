@@ -1,0 +1,243 @@
+"""The layouts of EDM2 and REPA: images and a `dataset.json` of labels.
+
+`dataset.json` is {"labels": [["00000/img00000000.png", 0], ...]}. It lies with
+the images in a folder, in a zip, or in `images.h5` (one data set of bytes per
+file; `images_h5.json` beside it lists their names).
+"""
+
+import json
+import os
+import struct
+import threading
+import zipfile
+import zlib
+from typing import Any
+
+import numpy as np
+from absl import logging
+
+from pixeldit_jax.data.source import Source
+from pixeldit_jax.data.sources.folder import IMAGE_SUFFIXES
+from pixeldit_jax.data.transforms import BadExample
+from pixeldit_jax.errors import MissingFileError, MissingPackageError, UserError
+
+_INDEX = 'dataset.json'
+
+
+class Edm2Source(Source):
+  """Images that `dataset.json` labels, in the order of their names.
+
+  The classes are named by their numbers: the layout has no names. Images
+  without a label are left out with a warning.
+
+  Args:
+    path: a folder with `dataset.json` (or whose `images` folder has it), a
+      zip, an `.h5` file, or a folder with `images.h5`.
+
+  Raises:
+    UserError: if labels are missing or contradict, or a labelled file is not
+      there.
+  """
+
+  def __init__(self, path: str):
+    self._files = _open_files(path)
+    labels = _read_labels(path, self._files.read(_INDEX))
+    there = set(self._files.names())
+    names = {name for name in there if name.lower().endswith(IMAGE_SUFFIXES)}
+    others = sorted((labels.keys() & there) - names)
+    if others:
+      raise UserError(
+        f'{path}: {len(others)} files of {_INDEX} are no images by their names '
+        f'({", ".join(others[:5])}): give the folder of the images, not of '
+        'latents'
+      )
+    missing = sorted(labels.keys() - names)
+    if missing:
+      raise UserError(
+        f'{path}: {len(missing)} files of {_INDEX} are not there, the copy is '
+        f'incomplete: {", ".join(missing[:5])}'
+      )
+    unlabelled = sorted(names - labels.keys())
+    if unlabelled:
+      logging.warning(
+        '%s: left out %d images without a label: %s',
+        *(path, len(unlabelled), ', '.join(unlabelled[:20])),
+      )
+    kept = sorted(labels)
+    self._names = np.array([name.encode() for name in kept], 'S')
+    self._labels = np.array([labels[name] for name in kept], np.int32)
+    self.class_names = tuple(str(k) for k in range(self._labels.max() + 1))
+
+  def __len__(self) -> int:
+    return len(self._names)
+
+  def __getitem__(self, index: int) -> dict[str, Any]:
+    name = self._names[index].decode()
+    image = self._files.read(name)
+    return {'image': image, 'label': int(self._labels[index]), 'name': name}
+
+
+def _open_files(path: str) -> '_Folder | _Zip | _H5':
+  """Finds out which of the layouts lies at `path`."""
+  if os.path.isfile(path):
+    return _H5(path) if path.endswith(('.h5', '.hdf5')) else _Zip(path)
+  if not os.path.isdir(path):
+    raise MissingFileError(f'data source: no file or folder {path!r}')
+  for folder in (path, os.path.join(path, 'images')):
+    if os.path.exists(os.path.join(folder, _INDEX)):
+      return _Folder(folder)
+  for name, kind in (('images.h5', _H5), ('images.zip', _Zip)):
+    if os.path.exists(os.path.join(path, name)):
+      return kind(os.path.join(path, name))
+  raise UserError(
+    f'data source: found no {_INDEX}, images.h5 or images.zip in {path!r}'
+  )
+
+
+def _read_labels(path: str, data: bytes) -> dict[str, int]:
+  """Reads the labels by file name, and refuses what is not one class each."""
+  try:
+    rows = json.loads(data)['labels'] or []
+  except (ValueError, KeyError, TypeError) as error:
+    raise UserError(f"{path}: {_INDEX} has no 'labels': {error}") from error
+  if not rows:
+    raise UserError(f'{path}: {_INDEX} labels no file')
+  labels: dict[str, int] = {}
+  for name, label in rows:
+    if not isinstance(label, int) or label < 0:
+      raise UserError(
+        f'{path}: the label of {name!r} must be a class number, got {label!r}'
+      )
+    if labels.setdefault(name, label) != label:
+      raise UserError(
+        f'{path}: {name!r} has two labels, {labels[name]} and {label}'
+      )
+  return labels
+
+
+class _Folder:
+  """Files of a folder."""
+
+  def __init__(self, path: str):
+    self._path = os.path.abspath(path)
+
+  def names(self) -> list[str]:
+    return [
+      os.path.relpath(os.path.join(base, name), self._path)
+      for base, _, files in os.walk(self._path)
+      for name in files
+    ]
+
+  def read(self, name: str) -> bytes:
+    with open(os.path.join(self._path, name), 'rb') as file:
+      return file.read()
+
+
+class _Zip:
+  """Members of a zip, read by position: no lock, and little to pickle.
+
+  `zipfile` parses the directory once; its own objects for a million members
+  would take a gigabyte in every worker.
+  """
+
+  def __init__(self, path: str):
+    self._path = os.path.abspath(path)
+    try:
+      with zipfile.ZipFile(path) as file:
+        members = [m for m in file.infolist() if not m.is_dir()]
+    except zipfile.BadZipFile as error:
+      raise UserError(f'{path} is no zip or is cut short: {error}') from error
+    for member in members:
+      if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise UserError(
+          f'{path}: {member.filename!r} is compressed by another method than '
+          'deflate; write the zip again, stored'
+        )
+    members.sort(key=lambda member: member.filename.encode())
+    self._names = np.array([m.filename.encode() for m in members], 'S')
+    self._table = np.array(
+      [(m.header_offset, m.compress_size, m.compress_type, m.CRC)
+       for m in members], np.int64,
+    ).reshape(-1, 4)  # fmt: skip
+    twice = np.flatnonzero(self._names[1:] == self._names[:-1])
+    if len(twice):
+      raise UserError(
+        f'{path}: {len(twice)} names occur twice: '
+        + ', '.join(self._names[i].decode() for i in twice[:5])
+      )
+
+  def names(self) -> list[str]:
+    return [name.decode() for name in self._names]
+
+  def read(self, name: str) -> bytes:
+    row = int(np.searchsorted(self._names, name.encode()))
+    if row == len(self._names) or self._names[row] != name.encode():
+      raise MissingFileError(f'{self._path} has no member {name!r}')
+    offset, size, method, crc = self._table[row].tolist()
+    with open(self._path, 'rb') as file:
+      file.seek(offset)
+      # The local header repeats the name, with an extra field of its own.
+      lengths = struct.unpack('<26xHH', file.read(30))
+      file.seek(sum(lengths), os.SEEK_CUR)
+      data = file.read(size)
+    try:
+      data = (
+        data if method == zipfile.ZIP_STORED else zlib.decompress(data, -15)
+      )
+    except zlib.error as error:
+      raise BadExample(f'{name}: {error}') from error
+    if zlib.crc32(data) != crc:
+      raise BadExample(f'{name}: the checksum in the zip does not match')
+    return data
+
+
+class _H5:
+  """Data sets of an HDF5 file, each the bytes of one file."""
+
+  def __init__(self, path: str):
+    self._path = os.path.abspath(path)
+    self._open()
+
+  def _open(self):
+    try:
+      import h5py
+    except ImportError as error:
+      raise MissingPackageError(
+        f'{self._path} needs h5py: pip install h5py'
+      ) from error
+    try:
+      self._file = h5py.File(self._path, 'r')
+    except OSError as error:
+      raise UserError(
+        f'{self._path} is no HDF5 file or is cut short: {error}'
+      ) from error
+    self._lock = threading.Lock()
+
+  def __getstate__(self):
+    return self._path
+
+  def __setstate__(self, path):
+    self._path = path
+    self._open()
+
+  def names(self) -> list[str]:
+    index = os.path.splitext(self._path)[0] + '_h5.json'
+    if os.path.exists(index):
+      with open(index, encoding='utf-8') as file:
+        return [name for name in json.load(file) if name in self._file]
+    import h5py
+
+    names = []
+    self._file.visititems(
+      lambda name, item: (
+        names.append(name) if isinstance(item, h5py.Dataset) else None
+      )
+    )
+    return names
+
+  def read(self, name: str) -> bytes:
+    try:
+      with self._lock:
+        return np.asarray(self._file[name]).tobytes()
+    except KeyError as error:
+      raise MissingFileError(f'{self._path} has no {name!r}') from error

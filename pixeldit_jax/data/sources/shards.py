@@ -1,0 +1,140 @@
+"""Prepared data: ArrayRecord shards under a manifest that vouches for them.
+
+A record is the length of its header (4 bytes, little endian), a JSON header
+(name, label, true height and width, bucket, captions) and the encoded image.
+"""
+
+import json
+import os
+import struct
+from typing import Any
+
+import numpy as np
+
+from pixeldit_jax import files
+from pixeldit_jax.data.captions import Caption
+from pixeldit_jax.data.source import Source
+from pixeldit_jax.data.transforms import BadExample
+from pixeldit_jax.errors import MissingFileError, UserError
+
+FORMAT = 'pixeldit_jax shards 1'
+MANIFEST = 'manifest.json'
+BUCKET_INDEX = 'buckets.npy'
+
+
+def pack(header: dict[str, Any], image: bytes) -> bytes:
+  """Makes the record of one example."""
+  text = json.dumps(header, ensure_ascii=False).encode()
+  return struct.pack('<I', len(text)) + text + image
+
+
+def unpack(record: bytes) -> tuple[dict[str, Any], bytes]:
+  """Returns the header and the encoded image of a record."""
+  (length,) = struct.unpack_from('<I', record)
+  return json.loads(record[4 : 4 + length]), record[4 + length :]
+
+
+def read_manifest(path: str) -> dict[str, Any]:
+  """Reads the manifest of a folder of shards.
+
+  Raises:
+    FileNotFoundError: if there is none: not prepared, or not to the end.
+    UserError: if it is no manifest of this format.
+  """
+  name = os.path.join(path, MANIFEST)
+  if not os.path.exists(name):
+    raise MissingFileError(
+      f'no {name}: run launch/prepare_data.py --out={path} (again, if it was '
+      'interrupted)'
+    )
+  try:
+    with open(name, encoding='utf-8') as file:
+      manifest = json.load(file)
+  except ValueError as error:
+    raise UserError(f'{name} is damaged: {error}') from error
+  if not isinstance(manifest, dict) or manifest.get('format') != FORMAT:
+    raise UserError(f'{name} is no manifest of the format {FORMAT!r}')
+  return manifest
+
+
+def check_shards(
+  path: str,
+  *,
+  resolution: int | None = None,
+  checksums: bool = False,
+  process_index: int = 0,
+  process_count: int = 1,
+) -> dict[str, Any]:
+  """Checks prepared data before a run; returns their manifest.
+
+  Args:
+    path: the folder of shards.
+    resolution: what the run expects, or None.
+    checksums: read every byte of every process_count-th shard as well; each
+      process then vouches for its part, and all together for the whole.
+
+  Raises:
+    FileNotFoundError: if the manifest is not there.
+    UserError: if anything else is missing or differs; it names all of it.
+  """
+  manifest = read_manifest(path)
+  faults = []
+  if resolution not in (None, manifest['resolution']):
+    faults.append(
+      f'resolution is {manifest["resolution"]}, the run expects {resolution}'
+    )
+  faults += files.faults(
+    path,
+    manifest['shards'] + manifest['indices'],
+    checksums,
+    process_index,
+    process_count,
+  )
+  if faults:
+    raise UserError(
+      f'the prepared data in {path} do not match: {"; ".join(faults)}. '
+      'Prepare them again into a new folder, or mend the configuration'
+    )
+  return manifest
+
+
+class ShardSource(Source):
+  """The examples of a folder of shards, by index over all shards.
+
+  Opening reads the manifest alone and compares the sizes of the files.
+
+  Attributes:
+    manifest: what `launch/prepare_data.py` wrote.
+  """
+
+  def __init__(self, path: str):
+    self._path = os.path.abspath(path)
+    self.manifest = check_shards(path)
+    self.class_names = tuple(self.manifest['class_names'])
+    self.captions = self.manifest['captions'] > 0
+    self.buckets = tuple(map(tuple, self.manifest['buckets']))
+    self._records = files.open_records(self._path, self.manifest['shards'])
+
+  def __reduce__(self):
+    return ShardSource, (self._path,)
+
+  def check(self, **expected):
+    """See `check_shards`."""
+    check_shards(self._path, **expected)
+
+  def bucket_of_examples(self) -> np.ndarray:
+    """Returns the bucket of each example, int16 [len(self)]; not of squares."""
+    return np.load(os.path.join(self._path, BUCKET_INDEX))
+
+  def __len__(self) -> int:
+    return self.manifest['examples']
+
+  def __getitem__(self, index: int) -> dict[str, Any]:
+    try:
+      header, image = unpack(self._records[index])
+    # ArrayRecord reports a chunk that fails its own checksum as RuntimeError.
+    except (RuntimeError, ValueError, struct.error) as error:
+      raise BadExample(f'record {index} of {self._path}: {error}') from error
+    if 'captions' in header:
+      header['captions'] = [Caption(*item) for item in header['captions']]
+    return {**header, 'image': image}

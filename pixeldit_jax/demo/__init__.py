@@ -1,0 +1,1 @@
+"""The embedded digits: a classifier, features, a teacher, the ablation."""

@@ -1,0 +1,180 @@
+"""The paper's ablations on the embedded digits, at equal steps (table 4).
+
+Each variant is a run of its own, judged by its EMA: the flow-matching loss on
+the same digits, noise and times for all, and the share of samples that show
+the digit that was asked for.
+"""
+
+import json
+import logging
+import pathlib
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+from PIL import Image, ImageDraw, ImageFont
+
+from pixeldit_jax.config import model_config, validate
+from pixeldit_jax.data.sources.mnist_digits import SIDE
+from pixeldit_jax.data.transforms import normalize
+from pixeldit_jax.demo.digit_classifier import class_agreement, load_digits
+from pixeldit_jax.encoders.vision import VisionConfig
+from pixeldit_jax.errors import UserError
+from pixeldit_jax.flow.loss import flow_matching_loss
+from pixeldit_jax.flow.time import sample_time
+from pixeldit_jax.model.cost import count_parameters
+from pixeldit_jax.model.pixeldit import abstract_model
+from pixeldit_jax.samplers.noise import sample_noise
+from pixeldit_jax.sampling.sampler import make_sample_fn, sample_images
+from pixeldit_jax.train.loop import train
+from pixeldit_jax.typing import PyTree
+
+log = logging.getLogger(__name__)
+
+# What changes of the configuration, by the name of the variant.
+VARIANTS: dict[str, dict[str, object]] = {
+  'baseline': {},
+  'REPA': {'repa.weight': 0.5},
+  'patch-wise AdaLN': {'model.pixel_adaln': 'patch'},
+  'global AdaLN': {'model.pixel_adaln': 'global'},
+  'no PiT attention': {'model.pixel_attention': 'none'},
+  'post-modulation': {'model.modulation': 'post'},
+  'single level': {'model.pixel_depth': 0},
+}
+LOSS_DIGITS = 2000  # every so many of the 5,000, in the same order
+
+
+def variant_config(config: ConfigDict, name: str) -> ConfigDict:
+  """The configuration of a variant, checked.
+
+  Raises:
+    UserError: it cannot be, or is not of digits, by which variants are judged.
+  """
+  changed = ConfigDict(config.to_dict())
+  changed.update_from_flattened_dict(VARIANTS[name])
+  validate(changed)
+  if (changed.model.num_classes, changed.data.resolution) != (10, SIDE):
+    raise UserError(
+      f'variants are judged by digits: give a configuration of 10 classes at '
+      f'{SIDE} pixels, as --config=configs/mnist.py.'
+    )
+  return changed
+
+
+def run_variant(
+  config: ConfigDict,
+  workdir: str,
+  mesh: Mesh,
+  teacher: tuple[VisionConfig, PyTree],
+  samples: int,
+) -> dict[str, float]:
+  """Trains a variant, or goes on with it, and judges it once.
+
+  Args:
+    config: of the variant.
+    workdir: of its run; the result is kept there.
+    mesh: the devices.
+    teacher: for REPA, where the variant has it.
+    samples: how many to draw, all classes in turn.
+
+  Returns:
+    'loss', 'agreement' and 'parameters', and of how many 'steps' and 'samples'.
+
+  Raises:
+    UserError: the result that is there is of others.
+  """
+  path, asked = pathlib.Path(workdir) / 'result.json', (config.steps, samples)
+  if path.is_file():
+    result = json.loads(path.read_text())
+    there = result['steps'], result['samples']
+    if there != asked:
+      raise UserError(
+        f'{path} is of {there[0]} steps and {there[1]} samples, now asked for '
+        f'{asked[0]} and {asked[1]}: take another workdir.'
+      )
+    return result
+  state = train(config, workdir, teacher=teacher)
+  ema = jax.device_get(state.ema)
+  labels = (np.arange(samples) % config.model.num_classes).astype(np.int32)
+  drawn = sample_images(
+    config, mesh, make_sample_fn(config, mesh), ema, np.arange(samples), labels
+  )
+  result = dict(
+    loss=digit_loss(config, ema),
+    agreement=class_agreement(np.concatenate([*drawn]), labels),
+    parameters=count_parameters(model_config(config)),
+    steps=config.steps,
+    samples=samples,
+  )
+  beside = path.with_suffix('.tmp')
+  beside.write_text(json.dumps(result, indent=2) + '\n')
+  beside.replace(path)
+  return result
+
+
+def digit_loss(config: ConfigDict, weights: PyTree, count=LOSS_DIGITS) -> float:
+  """Mean flow-matching loss on digits, the same noise and times in each call.
+
+  Times are drawn as in training.
+  """
+  images, labels = load_digits()
+  chosen = np.linspace(0, len(labels) - 1, count).astype(np.int32)
+  graphdef = nnx.graphdef(abstract_model(model_config(config)))
+
+  @jax.jit
+  def loss(weights, images, labels, indices):
+    model = nnx.merge(graphdef, weights)
+    data = normalize(jnp.repeat(images, config.model.in_channels, axis=3))
+    noise = sample_noise(0, indices, data.shape[1:])
+    key = jax.random.fold_in(jax.random.key(1), indices[0])
+    t = sample_time(key, len(indices), config.flow.shift)
+    return flow_matching_loss(
+      lambda x, t: model(x, t, labels), data, noise, t
+    ).mean()
+
+  parts = np.split(chosen, max(1, count // 100))
+  return float(np.mean([loss(weights, images[i], labels[i], i) for i in parts]))
+
+
+def table(results: Mapping[str, Mapping[str, float]]) -> str:
+  """A table in Markdown."""
+  lines = [
+    '| variant | parameters | final loss | agreement |',
+    '|---|--:|--:|--:|',
+  ]
+  for name, r in results.items():
+    lines.append(
+      f'| {name} | {r["parameters"]:,} | {r["loss"]:.4f} | '
+      f'{r["agreement"]:.1%} |'
+    )
+  return '\n'.join(lines)
+
+
+def plot(results: Mapping[str, Mapping[str, float]]) -> Image.Image:
+  """Two columns of bars: loss and agreement of each variant."""
+  left, width, row, top = 170, 300, 30, 44
+  picture = Image.new(
+    'RGB', (left + 2 * (width + 60), top + row * len(results) + 10), 'white'
+  )
+  pen, font = ImageDraw.Draw(picture), ImageFont.load_default(14)
+  panels = (
+    ('final loss (less is better)', 'loss', '{:.4f}', None),
+    ('samples that show their digit', 'agreement', '{:.1%}', 1.0),
+  )
+  for i, name in enumerate(results):
+    pen.text((8, top + i * row + 4), name, 'black', font)
+  for panel, (title, key, form, limit) in enumerate(panels):
+    x = left + panel * (width + 60)
+    pen.text((x, 14), title, 'black', font)
+    limit = limit or max(r[key] for r in results.values())
+    for i, (name, r) in enumerate(results.items()):
+      y = top + i * row
+      end = x + round((width - 60) * r[key] / limit)
+      color = '#34568b' if name == 'baseline' else '#8aa6d1'
+      pen.rectangle((x, y, end, y + row - 8), color)
+      pen.text((end + 6, y + 4), form.format(r[key]), 'black', font)
+  return picture

@@ -1,0 +1,25 @@
+"""Errors that a user can mend: shown as one line; a bug keeps its traceback.
+
+Each message says what was given, what was expected and the fix. The subclasses
+are also what Python's own names say, so that `except FileNotFoundError` works.
+"""
+
+
+class UserError(ValueError):
+  """What was given cannot be used; the message names the fix."""
+
+
+class MissingFileError(UserError, FileNotFoundError):
+  """A file or folder that was named does not exist."""
+
+
+class MissingPackageError(UserError, ImportError):
+  """An optional package is not installed; the message says how to get it."""
+
+
+class OutputError(UserError, OSError):
+  """A result cannot be written: a full disk, or no permission."""
+
+
+class DivergenceError(UserError, FloatingPointError):
+  """Loss, gradients or weights stopped being finite."""

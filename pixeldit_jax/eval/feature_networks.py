@@ -1,0 +1,62 @@
+"""The network whose features are compared, and what they are compared with."""
+
+FILE = 'pt_inception-2015-12-05-6726825d.pth'  # in the folder one stands in
+
+
+def open_network(features: str, weights: str = '', batch_size: int = 0):
+  """The feature network on the devices of this process.
+
+  Args:
+    features: inception or digits.
+    weights: the file of the FID network; FILE by default.
+    batch_size: images per step; 0 is the network's own.
+
+  Raises:
+    FileNotFoundError: no such file; says where to get it.
+    UserError: the file is not that network.
+    ImportError: a package is missing that reads it.
+  """
+  if features == 'digits':
+    from pixeldit_jax.demo.digit_features import digit_network
+
+    return digit_network()
+  from pixeldit_jax.convert.inception import load_inception
+  from pixeldit_jax.metrics.feature_extractor import inception_network
+
+  model, checksum = load_inception(weights or FILE)
+  return inception_network(model, checksum, batch_size=batch_size or None)
+
+
+def open_reference(spec, network, resolution, keep=None):
+  """What `eval.reference.read_reference` reads, with its progress in the log.
+
+  Args:
+    spec: its path; the embedded digits by default.
+    network: from `open_network`.
+    resolution: side of the images, for a data source.
+    keep: images whose features are kept.
+  """
+  from pixeldit_jax.eval.reference import read_reference
+  from pixeldit_jax.progress import Progress
+
+  return read_reference(
+    spec or 'digits',
+    network,
+    lambda count: Progress('Reference: measured', count),
+    resolution=resolution,
+    keep=keep,
+  )
+
+
+def make_evaluator(config, mesh):
+  """The evaluator that `config.eval` describes, for `train.loop.train`."""
+  import jax
+
+  from pixeldit_jax.eval.online_evaluator import make_metric_evaluator
+
+  options, reference = config.eval, None
+  network = open_network(options.features, options.weights)
+  if jax.process_index() == 0:
+    resolution = config.data.resolution
+    reference = open_reference(options.reference, network, resolution)
+  return make_metric_evaluator(config, mesh, network, reference)

@@ -1,0 +1,84 @@
+"""Numbers during training: the same seeds and labels every time, on the EMA."""
+
+import json
+import logging
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from pixeldit_jax.eval.reference import Reference
+from pixeldit_jax.eval.report import class_agreement, evaluate
+from pixeldit_jax.images.grid import image_grid
+from pixeldit_jax.metrics.feature_extractor import FeatureNetwork
+from pixeldit_jax.metrics.image_statistics import collect
+from pixeldit_jax.sampling.sampler import make_sample_fn, sample_images
+
+log = logging.getLogger(__name__)
+
+_BYTES = 4096  # for the numbers of the first process
+
+
+def make_metric_evaluator(
+  config: ConfigDict,
+  mesh: Mesh,
+  network: FeatureNetwork,
+  reference: Reference | None,
+):
+  """f(step, weights) -> numbers by metric, and a grid of the first samples.
+
+  Distances, Inception Score and class agreement, whichever the network has, of
+  `config.eval.samples` images. Images are neither kept nor written.
+
+  Args:
+    config: of the run.
+    mesh: of the weights.
+    network: the feature network; the first process alone runs it.
+    reference: what to compare with; needed by the first process alone.
+  """
+  count = config.eval.samples
+  indices = np.arange(count)
+  labels = indices % config.model.num_classes
+  sample = make_sample_fn(config, mesh)
+
+  def measure(weights):
+    batches = sample_images(config, mesh, sample, weights, indices, labels)
+    if jax.process_index():
+      for _ in batches:  # its devices take part
+        pass
+      return {}, None
+    shown = []
+
+    def watched():
+      for images in batches:
+        if sum(map(len, shown)) < config.log.samples:
+          shown.append(images)
+        yield images
+
+    keep = count if network.classify else 0
+    samples = collect(watched(), network, count, keep=keep)
+    more = class_agreement(samples, network, labels)
+    result = evaluate(samples, reference, network, settings={}, more=more)
+    return result['metrics'], np.concatenate(shown)[: config.log.samples]
+
+  def evaluator(step, weights):
+    numbers, shown = measure(weights)
+    numbers = _of_first_process(numbers)
+    line = '  '.join(f'{name} {value:.4f}' for name, value in numbers.items())
+    log.info('step %s  %s', f'{step:,}', line)
+    if shown is None:
+      return numbers
+    columns = int(np.ceil(np.sqrt(len(shown))))
+    return numbers | {'samples': image_grid(shown, columns)}
+
+  return evaluator
+
+
+def _of_first_process(numbers: dict[str, float]) -> dict[str, float]:
+  """Its numbers, in every process: all must keep the same checkpoint."""
+  text = json.dumps(numbers).encode()
+  padded = np.frombuffer(text.ljust(_BYTES), np.uint8)
+  shared = multihost_utils.broadcast_one_to_all(padded)
+  return json.loads(bytes(shared))

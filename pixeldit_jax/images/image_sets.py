@@ -1,0 +1,218 @@
+"""Reads sets of images: ADM's `.npz` batches and folders, never whole.
+
+An ADM batch (arXiv 2105.05233) is a `.npz` with uint8 `arr_0` [N, H, W, 3]. At
+256x256, 50,000 images are 9.8 GB: they are read as a stream out of the zip.
+"""
+
+import concurrent.futures
+import contextlib
+import hashlib
+import os
+import pathlib
+import zipfile
+import zlib
+from collections.abc import Iterator
+
+import numpy as np
+
+from pixeldit_jax.errors import MissingFileError, UserError
+from pixeldit_jax.typing import Int, UInt8
+
+_SUFFIXES = ('.png', '.jpg', '.jpeg')
+_UNFINISHED = ('.tmp', '.part', '.partial', '.crdownload')
+_DECODERS = 8  # threads; Pillow decodes without Python's lock
+
+
+def open_images(
+  path: str | os.PathLike, count: int | None = None
+) -> 'NpzImages | FolderImages':
+  """Opens a `.npz` or a folder of PNG or JPEG files.
+
+  Args:
+    path: the file or folder.
+    count: images that it must hold; any number if None.
+
+  Raises:
+    FileNotFoundError: nothing there.
+    UserError: not uint8 [N, H, W, 3], unfinished, or of another count.
+  """
+  path = pathlib.Path(path)
+  if path.is_dir():
+    images = FolderImages(path)
+  elif path.is_file():
+    images = NpzImages(path)
+  else:
+    raise MissingFileError(f'No images at {path}.')
+  if count is not None and images.count != count:
+    raise UserError(
+      f'{path} holds {images.count:,} images, expected {count:,}. Finish it, '
+      f'or ask for num_samples={images.count}.'
+    )
+  return images
+
+
+class NpzImages:
+  """The images of a `.npz`, streamed from its member `arr_0`.
+
+  Attributes:
+    path: the file.
+    count: number of images.
+    shape: (H, W, 3) of each.
+  """
+
+  def __init__(self, path: str | os.PathLike):
+    self.path = pathlib.Path(path)
+    with self._open() as stream, _refuse_damage(self.path):
+      shape = self._read_header(stream)
+      self._start = stream.tell()
+    self.count, self.shape = shape[0], shape[1:]
+    with zipfile.ZipFile(self.path) as archive:
+      size = archive.getinfo('arr_0.npy').file_size - self._start
+    if size != np.prod(shape, dtype=np.int64):
+      raise UserError(f'{self.path} is damaged: arr_0 is not of its {shape}.')
+
+  def _open(self):
+    try:
+      return zipfile.ZipFile(self.path).open('arr_0.npy')
+    except zipfile.BadZipFile as error:
+      raise UserError(
+        f'{self.path} is not a complete .npz ({error}): was its writing or '
+        'download interrupted?'
+      ) from error
+    except KeyError as error:
+      raise UserError(
+        f'{self.path} has no arr_0; a batch of images is written by '
+        'np.savez(path, images).'
+      ) from error
+
+  def _read_header(self, stream) -> tuple[int, ...]:
+    version = np.lib.format.read_magic(stream)
+    read = {
+      (1, 0): np.lib.format.read_array_header_1_0,
+      (2, 0): np.lib.format.read_array_header_2_0,
+    }[version]
+    shape, by_columns, dtype = read(stream)
+    right = len(shape) == 4 and shape[3] == 3 and min(shape) > 0
+    if not right or dtype != np.uint8 or by_columns:
+      order = ' in Fortran order' if by_columns else ''
+      raise UserError(
+        f'{self.path} holds {dtype} of shape {shape}{order}; metrics are of '
+        'uint8 [N, H, W, 3] with values 0 to 255.'
+      )
+    return shape
+
+  def batches(self, size: int) -> Iterator[UInt8[np.ndarray, 'B H W 3']]:
+    """Yields images in their order, `size` at a time."""
+    with self._open() as stream:
+      stream.read(self._start)
+      for start in range(0, self.count, size):
+        shape = (min(size, self.count - start), *self.shape)
+        with _refuse_damage(self.path):
+          data = stream.read(int(np.prod(shape)))
+        yield np.frombuffer(data, np.uint8).reshape(shape)
+
+  def labels(self) -> Int[np.ndarray, 'N'] | None:
+    """The class of each image, if the file tells (`arr_1`).
+
+    Raises:
+      ValueError: not one number for each image.
+    """
+    with np.load(self.path) as arrays:
+      if 'arr_1' not in arrays:
+        return None
+      labels = arrays['arr_1']
+    if labels.shape != (self.count,) or labels.dtype.kind not in 'iu':
+      raise UserError(
+        f'{self.path} holds {labels.dtype} labels of shape {labels.shape}, '
+        f'expected integers of ({self.count},).'
+      )
+    return labels
+
+  def checksum(self) -> str:
+    """SHA-256 of the file."""
+    with open(self.path, 'rb') as file:
+      return hashlib.file_digest(file, 'sha256').hexdigest()
+
+
+@contextlib.contextmanager
+def _refuse_damage(path):
+  """The zip's own checks: lengths, compression, CRC at the end."""
+  try:
+    yield
+  except (zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
+    raise UserError(f'{path} is damaged: {error}.') from error
+
+
+class FolderImages:
+  """The PNG or JPEG files of one folder, in the order of their names.
+
+  Attributes:
+    path: the folder.
+    count: number of images.
+    shape: (H, W, 3) of the first; the others must agree.
+  """
+
+  def __init__(self, path: str | os.PathLike):
+    self.path = pathlib.Path(path)
+    names = sorted(os.listdir(self.path))
+    unfinished = [n for n in names if n.endswith(_UNFINISHED)]
+    if unfinished:
+      raise UserError(
+        f'{self.path} is still being written: it holds {unfinished[0]}.'
+      )
+    self._names = [n for n in names if n.lower().endswith(_SUFFIXES)]
+    if not self._names:
+      raise UserError(f'{self.path} holds no PNG or JPEG files.')
+    _refuse_gaps(self.path, self._names)
+    self.count = len(self._names)
+    self.shape = self._decode(self._names[0]).shape
+
+  def _decode(self, name: str) -> np.ndarray:
+    from PIL import Image
+
+    try:
+      with Image.open(self.path / name) as image:
+        if image.mode not in ('RGB', 'L'):
+          raise UserError(f'its mode is {image.mode}, expected RGB or grey')
+        return np.asarray(image.convert('RGB'))
+    except (OSError, SyntaxError, ValueError) as error:
+      raise UserError(f'{self.path / name} is no image: {error}.') from error
+
+  def batches(self, size: int) -> Iterator[UInt8[np.ndarray, 'B H W 3']]:
+    """Yields images in the order of their names, `size` at a time."""
+    with concurrent.futures.ThreadPoolExecutor(_DECODERS) as pool:
+      for start in range(0, self.count, size):
+        names = self._names[start : start + size]
+        images = list(pool.map(self._decode, names))
+        for name, image in zip(names, images):
+          if image.shape != self.shape:
+            raise UserError(
+              f'{self.path / name} is of {image.shape}, but the first image of '
+              f'{self.shape}: all images of a set must have one size.'
+            )
+        yield np.stack(images)
+
+  def labels(self) -> None:
+    """A folder of images does not tell their classes."""
+
+  def checksum(self) -> str:
+    """SHA-256 over the names and contents of the files."""
+    digest = hashlib.sha256()
+    for name in self._names:
+      content = hashlib.sha256((self.path / name).read_bytes()).hexdigest()
+      digest.update(f'{name} {content}\n'.encode())
+    return digest.hexdigest()
+
+
+def _refuse_gaps(path: pathlib.Path, names: list[str]):
+  """Files named by number must be consecutive, or some are missing."""
+  stems = [os.path.splitext(name)[0] for name in names]
+  if not all(stem.isdecimal() for stem in stems):
+    return
+  numbers = sorted(int(stem) for stem in stems)
+  for expected, number in enumerate(numbers, start=numbers[0]):
+    if number != expected:
+      raise UserError(
+        f'{path} is not complete: its {len(names):,} images are numbered '
+        f'{numbers[0]} to {numbers[-1]}, but number {expected} is missing.'
+      )

@@ -1,0 +1,1 @@
+"""Images from the weights of a run, as sets that can be resumed."""

@@ -1,0 +1,238 @@
+"""Samples in the layouts that text-to-image benchmarks read.
+
+GenEval (arXiv 2310.11513) takes a folder for each line of its
+evaluation_metadata.jsonl, DPG-Bench (arXiv 2403.05135) one picture of 2 x 2
+images for each of its prompts/*.txt. Both judge them by their own programs.
+"""
+
+import json
+import os
+import pathlib
+import shutil
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from ml_collections import ConfigDict
+
+from pixeldit_jax.errors import MissingFileError, UserError
+from pixeldit_jax.images.grid import write_png
+from pixeldit_jax.progress import Progress
+from pixeldit_jax.sampling import provenance
+from pixeldit_jax.sampling.checkpoint_weights import restore_run, settings_of
+from pixeldit_jax.sampling.prompts import Prompts
+from pixeldit_jax.sampling.sampler import whole_batch
+from pixeldit_jax.sampling.text_sampler import (
+  PromptSampler,
+  make_prompt_sampler,
+)
+from pixeldit_jax.typing import UInt8
+
+IMAGES = 4  # of each prompt
+
+
+class GenEval:
+  """00000/metadata.jsonl and 00000/samples/0000.png to 0003.png, and on.
+
+  Attributes:
+    prompts: of all lines.
+    out: the folder to write to.
+  """
+
+  def __init__(self, metadata: str | os.PathLike, out: str | os.PathLike):
+    """Reads the lines of `metadata`; nothing is written yet.
+
+    Raises:
+      FileNotFoundError: there is no such file.
+      ValueError: a line that is no JSON with a 'prompt', or no line.
+    """
+    if not os.path.isfile(metadata):
+      raise MissingFileError(
+        f'{metadata} is no file: give evaluation_metadata.jsonl of GenEval.'
+      )
+    self.out, self._lines, self.prompts = pathlib.Path(out), [], []
+    with open(metadata, encoding='utf-8') as file:
+      lines = file.read().splitlines()
+    for number, line in enumerate(lines, start=1):
+      try:
+        prompt = json.loads(line)['prompt']
+        if not isinstance(prompt, str):
+          raise TypeError(prompt)
+      except (ValueError, KeyError, TypeError) as error:
+        raise UserError(
+          f"{metadata}, line {number}: expected JSON with a 'prompt', as in "
+          f'evaluation_metadata.jsonl of GenEval ({error!r}).'
+        ) from error
+      self.prompts.append(prompt)
+      self._lines.append(line)
+    if not self.prompts:
+      raise UserError(f'{metadata} is empty.')
+
+  def path(self, number: int) -> pathlib.Path:
+    """What is there once a prompt is done."""
+    return self.out / f'{number:05d}'
+
+  def write(self, number: int, images: UInt8[np.ndarray, 'B H W 3']) -> None:
+    """Writes the images of a prompt; its folder comes whole."""
+    beside = self.path(number).with_suffix('.part')
+    shutil.rmtree(beside, ignore_errors=True)
+    (beside / 'samples').mkdir(parents=True)
+    (beside / 'metadata.jsonl').write_text(
+      self._lines[number] + '\n', encoding='utf-8'
+    )
+    for i, image in enumerate(images):
+      write_png(beside / 'samples' / f'{i:04d}.png', image)
+    beside.replace(self.path(number))
+
+
+class DPGBench:
+  """<name>.png for each <name>.txt: four images, row by row, without a gap.
+
+  Attributes:
+    prompts: in the order of the names.
+    out: the folder to write to.
+  """
+
+  def __init__(self, prompts: str | os.PathLike, out: str | os.PathLike):
+    """Reads the folder `prompts`; nothing is written yet.
+
+    Raises:
+      FileNotFoundError: there are no text files.
+    """
+    files = sorted(pathlib.Path(prompts).glob('*.txt'))
+    if not files:
+      raise MissingFileError(
+        f'{prompts} holds no .txt files: give dpg_bench/prompts of DPG-Bench.'
+      )
+    self.out, self._names = pathlib.Path(out), [file.stem for file in files]
+    self.prompts = [file.read_text(encoding='utf-8').strip() for file in files]
+
+  def path(self, number: int) -> pathlib.Path:
+    """What is there once a prompt is done."""
+    return self.out / f'{self._names[number]}.png'
+
+  def write(self, number: int, images: UInt8[np.ndarray, 'B H W 3']) -> None:
+    """Writes the four images of a prompt as one."""
+    self.out.mkdir(parents=True, exist_ok=True)
+    rows = [np.concatenate(list(images[i : i + 2]), 1) for i in (0, 2)]
+    write_png(self.path(number), np.concatenate(rows))
+
+
+def open_export(spec: str, out: str | os.PathLike) -> GenEval | DPGBench:
+  """The benchmark of 'geneval:FILE' or 'dpg:FOLDER', to be written to `out`.
+
+  Raises:
+    FileNotFoundError: its prompts are not there.
+    UserError: another benchmark, or prompts that cannot be read.
+  """
+  kind, _, path = spec.partition(':')
+  if kind == 'geneval' and path:
+    return GenEval(path, out)
+  if kind == 'dpg' and path:
+    return DPGBench(path, out)
+  raise UserError(
+    f'export {spec!r}: write geneval:FILE (evaluation_metadata.jsonl) or '
+    'dpg:FOLDER (of .txt prompts).'
+  )
+
+
+def export_samples(
+  benchmark: GenEval | DPGBench, sample: PromptSampler, prompts_at_once: int
+) -> None:
+  """Makes what is missing of a benchmark's images, called by all processes.
+
+  Image k of prompt i is number 4 i + k of the sample set, so what was done
+  before, or by how many devices, changes none.
+
+  Args:
+    benchmark: from `open_export`.
+    sample: from `prompts.make_prompt_sampler`.
+    prompts_at_once: between two writes.
+  """
+  count = len(benchmark.prompts)
+  missing = np.array([not benchmark.path(i).exists() for i in range(count)])
+  # Disks may show the processes different files: they must agree.
+  missing = multihost_utils.broadcast_one_to_all(missing)
+  todo = np.flatnonzero(missing)
+  report = Progress('Exported', IMAGES * len(todo))
+  for start in range(0, len(todo), prompts_at_once):
+    numbers = todo[start : start + prompts_at_once]
+    prompts = [benchmark.prompts[i] for i in numbers for _ in range(IMAGES)]
+    places = (numbers[:, None] * IMAGES + np.arange(IMAGES)).reshape(-1)
+    images = np.concatenate(list(sample(prompts, places)))
+    for j, number in enumerate(numbers):
+      if number % jax.process_count() == jax.process_index():
+        benchmark.write(number, images[j * IMAGES : (j + 1) * IMAGES])
+    report(IMAGES * (start + len(numbers)))
+  multihost_utils.sync_global_devices('exported')
+
+
+def export_run(
+  config: ConfigDict,
+  workdir: str,
+  benchmark: GenEval | DPGBench,
+  prompts: Prompts,
+  *,
+  ema: bool = True,
+  step: int | None = None,
+  overwrite: bool = False,
+) -> None:
+  """`export_samples` of a run, called by all processes.
+
+  Beside the folder OUT lies OUT.json, which says how the images are made.
+
+  Args:
+    config: of the run, with the sampler and seed wanted.
+    workdir: the run.
+    benchmark: from `open_export`.
+    prompts: encoder, negative prompt and size; the texts are the benchmark's.
+    ema, step: which weights.
+    overwrite: whether images of other settings make room.
+
+  Raises:
+    FileNotFoundError: the run has no such checkpoint.
+    UserError: images of other settings are there.
+  """
+  mesh, weights, step = restore_run(config, workdir, ema=ema, step=step)
+  sample = make_prompt_sampler(
+    *(config, mesh, weights, prompts.encoder),
+    negative=prompts.negative,
+    size=prompts.size,
+  )
+  settings = settings_of(config, weights, ema=ema, step=step) | prompts.told
+  if jax.process_index() == 0:
+    keep_plan(benchmark, settings, overwrite)
+  multihost_utils.sync_global_devices('plan of the export')
+  at_once = max(1, whole_batch(config, mesh) // IMAGES)
+  export_samples(benchmark, sample, at_once)
+
+
+def keep_plan(
+  benchmark: GenEval | DPGBench, settings: provenance.Plan, overwrite: bool
+) -> None:
+  """Writes how the images are made, or compares it with that of before.
+
+  Raises:
+    UserError: images of other settings are there, and may not make room.
+  """
+  asked, there = (
+    provenance.as_json(settings),
+    provenance.read_plan(benchmark.out),
+  )
+  if asked == there:
+    return
+  numbers = range(len(benchmark.prompts))
+  made = [path for path in map(benchmark.path, numbers) if path.exists()]
+  if made and not overwrite:
+    if there is None:
+      raise UserError(
+        f'{made[0]} exists, but no {provenance.path_of(benchmark.out)} says '
+        'how it was made. Choose another folder, or --overwrite.'
+      )
+    provenance.refuse_other(benchmark.out, there, asked)
+  for path in made:
+    if path.is_dir():
+      shutil.rmtree(path)
+    else:
+      path.unlink()
+  provenance.write_plan(benchmark.out, asked)

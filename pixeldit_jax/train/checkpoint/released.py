@@ -1,0 +1,265 @@
+"""Released files to workdirs that are sampled and fine-tuned, and back.
+
+Both ways one tensor is in memory at a time, and what is written appears whole
+under its name or not at all.
+"""
+
+import logging
+import os
+import pathlib
+import uuid
+from collections.abc import Mapping
+from typing import Any
+
+from etils import epath
+from ml_collections import ConfigDict
+
+from pixeldit_jax.config import get_config, model_config, validate
+from pixeldit_jax.convert.files import TEXT, read_weights
+from pixeldit_jax.convert.lazy import LazyTensors
+from pixeldit_jax.convert.lightning import write_lightning, write_pth
+from pixeldit_jax.convert.pixeldit import fields_of, ours_of, theirs_of
+from pixeldit_jax.convert.safetensors import write_safetensors
+from pixeldit_jax.convert.stored import read_stored, write_stored
+from pixeldit_jax.errors import UserError
+from pixeldit_jax.model.pixeldit import abstract_model, weights_of
+from pixeldit_jax.progress import Progress
+from pixeldit_jax.train.checkpoint import integrity
+from pixeldit_jax.train.checkpoint.manager import (
+  FOLDER,
+  folder_of,
+  newest_for_reading,
+)
+from pixeldit_jax.train.run import text_encoder_metadata, workdir
+
+log = logging.getLogger(__name__)
+
+SETS = ('ema', 'raw', 'both')
+DTYPES = ('float32', 'bfloat16')
+SUFFIXES = ('.safetensors', '.pth', '.ckpt')
+# All that there is in a workdir that was converted.
+FILES = {'config.json', 'history.jsonl', 'parameters.txt', 'text.json', FOLDER}
+
+
+def address(source: str | os.PathLike) -> str:
+  """What the history of a workdir calls its source, from any folder."""
+  text = os.fspath(source)
+  return text if text.startswith('hf://') else os.path.abspath(text)
+
+
+def infer_run(
+  source: str | os.PathLike,
+  overrides: Mapping[str, Any],
+  which: str = 'ema',
+) -> ConfigDict:
+  """The configuration of a released file, its network seen from its shapes.
+
+  Args:
+    source: as `files.read_weights` takes it; nothing but shapes is read.
+    overrides: values by key, as 'data.resolution', that shapes do not tell.
+    which: see `to_workdir`.
+
+  Raises:
+    UserError: the file is of texts, of which shapes do not tell enough.
+  """
+  config = get_config()
+  sizes = fields_of(read_weights(source, which != 'raw'))
+  if 'text_width' in sizes:
+    raise UserError(
+      f'{source} is a network of texts: give the configuration that has its '
+      'sampler, as --config=configs/t2i_1024_stage3.py.'
+    )
+  config.model.update(sizes)
+  config.update_from_flattened_dict(dict(overrides))
+  return config
+
+
+def to_workdir(
+  source: str | os.PathLike,
+  folder: str,
+  config: ConfigDict,
+  *,
+  which: str = 'ema',
+  text: Mapping[str, Any] | None = None,
+  overwrite: bool = False,
+) -> None:
+  """Makes a workdir of a released file.
+
+  Its only checkpoint, of step 0, has weights alone. They stand where a run has
+  its EMA, which is what sampling and fine-tuning read.
+
+  Args:
+    source: as `files.read_weights` takes it.
+    folder: the workdir to make.
+    config: its network is that of the file, its sampler is what samples are
+      made with.
+    which: the set of the file, 'ema' or 'raw' (those last trained). 'both'
+      keeps the raw ones too, in their place beside the EMA.
+    text: `meta` of the text encoder, of a network of texts.
+    overwrite: replace a workdir that came from here.
+
+  Raises:
+    FileNotFoundError, ImportError: see `files.read_weights`.
+    UserError: tensors that are not those of `config.model`, all of them
+      listed; or the workdir is there already.
+  """
+  place = epath.Path(folder)
+  validate(config)
+  _check_text(config, text)
+  check_free(folder, overwrite)
+  model = model_config(config)
+  sets = {'ema': which != 'raw'}
+  if which == 'both':
+    sets['weights'] = False
+  found = {item: read_weights(source, ema) for item, ema in sets.items()}
+  try:
+    items = {item: ours_of(tensors, model) for item, tensors in found.items()}
+  except ValueError as error:
+    raise UserError(f'{source} is not of config.model: {error}') from error
+  beside = place.with_name(f'{place.name}.{uuid.uuid4().hex}.part')
+  try:
+    step = folder_of(str(beside)) / '0'
+    for item, tensors in items.items():
+      write_stored(step / item, _told(tensors))
+    integrity.write_files(step)
+    workdir.write_config(str(beside), config)
+    workdir.write_overview(str(beside), weights_of(abstract_model(model)))
+    facts = dict(source=address(source), which=which)
+    workdir.add_history(str(beside), workdir.CONVERTED, **facts)
+    if text:
+      text_encoder_metadata.keep_text(str(beside), text)
+    _replace(beside, place)
+  finally:
+    if beside.exists():
+      beside.rmtree()
+  log.info('Wrote workdir %s', folder)
+
+
+def from_workdir(
+  folder: str,
+  target: str | os.PathLike,
+  *,
+  which: str | None = None,
+  dtype: str = 'float32',
+  step: int | None = None,
+  overwrite: bool = False,
+) -> None:
+  """Writes the weights of a run as a file of the released form.
+
+  Args:
+    folder: a workdir.
+    target: `.safetensors` (plain names), `.pth` (plain, or below 'core.' if
+      of texts) or `.ckpt` (Lightning, 'denoiser.' and 'ema_denoiser.').
+    which: the 'ema' or the 'raw' weights. A `.ckpt` has places for 'both'; one
+      set alone stands in both. None is 'both' where the file and the run have
+      them, and else 'ema'.
+    dtype: 'float32' or 'bfloat16'.
+    step: which checkpoint, the newest by default.
+    overwrite: replace a file.
+
+  Raises:
+    FileNotFoundError: no run, or no checkpoint with these weights.
+    ImportError: PyTorch's files need PyTorch.
+    UserError: the target is there already, or of another form; or the
+      release cannot express this network.
+  """
+  target = pathlib.Path(target)
+  config = workdir.read_config(folder)
+  model = model_config(config)
+  _check_target(target, model.text_width, which, overwrite)
+  main = 'weights' if which == 'raw' else 'ema'
+  checkpoints, step = newest_for_reading(folder, main, step)
+  place = checkpoints / str(step)
+  if which is None and target.suffix == '.ckpt':
+    which = 'both' if (place / 'weights').is_dir() else 'ema'
+  if which == 'both':
+    newest_for_reading(folder, 'weights', step)  # refuses where there are none
+
+  def stored(item):
+    tensors = theirs_of(read_stored(place / item), model)
+    return _told(tensors.cast(dtype))
+
+  weights = stored(main)
+  if target.suffix == '.safetensors':
+    write_safetensors(target, weights)
+  elif target.suffix == '.pth':
+    prefix = TEXT if model.text_width else ''
+    write_pth(target, weights.renamed({prefix + k: k for k in weights}))
+  else:
+    write_lightning(
+      target, stored('weights') if which == 'both' else stored(main), weights
+    )
+  log.info('Wrote %s, of step %d', target, step)
+
+
+def _check_text(config: ConfigDict, text: Mapping[str, Any] | None) -> None:
+  """Raises UserError for an encoder whose embeddings do not fit."""
+  width, tokens = config.model.text_width, config.model.text_tokens
+  if text and not (text['width'] == width and text['tokens'] <= tokens):
+    raise UserError(
+      f'the text encoder {text["encoder"]!r} makes {text["tokens"]} embeddings '
+      f'{text["width"]} wide; the network takes {tokens} that are {width} wide.'
+    )
+  if width and not text:
+    log.warning(
+      'Without --text_encoder the workdir can be fine-tuned, not sampled.'
+    )
+
+
+def check_free(folder: str, overwrite: bool) -> None:
+  """Raises UserError for a workdir that must not be replaced."""
+  place = epath.Path(folder)
+  found = {path.name for path in place.iterdir()} if place.exists() else set()
+  if not found:
+    return
+  events = {line['event'] for line in workdir.read_history(str(place))}
+  if events != {workdir.CONVERTED} or not found <= FILES:
+    raise UserError(
+      f'workdir {place} holds a run, or other files, which are never '
+      'overwritten: give another --workdir.'
+    )
+  if not overwrite:
+    raise UserError(
+      f'workdir {place} was converted already: --overwrite replaces it.'
+    )
+
+
+def _check_target(
+  target: pathlib.Path, text: int, which: str | None, overwrite: bool
+) -> None:
+  """Raises UserError for a file that cannot or must not be written."""
+  if target.suffix not in SUFFIXES:
+    raise UserError(f'{target}: the name must end in one of {SUFFIXES}.')
+  if target.suffix == '.ckpt' and text:
+    raise UserError(
+      f'{target}: networks of texts are released as .pth; write that.'
+    )
+  if target.suffix != '.ckpt' and which == 'both':
+    raise UserError(f'{target}: only a .ckpt has both sets; write ema or raw.')
+  if target.exists() and not overwrite:
+    raise UserError(f'{target} is there already: --overwrite replaces it.')
+
+
+def _told(tensors: LazyTensors) -> LazyTensors:
+  """The same, which log how far their reading is."""
+  size = sum(spec.nbytes for spec in tensors.specs.values())
+  count, done = -(-size // 10**6), 0
+  report = Progress('Wrote', count, unit='MB')
+
+  def read(_, array):
+    nonlocal done
+    done += array.nbytes
+    report(count if done == size else done // 10**6)
+    return array
+
+  return tensors.mapped(read)
+
+
+def _replace(beside: epath.Path, place: epath.Path) -> None:
+  """Renames, and removes what was there before."""
+  old = beside.with_name(beside.name + '.old')
+  if place.exists():
+    place.rename(old)
+  beside.rename(place)
+  if old.exists():
+    old.rmtree()

@@ -1,0 +1,123 @@
+"""AdamW or CAME with schedule and clipping, and the average of the weights."""
+
+import jax
+import jax.numpy as jnp
+import optax
+from ml_collections import ConfigDict
+
+from pixeldit_jax.config import model_config
+from pixeldit_jax.model.pixeldit import abstract_model, matrix_axes_of
+from pixeldit_jax.train.optim.adam import clip_by_global_norm, scale_by_adam
+from pixeldit_jax.train.optim.came import MatrixAxes, scale_by_came
+from pixeldit_jax.typing import Array, Int, PyTree
+
+
+def make_schedule(config: ConfigDict) -> optax.Schedule:
+  """Linear warmup, then constant, cosine or linear down to the last step.
+
+  A constant rate may drop once, from `optimizer.drop_step` on.
+  """
+  o = config.optimizer
+  rest = config.steps - o.warmup_steps
+  if o.schedule == 'constant':
+    main = optax.constant_schedule(o.learning_rate)
+  elif o.schedule == 'cosine':
+    alpha = o.final_learning_rate / o.learning_rate
+    main = optax.cosine_decay_schedule(o.learning_rate, rest, alpha)
+  else:
+    main = optax.linear_schedule(o.learning_rate, o.final_learning_rate, rest)
+
+  def schedule(step):
+    step = jnp.asarray(step, jnp.float32)
+    # From 1/n, not 0: no step is spent on standing still.
+    warm = jnp.minimum(1.0, (step + 1) / max(1, o.warmup_steps))
+    rate = warm * main(jnp.maximum(0.0, step - o.warmup_steps))
+    if o.drop_step:
+      rate = jnp.where(step < o.drop_step, rate, o.dropped_learning_rate)
+    return rate
+
+  return schedule
+
+
+def make_optimizer(
+  config: ConfigDict,
+) -> optax.GradientTransformationExtraArgs:
+  """Clipping by global norm, then AdamW or CAME.
+
+  `update(..., finite=False)` changes no state, whatever the gradients are.
+  """
+  o = config.optimizer
+  if o.name == 'came':
+    betas = dict(beta1=o.beta1, beta2=o.beta2, beta3=o.beta3)
+    rule = _if_finite(scale_by_came(_matrix_axes(config), **betas))
+  else:
+    rule = scale_by_adam(o.beta1, o.beta2, o.eps)
+  return optax.chain(
+    clip_by_global_norm(o.clip_norm),
+    # A chain of its own, as optax.adamw is: checkpoints keep their names.
+    optax.chain(
+      rule,
+      optax.add_decayed_weights(o.weight_decay, _decayed),
+      _if_finite(optax.scale_by_learning_rate(make_schedule(config))),
+    ),
+  )
+
+
+def _if_finite(
+  tx: optax.GradientTransformation,
+) -> optax.GradientTransformationExtraArgs:
+  """The same, but its state stays as it is if `finite` is False."""
+
+  def update(gradients, state, weights=None, *, finite=True, **more):
+    del more
+    directions, new = tx.update(gradients, state, weights)
+    keep = lambda new, old: jnp.where(finite, new, old)  # noqa: E731
+    return directions, jax.tree.map(keep, new, state)
+
+  return optax.GradientTransformationExtraArgs(tx.init, update)
+
+
+def _matrix_axes(config: ConfigDict) -> MatrixAxes:
+  """What CAME takes as matrices: all kernels, for each block by itself."""
+  network = matrix_axes_of(abstract_model(model_config(config)))
+  of_path = dict(
+    jax.tree_util.tree_leaves_with_path(
+      network, is_leaf=lambda axes: isinstance(axes, tuple)
+    )
+  )
+
+  def matrix_axes(path, weight):
+    # The projector of REPA is not of the network; its kernels are matrices.
+    return of_path.get(path, (0, int(weight.ndim == 2)))
+
+  return matrix_axes
+
+
+def _decayed(weights: PyTree) -> PyTree:
+  """True for kernels; biases, norms and the class table do not decay."""
+  return jax.tree_util.tree_map_with_path(
+    lambda path, _: path[-1].key == 'kernel', weights
+  )
+
+
+def update_ema(
+  ema: PyTree,
+  weights: PyTree,
+  step: Int[Array, ''],
+  decay: float,
+  warmup: bool,
+) -> PyTree:
+  """decay * ema + (1 - decay) * weights, after the optimizer's update.
+
+  Args:
+    ema, weights: trees of the same shapes.
+    step: updates done before this one.
+    decay: of the average once it is warm.
+    warmup: holds the decay to (1 + step) / (10 + step), so that a young
+      average is not made of the first random weights.
+  """
+  d = jnp.float32(decay)
+  if warmup:
+    n = step.astype(jnp.float32)
+    d = jnp.minimum(d, (1 + n) / (10 + n))
+  return jax.tree.map(lambda e, w: e + (1 - d) * (w - e), ema, weights)

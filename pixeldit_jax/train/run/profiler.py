@@ -1,0 +1,58 @@
+"""Profiler traces of some steps, asked for before or during a run.
+
+`config.log.trace='100-110'` traces these steps in every process. A file named
+`trace` in the workdir of a running job, seen when it logs next, traces ten
+steps of the first process. TensorBoard shows both, below `events`.
+"""
+
+import logging
+
+import jax
+from etils import epath
+from ml_collections import ConfigDict
+
+from pixeldit_jax.config import parse_steps
+
+log = logging.getLogger(__name__)
+
+ON_REQUEST = 10  # steps
+
+
+class Tracer:
+  """Starts and stops JAX's profiler between steps."""
+
+  def __init__(self, workdir: str, config: ConfigDict):
+    self._folder = epath.Path(workdir) / 'events'
+    self._request = epath.Path(workdir) / 'trace'
+    self._steps = parse_steps(config.log.trace)
+    self._every = config.log.every
+    self._on = False
+
+  def before(self, step: int) -> None:
+    """Starts if this step is to be traced."""
+    if (step - 1) % self._every == 0 and self._requested():
+      self._steps = range(step, step + ON_REQUEST)
+    if not self._on and step in self._steps:
+      log.info('Tracing steps %d to %d.', step, self._steps[-1])
+      jax.profiler.start_trace(str(self._folder))
+      self._on = True
+
+  def after(self, step: int, result: jax.Array) -> None:
+    """Stops behind the last traced step, once its result is there."""
+    if self._on and step == self._steps[-1]:
+      jax.block_until_ready(result)
+      self.close()
+
+  def close(self) -> None:
+    """Writes what was traced, also of fewer steps than were asked for."""
+    if self._on:
+      jax.profiler.stop_trace()
+      self._on = False
+      log.info('The trace is in %s.', self._folder)
+
+  def _requested(self) -> bool:
+    """Whether a trace is asked for now; a request is answered once."""
+    if self._on or jax.process_index() or not self._request.exists():
+      return False
+    self._request.unlink()
+    return True

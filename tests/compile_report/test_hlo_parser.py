@@ -1,0 +1,217 @@
+"""Programs that XLA compiled here: operations, loops, traffic, layouts."""
+
+import functools
+import types
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec
+
+from pixeldit_jax import sharding
+from pixeldit_jax.compile_report.flops_and_collectives import (
+  collectives,
+  group_size,
+)
+from pixeldit_jax.compile_report.hlo_parser import (
+  Program,
+  parse_buffers,
+  parse_instruction,
+)
+from pixeldit_jax.compile_report.program_work import Work, work_of
+from pixeldit_jax.compile_report.roofline import roofline
+
+
+def compile_(f, *arrays):
+  return Program(jax.jit(f).lower(*arrays).compile().as_text())
+
+
+def count_flops(program):
+  return sum(w.times * w.flops for w in work_of(program))
+
+
+def count_bytes(program):
+  return sum(w.times * w.bytes for w in work_of(program))
+
+
+def test_products_in_loops_count_as_often_as_they_run():
+  def layers(x, w):
+    return jax.lax.scan(lambda x, w: (jnp.sin(x @ w), None), x, w)[0]
+
+  x, w = jnp.ones((32, 64)), jnp.ones((5, 64, 64))
+  assert count_flops(compile_(layers, x, w)) == 5 * 2 * 32 * 64 * 64
+  twice = compile_(lambda x, w: layers(layers(x, w), w), x, w)
+  assert count_flops(twice) == 2 * 5 * 2 * 32 * 64 * 64
+
+
+def test_recomputation_is_counted():
+  def loss(w, x, wrap):
+    body = wrap(lambda x, w: jnp.sin(x @ w))
+    return jax.lax.scan(lambda x, w: (body(x, w), None), x, w)[0].sum()
+
+  x, w = jnp.ones((32, 64)), jnp.ones((5, 64, 64))
+  kept, again = (
+    count_flops(compile_(jax.grad(functools.partial(loss, wrap=wrap)), w, x))
+    for wrap in (
+      lambda f: f,
+      functools.partial(
+        jax.checkpoint, policy=jax.checkpoint_policies.nothing_saveable
+      ),
+    )
+  )
+  product = 5 * 2 * 32 * 64 * 64
+  assert kept == 3 * product
+  assert again == 4 * product
+
+
+def test_collectives_of_a_mesh():
+  mesh = sharding.make_mesh({'fsdp': 8})
+  place = functools.partial(NamedSharding, mesh)
+  split = place(PartitionSpec('fsdp'))
+  x = jax.device_put(jnp.ones((64, 16)), split)
+  w = jax.device_put(jnp.ones((16, 16)), split)
+
+  def step(x, w):
+    gathered = jax.lax.with_sharding_constraint(w, place(PartitionSpec()))
+    return (x @ gathered).sum()
+
+  found = {c.kind: c for c in collectives(compile_(step, x, w))}
+  gather = found['all-gather']
+  assert (gather.group, gather.elements, gather.times) == (8, 256, 1)
+  assert gather.bytes == 256 * 4 * 7 / 8
+  assert found['all-reduce'].bytes == 2 * 4 * 7 / 8
+
+
+def test_bytes_are_at_least_arguments_and_results():
+  x = jnp.ones((256, 256))
+  assert count_bytes(compile_(lambda x: x + 1, x)) == 2 * x.nbytes
+
+
+@pytest.mark.parametrize(
+  'text, padded',
+  [
+    ('bf16[4,256,256,16]{2,1,3,0:T(8,128)(2,1)}', 1),
+    ('bf16[4,256,256,16]{3,2,1,0:T(8,128)(2,1)S(1)}', 8),
+    ('f32[26,72,3,16,72]{4,3,2,1,0:T(8,128)}', 128 / 72),
+    ('f32[100]{0:T(128)}', 1.28),
+    ('f32[7,100]{1,0}', 1),
+  ],
+)
+def test_padding_follows_the_layout(text, padded):
+  (buffer,) = parse_buffers(text)
+  assert buffer.padded_bytes / buffer.bytes == pytest.approx(padded)
+
+
+def test_a_product_that_a_tpu_has_as_a_convolution():
+  """Three by twelve heads of 64 from 768: batches are spatial, and padded."""
+  lines = """ENTRY %main (a: bf16[4,256,768], b: bf16[768,3,12,64]) -> bf16[] {
+  %a = bf16[4,256,1,1,768]{4,1,0,3,2:T(8,128)(2,1)} parameter(0)
+  %b = bf16[768,3,1,12,64]{4,3,2,1,0:T(8,128)(2,1)} parameter(1)
+  ROOT %c = bf16[4,256,3,12,64]{4,3,2,1,0:T(8,128)(2,1)} convolution(%a, %b), window={size=3x1x12 pad=2_2x0_0x11_11 rhs_reversal=1x0x1}, dim_labels=1b02f_i012o->1b02f
+}"""  # noqa: E501
+  assert count_flops(Program(lines)) == 2 * 4 * 256 * 768 * 3 * 12 * 64
+
+
+@pytest.mark.parametrize(
+  'groups, size',
+  [
+    ("mesh['a'=2,'b'=8] {'b'}", 8),
+    ("mesh['a'=2,'b'=8] {'a','b'}", 16),
+    ("mesh['a'=16,'b'=1,'c'=4], device_ids=([4,16]T(1,0)) {'c'}, d={1}", 4),
+    ('[4,16]<=[64]', 16),
+    ('{{0,1,2},{3,4,5}}', 3),
+  ],
+)
+def test_replica_groups_in_every_form(groups, size):
+  assert (
+    group_size(f'channel_id=1, replica_groups={groups}, to_apply=x') == size
+  )
+
+
+def test_tuples_are_read_whole():
+  found = parse_instruction(
+    '  ROOT %w.1 = (s32[]{:T(128)}, /*index=1*/bf16[2,3]{1,0:T(8,128)(2,1)}) '
+    'while(%t), condition=%c, body=%b'
+  )
+  assert (found.name, found.opcode, found.operands) == ('w.1', 'while', ('t',))
+  assert [str(b) for b in found.result] == ['s32[]', 'bf16[2,3]']
+
+
+def test_a_kernel_is_taken_at_its_word():
+  line = """ENTRY %main () -> bf16[8] {
+  %q = bf16[8]{0} parameter(0)
+  ROOT %f.1 = bf16[8]{0} custom-call(%q), custom_call_target="tpu_custom_call", backend_config={"custom_call_config":{"cost_estimate":{"flops":"42"}}}
+}
+"""  # noqa: E501
+  assert count_flops(Program(line)) == 42
+  assert count_flops(Program(line.replace('cost_estimate', 'other'))) == 0
+
+
+def test_a_slice_in_a_fusion_in_a_fusion_is_not_the_whole():
+  text = """%inner (p: bf16[26,16], i: s32[]) -> bf16[1,16] {
+  %p = bf16[26,16]{1,0} parameter(0)
+  %i = s32[] parameter(1)
+  ROOT %s = bf16[1,16]{1,0} dynamic-slice(%p, %i, %i)
+}
+
+%outer (q: bf16[26,16], j: s32[]) -> bf16[16] {
+  %q = bf16[26,16]{1,0} parameter(0)
+  %j = s32[] parameter(1)
+  %f = bf16[1,16]{1,0} fusion(%q, %j), kind=kLoop, calls=%inner
+  ROOT %b = bf16[16]{0} bitcast(%f)
+}
+
+ENTRY %main (a: bf16[26,16], k: s32[]) -> bf16[16] {
+  %a = bf16[26,16]{1,0} parameter(0)
+  %k = s32[]{:T(128)S(6)} parameter(1)
+  ROOT %g = bf16[16]{0} fusion(%a, %k), kind=kLoop, calls=%outer
+}
+"""
+  assert count_bytes(Program(text)) == 2 * 16 * 2
+
+
+def test_a_product_in_a_fusion_is_counted_once():
+  text = """%inner (p: f32[8,16], w: f32[16,4]) -> f32[8,4] {
+  %p = f32[8,16]{1,0} parameter(0)
+  %w = f32[16,4]{1,0} parameter(1)
+  ROOT %d = f32[8,4]{1,0} dot(%p, %w), lhs_contracting_dims={1}, rhs_contracting_dims={0}
+}
+
+ENTRY %main (a: f32[8,16], b: f32[16,4]) -> f32[8,4] {
+  %a = f32[8,16]{1,0} parameter(0)
+  %b = f32[16,4]{1,0} parameter(1)
+  ROOT %f = f32[8,4]{1,0} fusion(%a, %b), kind=kOutput, calls=%inner
+}
+"""  # noqa: E501
+  (work,) = [w for w in work_of(Program(text)) if w.flops]
+  assert work == Work(2 * 8 * 16 * 4, 4 * (8 * 16 + 16 * 4 + 8 * 4), False, 1)
+
+
+def test_what_allocates_or_waits_moves_nothing():
+  text = """ENTRY %main (a: bf16[64]) -> bf16[64] {
+  %a = bf16[64]{0} parameter(0)
+  %new = bf16[999]{0} custom-call(), custom_call_target="AllocateBuffer"
+  %go = ((bf16[64]{0}), bf16[32]{0:S(1)}, s32[]) slice-start(%a), slice={[0:32]}
+  %s = bf16[32]{0:S(1)} slice-done(%go)
+  ROOT %x = bf16[32]{0:S(1)} negate(%s)
+}
+"""
+  assert count_bytes(Program(text)) == 32 * 2
+
+
+def test_instructions_take_their_time_one_after_the_other():
+  """On a chip of 197 TFLOP/s and 819 GB/s, with copies beside them."""
+  device = types.SimpleNamespace(device_kind='TPU v5 lite', platform='tpu')
+  computes, moves = (
+    Work(197 * 10**9, 0, False, 2),
+    Work(0, 819 * 10**6, False, 3),
+  )
+  copies = moves._replace(beside=True)
+  times = roofline(device, [computes, moves, copies], received=0)
+  assert times == pytest.approx(
+    dict(compute=2e-3, hbm=6e-3, interconnect=0, seconds=6e-3)
+  )
+  times = roofline(device, [computes, moves], received=0)
+  assert times['seconds'] == pytest.approx(5e-3)
+  times = roofline(device, [computes], received=200e9)
+  assert times['seconds'] == times['interconnect'] == pytest.approx(1)

@@ -1,0 +1,136 @@
+"""What the TPU compiler makes of training: FSDP's traffic, nothing whole."""
+
+import re
+import subprocess
+import sys
+
+import pytest
+
+from pixeldit_jax import sharding
+from pixeldit_jax.compile_report.readme_table import (
+  BEGIN,
+  END,
+  ROWS,
+  write_table,
+)
+from pixeldit_jax.compile_report.report import compile_report, describe
+from pixeldit_jax.compile_report.tpu_topology import (
+  OutOfMemory,
+  make_topology,
+  summarize_exhausted,
+)
+from pixeldit_jax.config import get_config
+
+COMPILE = 'launch/compile.py'
+
+
+def xl_of_two_blocks():
+  """XL with fewer blocks: its widths, and the lengths of 128 x 128 images."""
+  config = get_config()
+  config.model.update(patch_depth=2, pixel_depth=1, dtype='bfloat16')
+  config.data.update(resolution=128, batch_size=16)
+  config.mesh.update(data=1, fsdp=-1)
+  return config
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('resolution', [128, 512])
+def test_training_has_the_traffic_of_fsdp_and_nothing_whole_or_padded(
+  resolution,
+):
+  """With attention by two products, and by the kernel of long sequences."""
+  pytest.importorskip('libtpu')
+  config = xl_of_two_blocks()
+  config.data.resolution = resolution
+  report = compile_report(config, 'v5e:4x4', 'train')
+  moved = report['collectives'].values()
+  assert 2.5 < sum(kind['per_parameter'] for kind in moved) < 3.5
+  assert report['replicated'] == [] and report['padded'] == []
+  memory, parameters = report['memory'], report['parameters']
+  # Weights, average and two moments, of which a chip holds a sixteenth.
+  assert memory['arguments'] < 1.02 * 4 * 4 * parameters / 16 + 2**20
+  assert memory['arguments'] < memory['peak'] < memory['hbm']
+  assert report['extra_flops'] < 0.1
+  assert any('all-gather' in line for line in describe(report))
+
+
+@pytest.mark.slow
+def test_shares_of_whole_tiles_are_gathered_and_scattered():
+  """On the links of a torus, and not summed over all chips."""
+  pytest.importorskip('libtpu')
+  config = xl_of_two_blocks()
+  config.mesh.update(data=16, fsdp=4)
+  config.data.batch_size = 64
+  report = compile_report(config, 'v5p:4x4x4', 'train')
+  moved = {k: v['per_parameter'] for k, v in report['collectives'].items()}
+  assert moved['all-gather'] > 1.8 and moved['reduce-scatter'] > 0.8
+  assert moved['all-reduce'] < 0.4
+
+
+def test_a_mesh_off_the_torus_and_an_unknown_slice_are_refused():
+  pytest.importorskip('libtpu')
+  devices = make_topology('v5p:4x4x4')
+  with pytest.raises(ValueError, match='torus'):
+    sharding.make_mesh({'fsdp': 32, 'tensor': 2, 'slices': 1}, devices)
+  with pytest.raises(ValueError, match='v5e:4x4'):
+    make_topology('v9:1x1')
+
+
+@pytest.mark.slow
+def test_what_does_not_fit_is_told_with_its_largest_arrays():
+  pytest.importorskip('libtpu')
+  config = xl_of_two_blocks()
+  config.model.patch_depth = 1
+  config.data.batch_size = 16 * 1024  # and no rematerialisation
+  with pytest.raises(OutOfMemory) as refused:
+    compile_report(config, 'v5e:4x4', 'train')
+  needed, *largest = refused.value.lines
+  assert re.fullmatch(r'needs \d+\.\d+G of 15\.75G HBM', needed)
+  assert len(largest) == 5
+  # The hidden layer of all pixels is 2 GiB of it.
+  assert any(
+    '2.00GiB' in line and '[1024,64,256,64]' in line for line in largest
+  )
+
+
+def test_out_of_memory_is_told_in_lines():
+  error = (
+    'RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required '
+    'for HLO temporaries (18.30G) exceeds available HBM (15.75G).'
+  )
+  report = (
+    'Memory Space: default (color=0)\nTotal bytes: 19645856768 (18.30GiB)\n'
+    '  cumulative_size;  size;  offset; used_by_n_values; shapes_list\n'
+    '    3.00GiB( 10%);  3.00GiB;   82416;  4; bf16[8,64,1], 3×f32[4]\n'
+    '    4.00GiB( 15%);  1.00GiB;   9;  1; s8[], u8[1], u8[2], u8[3]\n'
+  )
+  assert summarize_exhausted(error, report) == [
+    'needs 18.30G of 15.75G HBM',
+    '3.00GiB bf16[8,64,1] f32[4]',
+    '1.00GiB s8[] u8[1] u8[2] and 1 more',
+  ]
+  other = 'RESOURCE_EXHAUSTED: no room.\nmore'
+  assert summarize_exhausted(other, '') == ['RESOURCE_EXHAUSTED: no room.']
+
+
+def test_a_file_without_a_place_for_the_table_is_refused(tmp_path):
+  file = tmp_path / 'README.md'
+  file.write_text('nothing here')
+  with pytest.raises(ValueError, match='compiled: begin'):
+    write_table(file, COMPILE, [])
+  assert BEGIN != END and len({(name, slice) for name, slice, *_ in ROWS}) > 5
+
+
+@pytest.mark.parametrize(
+  'flags, named',
+  [
+    ([], '--table alone'),
+    (['--config=configs/mnist.py', '--topology=v5e:4x4', 'x'], "'x'"),
+  ],
+)
+def test_wrong_flags_are_told(flags, named):
+  done = subprocess.run(
+    [sys.executable, COMPILE, *flags], capture_output=True, text=True
+  )
+  assert done.returncode == 1 and named in done.stdout + done.stderr
+  assert 'Traceback' not in done.stderr

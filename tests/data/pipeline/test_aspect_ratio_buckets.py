@@ -1,0 +1,137 @@
+"""Buckets: shapes, and batches of one shape in an order that all hosts know."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pixeldit_jax.data.pipeline import aspect_ratio_buckets
+from pixeldit_jax.data.prepare import prepare
+from pixeldit_jax.data.prepare.write_shard import Settings
+from pixeldit_jax.data.sources import open_source
+
+
+@pytest.mark.parametrize('size', [512, 1024])
+def test_a_family_keeps_the_area_and_fits_the_patch(size):
+  shapes = aspect_ratio_buckets.family(size)
+  assert len(shapes) == len(set(shapes)) == 17
+  assert (size, size) in shapes
+  ratios = [width / height for height, width in shapes]
+  assert ratios == sorted(ratios, reverse=True)
+  assert ratios[0] == 4 and ratios[-1] == 1 / 4
+  for height, width in shapes:
+    assert (width, height) in shapes
+    assert height % (size // 16) == width % (size // 16) == 0
+    assert abs(height * width / size**2 - 1) < 0.032
+
+
+def test_the_families_have_the_same_ratios():
+  doubled = tuple((2 * h, 2 * w) for h, w in aspect_ratio_buckets.family(512))
+  assert doubled == aspect_ratio_buckets.family(1024)
+
+
+def test_other_sizes_have_no_family():
+  with pytest.raises(ValueError, match='got 200'):
+    aspect_ratio_buckets.family(200)
+
+
+def test_the_nearest_bucket_has_the_nearest_ratio():
+  shapes = aspect_ratio_buckets.family(512)
+  for k, (height, width) in enumerate(shapes):
+    assert aspect_ratio_buckets.nearest(height, width, shapes) == k
+    assert aspect_ratio_buckets.nearest(7 * height, 7 * width, shapes) == k
+  assert shapes[aspect_ratio_buckets.nearest(10, 1000, shapes)] == (256, 1024)
+  # Upright and lying are treated alike.
+  for height, width in [(3, 4), (9, 16), (2, 3), (100, 101)]:
+    one = shapes[aspect_ratio_buckets.nearest(height, width, shapes)]
+    other = shapes[aspect_ratio_buckets.nearest(width, height, shapes)]
+    assert one == other[::-1]
+
+
+@pytest.fixture(scope='module')
+def source(tmp_path_factory):
+  """20 squares, 10 wide and 3 tall images with captions."""
+  path = tmp_path_factory.mktemp('buckets')
+  sizes = [(8, 8)] * 20 + [(4, 16)] * 10 + [(16, 4)] * 3
+  (path / 'in').mkdir()
+  for i, (height, width) in enumerate(sizes):
+    Image.new('RGB', (width, height), (i,) * 3).save(path / f'in/{i:02d}.png')
+    (path / f'in/{i:02d}.txt').write_text(f'caption {i}')
+  settings = Settings(f'images:{path}/in', 512, bucketed=True)
+  prepare.prepare(settings, str(path / 'out'), num_processes=1)
+  return open_source.open_source(f'shards:{path}/out')
+
+
+def run(source, batches, state=None, **options):
+  options = {'batch_size': 4, 'seed': 1} | options
+  iterator = aspect_ratio_buckets.make_bucket_pipeline(source, **options)
+  if state:
+    iterator.set_state(state)
+  out = [next(iterator) for _ in range(batches)]
+  state = iterator.get_state()
+  iterator.close()
+  return out, state
+
+
+def test_each_batch_is_of_one_bucket_and_every_example_comes_as_often(source):
+  # Four epochs: 33 batches of 4.
+  batches, _ = run(source, 33)
+  shapes, ids = [], []
+  index = source.bucket_of_examples()
+  for batch in batches:
+    shape = batch['image'].shape
+    assert shape[0] == 4 and batch['image'].dtype == np.uint8
+    assert {source.buckets[index[i]] for i in batch['id']} == {shape[1:3]}
+    np.testing.assert_array_equal(batch['image'][:, 0, 0, 0], batch['id'])
+    assert batch['caption'] == [f'caption {i}' for i in batch['id']]
+    shapes.append(shape[1:3])
+    ids += batch['id'].tolist()
+  counts = {shape: shapes.count(shape) for shape in set(shapes)}
+  assert counts == {(512, 512): 20, (256, 1024): 10, (1024, 256): 3}
+  assert len({tuple(shapes[i : i + 8]) for i in range(0, 24, 8)}) >= 2
+  assert (np.bincount(ids, minlength=33) == 4).all()
+
+
+def test_hosts_agree_on_the_bucket_and_share_the_batch(source):
+  whole, _ = run(source, 12)
+  parts = [
+    run(source, 12, process_index=p, process_count=2)[0] for p in range(2)
+  ]
+  for want, one, two in zip(whole, *parts):
+    for key in ('image', 'id', 'label'):
+      np.testing.assert_array_equal(
+        np.concatenate([one[key], two[key]]), want[key]
+      )
+    assert one['caption'] + two['caption'] == want['caption']
+
+
+def test_it_resumes_exactly_also_with_other_hosts(source):
+  whole, _ = run(source, 12)
+  _, state = run(source, 5)
+  rest, _ = run(source, 7, state)
+  half, _ = run(source, 7, state, process_index=1, process_count=2)
+  for want, one, two in zip(whole[5:], rest, half):
+    np.testing.assert_array_equal(one['id'], want['id'])
+    np.testing.assert_array_equal(two['id'], want['id'][2:])
+
+
+def test_workers_change_nothing(source):
+  whole, _ = run(source, 4)
+  got, _ = run(source, 4, num_workers=2)
+  for one, want in zip(got, whole):
+    np.testing.assert_array_equal(one['image'], want['image'])
+    assert one['caption'] == want['caption']
+
+
+def test_the_state_of_another_batch_size_is_refused(source):
+  _, state = run(source, 1)
+  with pytest.raises(ValueError, match='order would differ'):
+    run(source, 1, state, batch_size=2)
+
+
+def test_squares_have_no_buckets(tmp_path):
+  (tmp_path / 'in').mkdir()
+  Image.new('RGB', (4, 4)).save(tmp_path / 'in' / 'a.png')
+  prepare.prepare(Settings(f'images:{tmp_path}/in', 8), str(tmp_path / 'out'))
+  source = open_source.open_source(f'shards:{tmp_path}/out')
+  with pytest.raises(ValueError, match='only shards of .* --buckets'):
+    aspect_ratio_buckets.make_bucket_pipeline(source, batch_size=1, seed=0)

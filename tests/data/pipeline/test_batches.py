@@ -1,0 +1,205 @@
+"""The order of examples depends on the seed alone; resumes are exact."""
+
+import io
+
+import grain
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+from PIL import Image
+
+from pixeldit_jax.data import source
+from pixeldit_jax.data.pipeline import batches as pipeline
+
+
+class Squares(source.Source):
+  """`count` tiny images whose colour is their index; some may be broken."""
+
+  class_names = ('even', 'odd')
+
+  def __init__(self, count, bad=()):
+    self._count = count
+    self._bad = frozenset(bad)
+
+  def __len__(self):
+    return self._count
+
+  def __getitem__(self, index):
+    image = np.full((5, 6, 3), index % 256, np.uint8)
+    if index in self._bad:
+      buffer = io.BytesIO()
+      Image.fromarray(image).save(buffer, 'PNG')
+      image = buffer.getvalue()[:40]
+    return {'image': image, 'label': index % 2, 'name': f's/{index}'}
+
+
+def make(count=10, bad=(), **options):
+  options = {'resolution': 4, 'batch_size': 4, 'seed': 3} | options
+  return pipeline.make_pipeline(Squares(count, bad), **options)
+
+
+def ids(iterator, batches):
+  out = [next(iterator)['id'] for _ in range(batches)]
+  return np.stack(out)
+
+
+def test_a_batch_is_uint8_pixels_with_their_labels_and_ids():
+  batch = next(make())
+  assert sorted(batch) == ['id', 'image', 'label']
+  assert batch['image'].shape == (4, 4, 4, 3)
+  assert batch['image'].dtype == np.uint8
+  assert batch['label'].dtype == np.int32 and batch['id'].dtype == np.int32
+  np.testing.assert_array_equal(batch['image'][:, 0, 0, 0], batch['id'])
+  np.testing.assert_array_equal(batch['label'], batch['id'] % 2)
+
+
+def test_each_epoch_is_another_shuffle_of_every_example():
+  stream = ids(make(count=10, batch_size=4), 10).reshape(4, 10)
+  for epoch in stream:
+    assert sorted(epoch) == list(range(10))
+  assert len({tuple(epoch) for epoch in stream}) == 4
+
+
+def test_without_shuffle_the_order_is_that_of_the_source():
+  stream = ids(make(shuffle=False), 5).reshape(-1)
+  np.testing.assert_array_equal(stream, np.arange(20) % 10)
+
+
+def test_the_seed_decides_the_order():
+  one, same, other = (ids(make(100, seed=s), 20) for s in (0, 0, 1))
+  np.testing.assert_array_equal(one, same)
+  assert (one != other).mean() > 0.9
+  # The second epoch of one seed is not the first of the next.
+  assert (ids(make(100, seed=0), 50)[25:] != ids(make(100, seed=1), 25)).any()
+
+
+@pytest.mark.parametrize('count', [2, 4])
+def test_hosts_share_the_global_batches(count):
+  whole = ids(make(50, batch_size=8), 20)
+  parts = [
+    ids(make(50, batch_size=8, process_index=p, process_count=count), 20)
+    for p in range(count)
+  ]
+  np.testing.assert_array_equal(np.concatenate(parts, axis=1), whole)
+
+
+def test_threads_and_prefetch_change_nothing():
+  want = ids(make(50), 30)
+  np.testing.assert_array_equal(
+    ids(make(50, num_threads=1, prefetch=1), 30), want
+  )
+  np.testing.assert_array_equal(
+    ids(make(50, num_threads=7, prefetch=5), 30), want
+  )
+
+
+def test_a_state_resumes_exactly_also_with_other_hosts_and_batches():
+  want = ids(make(50, batch_size=8), 30)
+  iterator = make(50, batch_size=8)
+  ids(iterator, 11)
+  state = iterator.get_state()
+  next(iterator)  # read ahead of the state, then thrown away
+
+  again = make(50, batch_size=8)
+  again.set_state(state)
+  np.testing.assert_array_equal(ids(again, 19), want[11:])
+  iterator.set_state(state)
+  np.testing.assert_array_equal(ids(iterator, 19), want[11:])
+
+  halves = []
+  for p in range(2):
+    half = make(50, batch_size=8, process_index=p, process_count=2)
+    half.set_state(state)
+    halves.append(ids(half, 19))
+  np.testing.assert_array_equal(np.concatenate(halves, 1), want[11:])
+
+  smaller = make(50, batch_size=2)
+  smaller.set_state(state)
+  np.testing.assert_array_equal(ids(smaller, 76).reshape(19, 8), want[11:])
+
+
+def test_a_state_of_other_data_is_refused():
+  state = make(50).get_state()
+  for other in (make(51), make(50, seed=4), make(50, shuffle=False)):
+    with pytest.raises(ValueError, match='order would differ'):
+      other.set_state(state)
+
+
+def test_orbax_saves_and_restores_the_iterator(tmp_path):
+  iterator = make(50)
+  ids(iterator, 7)
+  with ocp.CheckpointManager(tmp_path) as manager:
+    manager.save(
+      7,
+      args=ocp.args.Composite(
+        data=grain.checkpoint.CheckpointSave(iterator),
+        state=ocp.args.JsonSave(iterator.get_state()),
+      ),
+    )
+    manager.wait_until_finished()
+    want = ids(iterator, 5)
+    again = make(50)
+    restored = manager.restore(
+      7,
+      args=ocp.args.Composite(
+        data=grain.checkpoint.CheckpointRestore(again),
+        state=ocp.args.JsonRestore(),
+      ),
+    )
+  np.testing.assert_array_equal(ids(again, 5), want)
+  again.set_state(restored['state'])
+  np.testing.assert_array_equal(ids(again, 5), want)
+
+
+def test_a_bad_image_gives_way_to_another_and_is_counted():
+  iterator = make(10, bad=[4], shuffle=False, batch_size=5)
+  np.testing.assert_array_equal(
+    ids(iterator, 4).reshape(2, 10), [[0, 1, 2, 3, 8, 5, 6, 7, 8, 9]] * 2
+  )
+  ((name, times),) = iterator.skipped.items()
+  assert name.startswith('s/4: ') and times == 2
+
+
+def test_a_long_stretch_of_bad_images_does_not_stop_the_run():
+  # As where a disk fails: most of what is left is far from it.
+  bad = range(30, 80)
+  got = ids(make(100, bad=bad, shuffle=False, batch_size=10), 10).reshape(-1)
+  assert not set(got) & set(bad)
+  np.testing.assert_array_equal(got[:30], np.arange(30))
+
+
+def test_data_that_are_all_bad_stop_the_run_with_their_names():
+  with pytest.raises(ValueError, match='data are damaged.*s/3'):
+    next(make(40, bad=range(40), shuffle=False))
+
+
+@pytest.mark.parametrize(
+  'options, message',
+  [
+    ({'count': 0}, 'no example'),
+    ({'batch_size': 0}, 'positive multiple'),
+    ({'batch_size': 4, 'process_count': 3}, 'multiple of the 3 processes'),
+    ({'batch_size': 12}, 'more than the 10 examples'),
+    ({'process_index': 1}, 'process_index must be in 0..0'),
+    ({'seed': -1}, 'seed must be'),
+    ({'resolution': 0}, 'resolution must be'),
+    ({'prefetch': 0}, 'prefetch 1 or more'),
+    ({'num_workers': -1}, '0 or more'),
+  ],
+)
+def test_values_that_cannot_be_met_are_refused(options, message):
+  with pytest.raises(ValueError, match=message):
+    make(**options)
+
+
+@pytest.mark.parametrize('workers', [1, 2])
+def test_workers_change_nothing(workers):
+  want = ids(make(50), 30)
+  iterator = make(50, num_workers=workers, num_threads=1)
+  got = [ids(iterator, 13)]
+  state = iterator.get_state()
+  iterator.close()
+  again = make(50)
+  again.set_state(state)
+  got.append(ids(again, 17))
+  np.testing.assert_array_equal(np.concatenate(got), want)

@@ -1,0 +1,60 @@
+"""Samples: the same for any batch and mesh, and what is written of them."""
+
+import jax
+import numpy as np
+import pytest
+
+from pixeldit_jax import sharding
+from pixeldit_jax.images.grid import image_grid
+from pixeldit_jax.sampling.sample_set import parse_labels
+from pixeldit_jax.sampling.sampler import make_sample_fn, sample_images
+
+
+def test_an_image_depends_on_its_place_alone(tiny_weights):
+  config, weights, _ = tiny_weights
+  labels = np.arange(12) % 10
+
+  def images(devices, batch_size, first=0):
+    mesh = sharding.make_mesh({'data': -1}, jax.devices()[:devices])
+    sample = make_sample_fn(config, mesh)
+    placed = jax.device_put(weights, sharding.replicated(mesh))
+    indices = np.arange(first, 12)
+    batches = sample_images(
+      config, mesh, sample, placed, indices, labels[indices], batch_size
+    )
+    return np.concatenate(list(batches)).astype(int)
+
+  whole = images(8, 12)
+  assert whole.shape == (12, 28, 28, 3)
+  assert np.ptp(whole) > 50
+  for other in (images(1, 7), images(4, 64)):
+    assert np.abs(whole - other).max() <= 1
+  assert np.abs(whole[4:] - images(8, 8, first=4)).max() <= 1
+
+
+def test_the_grid_shows_images_row_by_row():
+  images = np.zeros((3, 96, 96, 3), np.uint8)
+  images[1] = 100
+  grid = image_grid(images, 2)
+  assert grid.shape == (2 * 98 + 2, 2 * 98 + 2, 3)
+  assert (grid[2:98, 2:98] == 0).all() and (grid[2:98, 100:196] == 100).all()
+  assert (grid[100:, 100:] == 255).all()  # the place of a fourth
+
+
+def test_labels_take_classes_in_turn():
+  np.testing.assert_array_equal(parse_labels('3,5-6', 10, 5), [3, 5, 6, 3, 5])
+  np.testing.assert_array_equal(parse_labels(None, 3, 4), [0, 1, 2, 0])
+
+
+@pytest.mark.parametrize(
+  'text, count, named',
+  [
+    ('10', 5, r'\[10\] is not a class'),
+    ('cat', 5, '0,3,7'),
+    ('5-3', 5, 'none is not a class'),
+    ('1', 0, 'num_samples=0'),
+  ],
+)
+def test_labels_out_of_range_are_refused(text, count, named):
+  with pytest.raises(ValueError, match=named):
+    parse_labels(text, 10, count)

@@ -1,0 +1,102 @@
+"""States that are saved while steps go on, kept by rule, restored anywhere."""
+
+import grain
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec
+
+from pixeldit_jax import sharding
+from pixeldit_jax.config import get_config
+from pixeldit_jax.train.checkpoint.manager import Checkpoints, steps_in
+from pixeldit_jax.train.state import TrainState
+
+SIDE = 512  # of a matrix of 1 MiB, which is cut among devices
+
+
+def make_state(step: int, mesh=None) -> TrainState:
+  mesh = mesh or sharding.make_mesh(dict(fsdp=8))
+  split = NamedSharding(mesh, PartitionSpec('fsdp'))
+  everywhere = NamedSharding(mesh, PartitionSpec())
+
+  def place(value, where):
+    return jax.device_put(value, where)
+
+  numbers = np.arange(SIDE * SIDE, dtype=np.float32).reshape(SIDE, SIDE)
+  return TrainState(
+    step=place(jnp.int32(step), everywhere),
+    key=place(jnp.uint32([1, 2]), everywhere),
+    bad_steps=place(jnp.int32(0), everywhere),
+    weights={'a': place(numbers + step, split)},
+    ema={'a': place(numbers - step, everywhere)},
+    opt_state=({'a': place(numbers * step, split)},),
+  )
+
+
+def make_data():
+  return iter(grain.MapDataset.range(100).to_iter_dataset())
+
+
+@pytest.fixture
+def config():
+  config = get_config()
+  config.checkpoint.update(keep=1, keep_period=0)
+  return config
+
+
+def test_the_best_stays_with_the_newest_and_every_nth(tmp_path, config):
+  config.checkpoint.update(keep_period=40, best='fid')
+  fids, numbers = {10: 9.0, 20: 3.0, 30: 5.0, 40: 6.0, 50: 4.0, 60: 8.0}, {}
+  checkpoints = Checkpoints(str(tmp_path), config, numbers)
+  kept = {}
+  for step, fid in fids.items():
+    checkpoints.save(make_state(step), make_data(), {})
+    numbers[step] = dict(fid=fid)
+    checkpoints.wait()
+    kept[step] = steps_in(tmp_path / 'checkpoints')
+  checkpoints.close()
+  # What a save finds is judged; the newest one is, by the next.
+  assert kept[30] == [20, 30] and kept[60] == [20, 40, 60]
+
+
+def test_what_is_being_written_is_not_what_steps_overwrite(tmp_path, config):
+  """And what was saved on eight devices is restored on four."""
+  change = jax.jit(
+    lambda state: jax.tree.map(lambda a: a + 1, state), donate_argnums=0
+  )
+  data = make_data()
+  next(data)
+  checkpoints = Checkpoints(str(tmp_path), config, {})
+  for step in (1, 2):
+    state = make_state(step)
+    checkpoints.save(state, data, dict(seconds=step))
+    for _ in range(3):
+      state = change(state)
+    checkpoints.wait()
+  assert checkpoints.newest == checkpoints.last == 2
+  checkpoints.close()
+  again = Checkpoints(str(tmp_path), config, {})
+  four = sharding.make_mesh(dict(fsdp=2, data=2), jax.devices()[:4])
+  like, data = make_state(0, four), make_data()
+  restored, account = again.restore(like, data)
+  again.close()
+  jax.tree.map(np.testing.assert_array_equal, restored, make_state(2))
+  assert account == dict(seconds=2) and next(data) == 1
+  for a, b in zip(jax.tree.leaves(restored), jax.tree.leaves(like)):
+    assert a.sharding == b.sharding
+
+
+def test_a_save_that_was_cut_short_does_not_count(tmp_path, config):
+  checkpoints = Checkpoints(str(tmp_path), config, {})
+  checkpoints.save(make_state(1), make_data(), {})
+  checkpoints.close()
+  folder = tmp_path / 'checkpoints'
+  cut = folder / '2.orbax-checkpoint-tmp'
+  (cut / 'ema').mkdir(parents=True)
+  assert steps_in(folder) == [1]
+  again = Checkpoints(str(tmp_path), config, {})
+  assert again.newest == 1
+  again.save(make_state(2), make_data(), {})
+  again.close()
+  assert again.newest == 2 and steps_in(folder) == [2]

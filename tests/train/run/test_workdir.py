@@ -1,0 +1,126 @@
+"""One truth about a run: what may change, and what is written of it."""
+
+import json
+
+import jax
+import pytest
+
+from pixeldit_jax.config import get_config
+from pixeldit_jax.train.run import workdir
+
+
+@pytest.fixture
+def run(tmp_path):
+  workdir.write_config(str(tmp_path), get_config())
+  return str(tmp_path)
+
+
+def changed(**values):
+  config = get_config()
+  config.update_from_flattened_dict(
+    {key.replace('__', '.'): value for key, value in values.items()}
+  )
+  return config
+
+
+def test_the_whole_configuration_is_kept(run):
+  config = get_config()
+  config.lock()
+  assert workdir.read_config(run).to_json() == config.to_json()
+  assert workdir.changes(run, config) == {}
+
+
+@pytest.mark.parametrize(
+  'values',
+  [
+    dict(optimizer__learning_rate=1e-3),
+    dict(ema__decay=0.99),
+    dict(log__every=7, log__trace='1-2'),
+    dict(eval__every=10, eval__reference='x.npz', sampler__steps=9),
+    dict(checkpoint__keep=5, checkpoint__best='fid'),
+    dict(steps=10, debug_nans=True),
+    dict(mesh__fsdp=4),
+    dict(model__patch_remat='full', data__num_workers=2),
+  ],
+  ids=str,
+)
+def test_this_may_change_freely(run, values):
+  workdir.check_same_run(run, changed(**values))
+
+
+@pytest.mark.parametrize(
+  'values',
+  [
+    dict(model__width=64),
+    dict(data__source='digits'),
+    dict(data__batch_size=8),
+    dict(data__flip=True),
+    dict(flow__shift=3.0),
+    dict(seed=1),
+    dict(init_from='runs/other'),
+  ],
+  ids=str,
+)
+def test_this_is_another_run_unless_it_is_named(run, values):
+  config = changed(**values)
+  (key,) = (key.replace('__', '.') for key in values)
+  with pytest.raises(ValueError) as error:
+    workdir.check_same_run(run, config)
+  assert f'  {key}: ' in str(error.value)
+  assert f'there, {config_value(config, key)} here' in str(error.value)
+  assert str(error.value).endswith(f'--allow_change={key}')
+  workdir.check_same_run(run, config, [key])
+  with pytest.raises(ValueError):
+    workdir.check_same_run(run, config, ['model.heads'])
+
+
+def config_value(config, key):
+  for part in key.split('.'):
+    config = config[part]
+  return config
+
+
+def test_differences_have_a_line_each(run):
+  config = changed(seed=3, sampler__interval=(0.2, 0.9))
+  assert workdir.lines(workdir.changes(run, config)) == (
+    '  sampler.interval: [0.1, 1.0] there, [0.2, 0.9] here\n'
+    '  seed: 0 there, 3 here'
+  )
+
+
+def test_history_and_evaluations_are_added_to(run, tmp_path):
+  workdir.add_history(run, 'start', command='a')
+  workdir.add_history(run, 'stop', reason='done')
+  first, second = workdir.read_history(run)
+  assert first['command'] == 'a' and second['reason'] == 'done'
+  assert first['time'] <= second['time']
+  workdir.add_evaluation(run, 10, dict(fid=3))
+  workdir.add_evaluation(run, 20, dict(fid=2))
+  workdir.add_evaluation(run, 10, dict(kid=0.5))
+  assert workdir.read_evaluations(run) == {
+    10: dict(fid=3.0, kid=0.5),
+    20: dict(fid=2.0),
+  }
+  lines = (tmp_path / 'history.jsonl').read_text().splitlines()
+  assert [json.loads(line)['event'] for line in lines] == ['start', 'stop']
+  assert not list(tmp_path.glob('*.tmp'))
+
+
+def test_a_damaged_file_is_named(run, tmp_path):
+  readers = {
+    'config.json': workdir.read_config,
+    'progress.json': workdir.read_progress,
+    'history.jsonl': workdir.read_history,
+  }
+  for name, read in readers.items():
+    (tmp_path / name).write_text('{"step": 3')
+    with pytest.raises(ValueError, match=f'{name} is damaged'):
+      read(run)
+
+
+def test_one_process_writes(run, tmp_path, monkeypatch):
+  monkeypatch.setattr(jax, 'process_index', lambda: 1)
+  workdir.add_history(run, 'start')
+  workdir.write_progress(run, dict(step=1))
+  assert workdir.read_history(run) == []
+  assert workdir.read_progress(run) == {}
