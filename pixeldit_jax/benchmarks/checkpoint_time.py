@@ -22,7 +22,8 @@ from pixeldit_jax import sharding
 from pixeldit_jax.config import model_config, validate
 from pixeldit_jax.errors import OutputError
 from pixeldit_jax.train.checkpoint import integrity
-from pixeldit_jax.train.checkpoint.manager import Checkpoints, folder_of
+from pixeldit_jax.train.checkpoint.folders import folder_of
+from pixeldit_jax.train.checkpoint.manager import Checkpoints
 from pixeldit_jax.train.optim.optimizer import make_optimizer
 from pixeldit_jax.train.state import TrainState, abstract_state, state_shardings
 from pixeldit_jax.typing import PyTree

@@ -15,8 +15,8 @@ from pixeldit_jax.config import model_config, validate
 from pixeldit_jax.data.source import Source
 from pixeldit_jax.encoders.vision import VisionConfig
 from pixeldit_jax.errors import DivergenceError, UserError
-from pixeldit_jax.train.checkpoint.init_from import ema_of
 from pixeldit_jax.train.checkpoint.manager import Checkpoints
+from pixeldit_jax.train.checkpoint.restore import restore_init
 from pixeldit_jax.train.inputs import (
   batch_shapes,
   flops_of_batch,
@@ -159,7 +159,7 @@ def _run(
     )
     state = init()
     if config.init_from:
-      weights = ema_of(config.init_from, like.ema)
+      weights = restore_init(config.init_from, like.ema)
       ema = jax.tree.map(jnp.copy, weights)  # buffers of their own, to donate
       state = state.replace(weights=weights, ema=ema)
     write_overview(workdir, state.weights)

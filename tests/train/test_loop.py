@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from pixeldit_jax import sharding
 from pixeldit_jax.config import get_config, model_config, validate
 from pixeldit_jax.eval.sample_grid_evaluator import make_grid_evaluator
-from pixeldit_jax.train.checkpoint.manager import restore_weights
+from pixeldit_jax.train.checkpoint.restore import CheckpointRef, restore_weights
 from pixeldit_jax.train.loop import train
 from pixeldit_jax.train.run.goodput import PARTS
 from pixeldit_jax.train.run.workdir import read_config, read_history
@@ -128,10 +128,13 @@ def test_weights_are_restored_without_optimizer_or_data(tmp_path):
     path.rename(path.with_name(part + '-gone'))
   mesh = sharding.make_mesh({'data': 2, 'fsdp': 4})
   model = model_config(config)
-  ema, step = restore_weights(str(tmp_path), model, mesh)
-  assert step == 6
+  ref = CheckpointRef(str(tmp_path))
+  ema, found = restore_weights(ref, model, mesh)
+  assert found == CheckpointRef(str(tmp_path), step=6, ema=True)
   assert_equal(ema, state.ema)
-  weights, step = restore_weights(str(tmp_path), model, mesh, ema=False, step=6)
+  ref = CheckpointRef(str(tmp_path), step=6, ema=False)
+  weights, found = restore_weights(ref, model, mesh)
+  assert found == ref
   assert_equal(weights, state.weights)
   kernel = weights['patch_blocks']['mlp']['down']['kernel']
   assert kernel.sharding.spec == PartitionSpec(None, 'tensor', 'fsdp')
@@ -141,16 +144,16 @@ def test_absent_runs_and_steps_are_told(tmp_path):
   config = digits_config()
   model, mesh = model_config(config), sharding.make_mesh({'data': -1})
   with pytest.raises(FileNotFoundError, match='no checkpoint'):
-    restore_weights(str(tmp_path / 'nowhere'), model, mesh)
+    restore_weights(CheckpointRef(str(tmp_path / 'nowhere')), model, mesh)
   with pytest.raises(FileNotFoundError, match='holds no run'):
     read_config(str(tmp_path))
   (tmp_path / 'checkpoints').mkdir()
   with pytest.raises(FileNotFoundError, match='is empty'):
-    restore_weights(str(tmp_path), model, mesh)
+    restore_weights(CheckpointRef(str(tmp_path)), model, mesh)
   config.steps = 2
   train(config, str(tmp_path / 'run'))
   with pytest.raises(FileNotFoundError, match=r'step 3.*\[2\]'):
-    restore_weights(str(tmp_path / 'run'), model, mesh, step=3)
+    restore_weights(CheckpointRef(str(tmp_path / 'run'), 3), model, mesh)
 
 
 def test_a_workdir_of_another_model_is_refused(tmp_path):

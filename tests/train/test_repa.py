@@ -27,7 +27,7 @@ from pixeldit_jax.encoders.vision import (
 )
 from pixeldit_jax.flow.repa import abstract_projector, repa_loss
 from pixeldit_jax.model.pixeldit import abstract_model, weights_of
-from pixeldit_jax.train.checkpoint.manager import restore_weights
+from pixeldit_jax.train.checkpoint.restore import CheckpointRef, restore_weights
 from pixeldit_jax.train.loop import train
 from pixeldit_jax.train.optim.optimizer import make_optimizer
 from pixeldit_jax.train.repa import StoredFeatures, place_teacher, repa_weight
@@ -258,8 +258,9 @@ def test_a_run_logs_it_and_resumes_bit_for_bit(teacher, tmp_path, caplog):
   # Neither the average nor the raw weights have a projector to restore.
   mesh, model = sharding.make_mesh({'data': -1}), model_config(config)
   for ema, expected in ((True, unbroken.ema), (False, unbroken.weights)):
-    weights, step = restore_weights(workdir, model, mesh, ema=ema)
-    assert step == 4
+    ref = CheckpointRef(workdir, ema=ema)
+    weights, ref = restore_weights(ref, model, mesh)
+    assert ref.step == 4
     assert_equal(weights, expected)
 
 

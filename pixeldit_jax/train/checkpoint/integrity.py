@@ -7,7 +7,7 @@ found by it.
 
 import json
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 
 from etils import epath
 
@@ -59,6 +59,20 @@ def damage(
     elif checksums and _crc32(path) != crc:
       found.append(f'{name} has other bytes than were written')
   return found
+
+
+def describe(damaged: Mapping[int, Sequence[str]]) -> str:
+  """A line for each damaged checkpoint: its step and its first few files."""
+
+  def files(found):
+    if not found:
+      return 'files that other processes read'
+    more = [f'and {len(found) - 3} more'] if len(found) > 3 else []
+    return '; '.join([*found[:3], *more])
+
+  return '\n'.join(
+    f'  step {step}: {files(found)}' for step, found in sorted(damaged.items())
+  )
 
 
 def size_of(folder: epath.Path) -> int:

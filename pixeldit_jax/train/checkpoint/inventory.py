@@ -13,7 +13,7 @@ from etils import epath
 
 from pixeldit_jax.errors import UserError
 from pixeldit_jax.train.checkpoint import integrity, retention
-from pixeldit_jax.train.checkpoint.manager import DAMAGED, folder_of, steps_in
+from pixeldit_jax.train.checkpoint.folders import DAMAGED, folder_of, steps_in
 from pixeldit_jax.train.run import lock, workdir
 
 _SHOWN = 10  # damaged files of a checkpoint

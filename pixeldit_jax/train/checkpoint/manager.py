@@ -17,10 +17,15 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from pixeldit_jax import sharding
-from pixeldit_jax.errors import MissingFileError, OutputError, UserError
+from pixeldit_jax.errors import OutputError, UserError
 from pixeldit_jax.model.config import ModelConfig
-from pixeldit_jax.model.pixeldit import abstract_model, axes_of, weights_of
-from pixeldit_jax.train.checkpoint import integrity, retention
+from pixeldit_jax.train.checkpoint import integrity, restore, retention
+from pixeldit_jax.train.checkpoint.folders import (
+  DAMAGED,
+  ITEMS,
+  folder_of,
+  steps_in,
+)
 from pixeldit_jax.train.checkpoint.snapshot import Snapshot
 from pixeldit_jax.train.run import multihost
 from pixeldit_jax.train.state import TrainState
@@ -36,21 +41,6 @@ _ARRAYS = ocp.type_handlers.create_type_handler_registry(
     ocp.type_handlers.ArrayHandler(min_slice_bytes_for_replica_parallel=2**20),
   )
 )
-
-FOLDER = 'checkpoints'
-DAMAGED = 'damaged'  # beside it, where those that are not whole are put aside
-ITEMS = ('weights', 'ema', 'opt_state', 'progress', 'projector')
-
-
-def folder_of(workdir: str) -> epath.Path:
-  """Where the checkpoints of a run are, on disk or in a bucket."""
-  path = epath.Path(workdir)
-  return (path if '://' in workdir else path.absolute()) / FOLDER
-
-
-def steps_in(folder: epath.Path) -> list[int]:
-  """The steps that were committed, in order."""
-  return sorted(ocp.utils.checkpoint_steps(folder)) if folder.is_dir() else []
 
 
 def _items(state: TrainState) -> dict[str, PyTree]:
@@ -258,9 +248,9 @@ def _newest_whole(folder: epath.Path, checksums: bool) -> int | None:
     damaged[step] = found
   if damaged:
     raise UserError(
-      f'no checkpoint in {folder} is whole:\n{_story(damaged)}\nBring back '
-      'the files that are missing or damaged; or start anew in another '
-      '--workdir.'
+      f'no checkpoint in {folder} is whole:\n{integrity.describe(damaged)}\n'
+      'Bring back the files that are missing or damaged; or start anew in '
+      'another --workdir.'
     )
   return None
 
@@ -276,7 +266,7 @@ def _put_aside(
     'DAMAGED CHECKPOINTS, moved to %s:\n%s\nGoing on from step %d, the newest '
     'whole one.',
     aside,
-    _story(damaged),
+    integrity.describe(damaged),
     whole,
   )
   if jax.process_index() == 0:
@@ -289,20 +279,6 @@ def _put_aside(
   multihost.wait_for_all('damaged checkpoints are moved')
 
 
-def _story(damaged: dict[int, list[str]]) -> str:
-  """A line for each damaged checkpoint, with its first few files."""
-
-  def told(found):
-    if not found:
-      return 'files that other processes read'
-    more = [f'and {len(found) - 3} more'] if len(found) > 3 else []
-    return '; '.join(found[:3] + more)
-
-  return '\n'.join(
-    f'  step {step}: {told(found)}' for step, found in sorted(damaged.items())
-  )
-
-
 def restore_weights(
   workdir: str,
   model: ModelConfig,
@@ -312,70 +288,15 @@ def restore_weights(
   step: int | None = None,
   rules: sharding.Rules = sharding.RULES,
 ) -> tuple[PyTree, int]:
-  """Weights of a run for sampling; neither optimizer nor data is read.
-
-  Args:
-    workdir: of the run.
-    model: its network.
-    mesh: where the weights are to lie; any mesh will do.
-    ema: the moving average, or the weights as trained.
-    step: which checkpoint, the newest by default.
-    rules: logical axes to mesh axes.
-
-  Returns:
-    The weights, and the step that they are of.
-
-  Raises:
-    FileNotFoundError: no checkpoint, or not of this step.
-  """
-  item = 'ema' if ema else 'weights'
-  folder, step = newest_for_reading(workdir, item, step)
-  network = abstract_model(model)
-  like = sharding.placed(
-    weights_of(network),
-    sharding.weight_shardings(axes_of(network), mesh, rules),
-  )
-  path = folder / str(step) / item
-  with ocp.StandardCheckpointer() as checkpointer:
-    return checkpointer.restore(path, like), step
+  """`restore.restore_weights`, for callers without a `CheckpointRef`."""
+  ref = restore.CheckpointRef(workdir, step, ema)
+  weights, ref = restore.restore_weights(ref, model, mesh, rules)
+  return weights, ref.step
 
 
 def newest_for_reading(
   workdir: str, item: str, step: int | None = None
 ) -> tuple[epath.Path, int]:
-  """The folder of checkpoints, and the newest step that has all of an item.
-
-  Args:
-    workdir: of a run, which may be training.
-    item: what is to be read, as 'ema'.
-    step: instead of the newest one.
-
-  Raises:
-    FileNotFoundError: no checkpoint, not of this step, or not a whole one.
-  """
-  folder = folder_of(workdir)
-  steps = steps_in(folder)
-  if not steps:
-    raise MissingFileError(
-      f'workdir {workdir} has no checkpoint: {folder} is '
-      f'{"empty" if folder.is_dir() else "absent"}. Train first, or give '
-      'another --workdir.'
-    )
-  if step is not None and step not in steps:
-    raise MissingFileError(
-      f'no checkpoint of step {step} in {folder}; there are {steps}.'
-    )
-  damaged = {}
-  for candidate in reversed(steps) if step is None else [step]:
-    place = folder / str(candidate)
-    # A checkpoint that others wrote has no list: reading will tell.
-    listed = (place / integrity.FILES).exists()
-    found = listed and integrity.damage(place, checksums=False, part=item)
-    if not found:
-      if damaged:
-        log.error('DAMAGED CHECKPOINTS, passed over:\n%s', _story(damaged))
-      return folder, candidate
-    damaged[candidate] = found
-  raise MissingFileError(
-    f'no checkpoint in {folder} has its {item} whole:\n{_story(damaged)}'
-  )
+  """`CheckpointRef.resolve`, for callers without one."""
+  ref = restore.CheckpointRef(workdir, step, item == 'ema').resolve()
+  return folder_of(workdir), ref.step

@@ -4,6 +4,7 @@ Both ways one tensor is in memory at a time, and what is written appears whole
 under its name or not at all.
 """
 
+import dataclasses
 import logging
 import os
 import pathlib
@@ -25,11 +26,8 @@ from pixeldit_jax.errors import UserError
 from pixeldit_jax.model.pixeldit import abstract_model, weights_of
 from pixeldit_jax.progress import Progress
 from pixeldit_jax.train.checkpoint import integrity
-from pixeldit_jax.train.checkpoint.manager import (
-  FOLDER,
-  folder_of,
-  newest_for_reading,
-)
+from pixeldit_jax.train.checkpoint.folders import FOLDER, folder_of
+from pixeldit_jax.train.checkpoint.restore import CheckpointRef
 from pixeldit_jax.train.run import text_encoder_metadata, workdir
 
 log = logging.getLogger(__name__)
@@ -167,16 +165,15 @@ def from_workdir(
   config = workdir.read_config(folder)
   model = model_config(config)
   _check_target(target, model.text_width, which, overwrite)
-  main = 'weights' if which == 'raw' else 'ema'
-  checkpoints, step = newest_for_reading(folder, main, step)
-  place = checkpoints / str(step)
+  main = CheckpointRef(folder, step, which != 'raw').resolve()
+  raw = dataclasses.replace(main, ema=False)
   if which is None and target.suffix == '.ckpt':
-    which = 'both' if (place / 'weights').is_dir() else 'ema'
+    which = 'both' if raw.path.is_dir() else 'ema'
   if which == 'both':
-    newest_for_reading(folder, 'weights', step)  # refuses where there are none
+    raw.resolve()  # refuses where there are none
 
-  def stored(item):
-    tensors = theirs_of(read_stored(place / item), model)
+  def stored(ref):
+    tensors = theirs_of(read_stored(ref.path), model)
     return _told(tensors.cast(dtype))
 
   weights = stored(main)
@@ -187,9 +184,9 @@ def from_workdir(
     write_pth(target, weights.renamed({prefix + k: k for k in weights}))
   else:
     write_lightning(
-      target, stored('weights') if which == 'both' else stored(main), weights
+      target, stored(raw) if which == 'both' else stored(main), weights
     )
-  log.info('Wrote %s, of step %d', target, step)
+  log.info('Wrote %s, of step %d', target, main.step)
 
 
 def _check_text(config: ConfigDict, text: Mapping[str, Any] | None) -> None:

@@ -9,7 +9,8 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from pixeldit_jax import sharding
 from pixeldit_jax.config import get_config
-from pixeldit_jax.train.checkpoint.manager import Checkpoints, steps_in
+from pixeldit_jax.train.checkpoint.folders import steps_in
+from pixeldit_jax.train.checkpoint.manager import Checkpoints
 from pixeldit_jax.train.state import TrainState
 
 SIDE = 512  # of a matrix of 1 MiB, which is cut among devices

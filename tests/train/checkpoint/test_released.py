@@ -15,12 +15,15 @@ from pixeldit_jax.convert.lightning import write_lightning, write_pth
 from pixeldit_jax.convert.pixeldit import from_official
 from pixeldit_jax.convert.safetensors import write_safetensors
 from pixeldit_jax.model.pixeldit import weights_of
-from pixeldit_jax.train.checkpoint.init_from import ema_of
-from pixeldit_jax.train.checkpoint.manager import restore_weights
 from pixeldit_jax.train.checkpoint.released import (
   from_workdir,
   infer_run,
   to_workdir,
+)
+from pixeldit_jax.train.checkpoint.restore import (
+  CheckpointRef,
+  restore_init,
+  restore_weights,
 )
 from pixeldit_jax.train.loop import train
 from pixeldit_jax.train.run.workdir import read_config, read_history
@@ -69,11 +72,13 @@ def test_a_released_file_becomes_a_workdir_and_comes_back(
   assert (line['event'], line['source']) == ('converted', str(released))
   # As sampling and fine-tuning read it, on eight devices.
   model, mesh = model_config(config), sharding.make_mesh(config.mesh)
-  averaged, step = restore_weights(run, model, mesh)
-  assert step == 0
+  averaged, ref = restore_weights(CheckpointRef(run), model, mesh)
+  assert ref.step == 0
   same_weights(averaged, ema)
-  same_weights(ema_of(run, averaged), ema)
-  same_weights(restore_weights(run, model, mesh, ema=False)[0], raw)
+  same_weights(restore_init(run, averaged), ema)
+  same_weights(
+    restore_weights(CheckpointRef(run, ema=False), model, mesh)[0], raw
+  )
 
   again = tmp_path / 'again.ckpt'
   from_workdir(run, again, dtype='bfloat16')
@@ -129,7 +134,9 @@ def test_the_network_of_texts_round_trips(tmp_path, sets, dtype, same_bits):
   to_workdir(released, run, config, text=meta)
   assert json.loads((tmp_path / 'run' / 'text.json').read_text()) == meta
   mesh = sharding.make_mesh(config.mesh)
-  same_weights(restore_weights(run, model_config(config), mesh)[0], weights)
+  same_weights(
+    restore_weights(CheckpointRef(run), model_config(config), mesh)[0], weights
+  )
   target = tmp_path / 'back.pth'
   from_workdir(run, target, dtype=np.dtype(dtype).name)
   # The very form of the release, by PyTorch's own reader.
@@ -141,7 +148,7 @@ def test_the_network_of_texts_round_trips(tmp_path, sets, dtype, same_bits):
 
 
 def text_config(weights):
-  from pixeldit_jax.train.text_config import get_config
+  from pixeldit_jax.configs.t2i_base import get_config
 
   from pixeldit_jax.convert.pixeldit import fields_of
 
@@ -192,7 +199,7 @@ def test_nothing_is_replaced_unasked(tmp_path, sets, monkeypatch, same_bits):
     def fail(*_):
       raise OSError('gone')
 
-    patch.setattr(module.wholeness, 'write_files', fail)
+    patch.setattr(module.integrity, 'write_files', fail)
     with pytest.raises(OSError, match='gone'):
       to_workdir(released, str(run), config, overwrite=True)
   assert sorted(os.listdir(tmp_path)) == ['a.safetensors', 'run']

@@ -23,7 +23,7 @@ from PIL import Image
 
 from pixeldit_jax import sharding
 from pixeldit_jax.config import get_config, make_debug, model_config
-from pixeldit_jax.train.checkpoint.manager import restore_weights
+from pixeldit_jax.train.checkpoint.restore import CheckpointRef, restore_weights
 from pixeldit_jax.train.run.preemption import EXIT_STOPPED
 from pixeldit_jax.train.run.workdir import read_history
 
@@ -133,11 +133,9 @@ class Run:
     return jax.device_get(
       [
         restore_weights(
-          str(self.workdir),
+          CheckpointRef(str(self.workdir), self.config.steps, ema),
           model_config(self.config),
           mesh,
-          ema=ema,
-          step=self.config.steps,
         )[0]
         for ema in (True, False)
       ]

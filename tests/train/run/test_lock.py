@@ -16,7 +16,7 @@ from pixeldit_jax.train.run import lock
 
 ROOT = pathlib.Path(__file__).parents[3]
 HOLD = (
-  'import sys; from pixeldit_jax.train import lock\n'
+  'import sys; from pixeldit_jax.train.run import lock\n'
   'with lock.hold(sys.argv[1]):\n'
   '  print("held", flush=True); sys.stdin.read()'
 )

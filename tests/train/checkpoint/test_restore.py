@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from pixeldit_jax.config import get_config, make_debug, model_config
-from pixeldit_jax.train.checkpoint.init_from import ema_of
 from pixeldit_jax.train.checkpoint.manager import Checkpoints
+from pixeldit_jax.train.checkpoint.restore import restore_init
 from pixeldit_jax.train.loop import train
 from pixeldit_jax.train.optim.optimizer import make_optimizer
 from pixeldit_jax.train.state import init_state
@@ -76,7 +76,7 @@ def test_tensors_that_do_not_fit_are_all_named(other):
     }
   }
   with pytest.raises(ValueError) as error:
-    ema_of(other[0], wrong)
+    restore_init(other[0], wrong)
   told = str(error.value)
   assert f'mlp.down.kernel: {first.shape} there, {first.shape[:2]}'[:-1] in told
   assert 'patch_blocks.more.bias: missing there' in told
@@ -85,4 +85,4 @@ def test_tensors_that_do_not_fit_are_all_named(other):
 
 def test_a_run_without_checkpoints_is_refused(other, tmp_path):
   with pytest.raises(FileNotFoundError, match='has no checkpoint'):
-    ema_of(str(tmp_path / 'nowhere'), other[1].ema)
+    restore_init(str(tmp_path / 'nowhere'), other[1].ema)

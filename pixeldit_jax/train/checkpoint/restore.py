@@ -1,0 +1,164 @@
+"""Reads the weights of a run: to sample, to evaluate, to start another run.
+
+Neither optimizer nor data iterator is read, and the run may train meanwhile.
+"""
+
+import dataclasses
+import logging
+
+import orbax.checkpoint as ocp
+from etils import epath
+from jax.sharding import Mesh
+
+from pixeldit_jax import sharding
+from pixeldit_jax.errors import MissingFileError, UserError
+from pixeldit_jax.model.config import ModelConfig
+from pixeldit_jax.model.pixeldit import abstract_model, axes_of, weights_of
+from pixeldit_jax.settings import flatten
+from pixeldit_jax.train.checkpoint import integrity
+from pixeldit_jax.train.checkpoint.folders import folder_of, steps_in
+from pixeldit_jax.typing import PyTree
+
+log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckpointRef:
+  """One set of weights of a run.
+
+  Attributes:
+    workdir: folder of the run.
+    step: of the checkpoint; None is the newest that is complete.
+    ema: the moving average, or the weights as trained.
+  """
+
+  workdir: str
+  step: int | None = None
+  ema: bool = True
+
+  @property
+  def item(self) -> str:
+    """The part of a checkpoint that holds these weights."""
+    return 'ema' if self.ema else 'weights'
+
+  @property
+  def path(self) -> epath.Path:
+    """The folder of these weights, once the step is known."""
+    return folder_of(self.workdir) / str(self.step) / self.item
+
+  def resolve(self) -> 'CheckpointRef':
+    """The same with the number of its step, whose files are complete.
+
+    Raises:
+      MissingFileError: no checkpoint, not of this step, or a damaged one.
+    """
+    return dataclasses.replace(self, step=_complete_step(self))
+
+
+def restore_weights(
+  ref: CheckpointRef,
+  model: ModelConfig,
+  mesh: Mesh,
+  rules: sharding.Rules = sharding.RULES,
+) -> tuple[PyTree, CheckpointRef]:
+  """Reads the weights of a run onto the devices.
+
+  Args:
+    ref: which weights.
+    model: the network of the run.
+    mesh: the devices, which need not be those of the run.
+    rules: logical axes to mesh axes.
+
+  Returns:
+    The weights, and `ref` with their step.
+
+  Raises:
+    MissingFileError: see `CheckpointRef.resolve`.
+  """
+  ref = ref.resolve()
+  network = abstract_model(model)
+  like = sharding.placed(
+    weights_of(network),
+    sharding.weight_shardings(axes_of(network), mesh, rules),
+  )
+  with ocp.StandardCheckpointer() as checkpointer:
+    return checkpointer.restore(ref.path, like), ref
+
+
+def restore_init(workdir: str, like: PyTree) -> PyTree:
+  """Reads the newest EMA of another run, which a new run starts from.
+
+  Args:
+    workdir: folder of the other run.
+    like: shapes and shardings of the weights of the new run.
+
+  Raises:
+    MissingFileError: the other run has no checkpoint.
+    UserError: tensors that are missing, too many, or of another shape.
+  """
+  ref = CheckpointRef(workdir).resolve()
+  with ocp.StandardCheckpointer() as checkpointer:
+    stored = checkpointer.metadata(ref.path).item_metadata.tree
+    _check_same_tensors(_shapes(stored), _shapes(like), ref.path)
+    ema = checkpointer.restore(ref.path, like)
+  log.info(
+    'Weights and EMA are the EMA of step %d of %s. Step, optimizer, data and '
+    'noise start anew.',
+    ref.step,
+    workdir,
+  )
+  return ema
+
+
+def _complete_step(ref: CheckpointRef) -> int:
+  """The step of a checkpoint that has all files of the item."""
+  folder = folder_of(ref.workdir)
+  steps = steps_in(folder)
+  if not steps:
+    raise MissingFileError(
+      f'workdir {ref.workdir} has no checkpoint: {folder} is '
+      f'{"empty" if folder.is_dir() else "absent"}. Train first, or give '
+      'another --workdir.'
+    )
+  if ref.step is not None and ref.step not in steps:
+    raise MissingFileError(
+      f'no checkpoint of step {ref.step} in {folder}; there are {steps}.'
+    )
+  damaged = {}
+  for step in reversed(steps) if ref.step is None else [ref.step]:
+    path = folder / str(step)
+    # A checkpoint that other code wrote has no manifest to compare with.
+    listed = (path / integrity.FILES).exists()
+    found = listed and integrity.damage(path, checksums=False, part=ref.item)
+    if not found:
+      if damaged:
+        log.error(
+          'DAMAGED CHECKPOINTS, passed over:\n%s', integrity.describe(damaged)
+        )
+      return step
+    damaged[step] = found
+  raise MissingFileError(
+    f'no checkpoint in {folder} has all files of its {ref.item}:\n'
+    f'{integrity.describe(damaged)}'
+  )
+
+
+def _shapes(tree: PyTree) -> dict[str, tuple[int, ...]]:
+  return {name: tuple(leaf.shape) for name, leaf in flatten(tree).items()}
+
+
+def _check_same_tensors(stored, expected, path: epath.Path) -> None:
+  wrong = (
+    [f'{name}: missing there' for name in expected.keys() - stored.keys()]
+    + [f'{name}: not of this model' for name in stored.keys() - expected.keys()]
+    + [
+      f'{name}: {stored[name]} there, {expected[name]} here'
+      for name in stored.keys() & expected.keys()
+      if stored[name] != expected[name]
+    ]
+  )
+  if wrong:
+    raise UserError(
+      f'init_from: {path} does not fit config.model:\n  '
+      + '\n  '.join(sorted(wrong))
+    )
