@@ -1,16 +1,19 @@
 """Shape letters and array types used in signatures everywhere.
 
-| letter | axis                  | letter | axis                          |
-|--------|-----------------------|--------|-------------------------------|
-| B      | batch                 | D      | width of the patch path       |
-| H, W   | image height, width   | E      | width of a pixel token        |
-| C      | image channels        | F      | hidden width of an MLP        |
-| L      | patches (tokens)      | N      | attention heads               |
-| P      | pixels in one patch   | K      | size of one head              |
-| T      | text tokens           | M      | modulation vectors of a block |
-| S      | keys of an attention  |        |                               |
+| letter | axis                      | letter | axis                         |
+|--------|---------------------------|--------|------------------------------|
+| B      | batch                     | D      | width of tokens or features  |
+| I      | images or samples of a set | E     | width of a pixel token       |
+| H, W   | image height, width       | A      | width of attention of pixels |
+| C      | channels                  | F      | hidden width of an MLP       |
+| L      | patches; queries          | G      | width of a teacher's features |
+| S      | keys; a teacher's patches | N      | attention heads              |
+| P      | pixels in one patch       | K      | size of one head             |
+| T      | text tokens               | R      | rotated pairs of a head, K/2 |
 
-Arrays carry their shape as a suffix where it changes: `q_BLNK`.
+M stands for the modulation vectors of a block. A small letter is the same axis
+at another size: `hH,BHWC,wW->BhwC` resizes an image. Arrays carry their shape
+as a suffix where it changes: `q_BLNK`.
 """
 
 from collections.abc import Callable

@@ -4,7 +4,6 @@ A vision transformer with LayerNorm, biases everywhere, exact GELU, a learned
 scale on each residual branch and, optionally, register tokens (2309.16588).
 """
 
-import contextlib
 import dataclasses
 
 import jax
@@ -16,7 +15,13 @@ from pixeldit_jax.encoders.bicubic import resize_bicubic
 from pixeldit_jax.errors import UserError
 from pixeldit_jax.model.attention import attend
 from pixeldit_jax.model.embed import patchify
-from pixeldit_jax.model.layers import LayerNorm, Linear, normal, zeros
+from pixeldit_jax.model.layers import (
+  LayerNorm,
+  Linear,
+  matmul_precision,
+  normal,
+  zeros,
+)
 from pixeldit_jax.model.stack import run_blocks, stack_blocks
 from pixeldit_jax.typing import Array, Float
 
@@ -183,13 +188,7 @@ class DINOv2(nnx.Module):
     Raises:
       ValueError: sides that are not.
     """
-    exact = self.config.dtype == 'float32'
-    # TPUs and new GPUs would multiply float32 in fewer bits.
-    with (
-      jax.default_matmul_precision('float32')
-      if exact
-      else (contextlib.nullcontext())
-    ):
+    with matmul_precision(self.config.dtype):
       return self._forward(x)
 
   def _forward(self, x):

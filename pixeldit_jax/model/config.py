@@ -53,7 +53,7 @@ class ModelConfig:
     heads: attention heads of the patch path.
     patch_depth: blocks of the patch path.
     pixel_width: E, the width of one pixel token.
-    pixel_depth: PiT blocks; 0 leaves the patch path alone (single level).
+    pixel_depth: PiT blocks; 0 has only the patch path (single level).
     pixel_attention: 'patch' compacts the p*p pixels of a patch to one token
       before attention (section 3.3); 'channel' compacts the channels instead,
       so that all H*W pixel tokens attend to each other at a narrow width;
@@ -64,7 +64,7 @@ class ModelConfig:
     pixel_heads: heads of that attention. 0 is one for 'channel', `heads`
       otherwise.
     pixel_adaln: one modulation for each pixel ('pixel'), for each patch
-      ('patch'), or for the whole image from time and class ('global'; the
+      ('patch'), or for the image from time and class ('global'; the
       patch tokens are then added to the pixel tokens, once).
     modulation: 'pre' scales and shifts what enters attention and MLP and gates
       what leaves; 'post' scales and shifts what leaves (no loss spikes).

@@ -15,7 +15,7 @@ from pixeldit_jax.model.pixeldit import abstract_model, weights_of
 
 
 def count_parameters(config: ModelConfig) -> int:
-  """Weights of the whole network."""
+  """The number of weights of the network."""
   weights = weights_of(abstract_model(config))
   return sum(math.prod(a.shape) for a in jax.tree.leaves(weights))
 
@@ -26,9 +26,9 @@ def forward_flops(
   """Operations of one forward pass of one image.
 
   Args:
-    config: of the network.
-    height, width: of the image.
-    text: tokens of its text, by default `config.text_tokens`.
+    config: sizes and ablations.
+    height, width: of the image, in pixels.
+    text: number of text tokens, by default `config.text_tokens`.
 
   Raises:
     UserError: sides that are not multiples of the patch.

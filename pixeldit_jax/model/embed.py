@@ -18,15 +18,16 @@ TIME_MAX_PERIOD = 10.0
 def patchify(x: Float[Array, 'B H W C'], patch: int) -> Float[Array, 'B L P C']:
   """Cuts images into patches; patches and the pixels in them row by row.
 
-  By way of a last axis of S strips, rows of patches of all images and channels:
-  a TPU pads the last axis to 128, which would take 8 times the memory of an
-  image if that axis were the side of a patch.
+  A strip is a row of patches of one channel of one image. The strips go last
+  in between: a TPU pads the last axis to 128, which would take 8 times the
+  memory of an image if that axis were the side of a patch.
   """
   B, H, W, C = x.shape
-  x_SpW = x.transpose(0, 3, 1, 2).reshape(-1, patch, W)
-  x_pwqS = x_SpW.transpose(1, 2, 0).reshape(patch, W // patch, patch, -1)
-  x_wPS = x_pwqS.swapaxes(0, 1).reshape(W // patch, patch * patch, -1)
-  x_BCLP = x_wPS.transpose(2, 0, 1).reshape(B, C, -1, patch * patch)
+  across, pixels = W // patch, patch * patch
+  x = x.transpose(0, 3, 1, 2).reshape(-1, patch, W)  # [strips, p, W]
+  x = x.transpose(1, 2, 0).reshape(patch, across, patch, -1)
+  x = x.swapaxes(0, 1).reshape(across, pixels, -1)  # [across, P, strips]
+  x_BCLP = x.transpose(2, 0, 1).reshape(B, C, -1, pixels)
   return x_BCLP.transpose(0, 2, 3, 1)
 
 
@@ -36,11 +37,12 @@ def unpatchify(
   """The inverse of `patchify`, given patches down and across."""
   B, _, P, C = x.shape
   patch = math.isqrt(P)
-  height, width = (n * patch for n in grid)
-  x_SwP = x.transpose(0, 3, 1, 2).reshape(-1, grid[1], P)
-  x_wpqS = x_SwP.transpose(1, 2, 0).reshape(grid[1], patch, patch, -1)
-  x_pWS = x_wpqS.swapaxes(0, 1).reshape(patch, width, -1)
-  x_BCHW = x_pWS.transpose(2, 0, 1).reshape(B, C, height, width)
+  down, across = grid
+  height, width = down * patch, across * patch
+  x = x.transpose(0, 3, 1, 2).reshape(-1, across, P)  # [strips, across, P]
+  x = x.transpose(1, 2, 0).reshape(across, patch, patch, -1)
+  x = x.swapaxes(0, 1).reshape(patch, width, -1)  # [p, W, strips]
+  x_BCHW = x.transpose(2, 0, 1).reshape(B, C, height, width)
   return x_BCHW.transpose(0, 2, 3, 1)
 
 
@@ -85,7 +87,7 @@ class PatchEmbed(nnx.Module):
 
 
 class PixelEmbed(nnx.Module):
-  """One token from each pixel, with its place in the image added."""
+  """One token from each pixel, with its position in the image added."""
 
   def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
     self.proj = Linear(
@@ -102,8 +104,8 @@ class PixelEmbed(nnx.Module):
   ) -> Float[Array, 'B L P E']:
     z = self.proj(x)
     rows, columns = (n * self.patch for n in grid)
-    place = sincos_2d(rows, columns, z.shape[-1])[None]
-    return z + patchify(place, self.patch).astype(z.dtype)
+    positions = sincos_2d(rows, columns, z.shape[-1])[None]
+    return z + patchify(positions, self.patch).astype(z.dtype)
 
 
 class TimeEmbed(nnx.Module):

@@ -1,5 +1,6 @@
 """Layers with named axes: linear, norms, SwiGLU and GELU perceptrons."""
 
+import contextlib
 import math
 from collections.abc import Callable, Sequence
 
@@ -24,6 +25,16 @@ def uniform(bound: float) -> Initializer:
     return jax.random.uniform(key, shape, dtype, -bound, bound)
 
   return init
+
+
+def matmul_precision(dtype: str) -> contextlib.AbstractContextManager[None]:
+  """Products of float32 at full precision; of other types as they are.
+
+  TPUs and new GPUs would multiply float32 in fewer bits.
+  """
+  if dtype == 'float32':
+    return jax.default_matmul_precision('float32')
+  return contextlib.nullcontext()
 
 
 class Linear(nnx.Module):
@@ -71,11 +82,11 @@ class Linear(nnx.Module):
       y += self.bias[...].astype(self.dtype)
     return y
 
-  def each(self, x: Float[Array, '...']) -> list[Float[Array, '...']]:
+  def split_outputs(self, x: Float[Array, '...']) -> list[Float[Array, '...']]:
     """The outputs for each index of the first output axis.
 
-    By a product each, which a TPU joins with what its result is used for. The
-    parts of one result it would copy: with the six modulations of every pixel
+    Each is a separate product, which a TPU fuses with the use of its result. It
+    would copy slices of a joint result: with the six modulations of every pixel
     that was half of the traffic of the pixel path.
     """
     x, kernel = x.astype(self.dtype), self.kernel[...].astype(self.dtype)
@@ -98,7 +109,7 @@ def _product(x: Float[Array, '...'], kernel: Float[Array, '...'], axes: int):
   first.
 
   For a CPU as a product of matrices: in the backward pass of any other XLA
-  moves the whole kernel, element by element, before it multiplies, which took
+  moves the entire kernel, element by element, before it multiplies, which took
   a fourth of a step. Elsewhere the axes stay apart, as the mesh splits them.
   """
   if platform() != 'cpu':

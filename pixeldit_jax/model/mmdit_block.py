@@ -28,7 +28,7 @@ class MMDiTBlock(nnx.Module):
     rotary: tuple[Rotary | None, Rotary | None],
     mask: Bool[Array, 'B T'] | None,
   ) -> Streams:
-    """The image and text tokens that leave.
+    """The image and text tokens after the block.
 
     Args:
       streams: image and text tokens.
@@ -38,13 +38,13 @@ class MMDiTBlock(nnx.Module):
     """
     x, text = streams
     L, T = x.shape[1], text.shape[1]
-    image_qkv, image_m = self.image.enter(x, c, rotary[0])
-    text_qkv, text_m = self.text.enter(text, c, rotary[1])
+    image_qkv, image_m = self.image.pre_attention(x, c, rotary[0])
+    text_qkv, text_m = self.text.pre_attention(text, c, rotary[1])
     qkv = [jnp.concatenate(p, 1) for p in zip(text_qkv, image_qkv)]
     if mask is not None:
       mask = jnp.pad(mask, ((0, 0), (0, L)), constant_values=True)
     attended = self.image.attn.attend(*qkv, mask)
     return (
-      self.image.leave(x, attended[:, T:], image_m),
-      self.text.leave(text, attended[:, :T], text_m),
+      self.image.post_attention(x, attended[:, T:], image_m),
+      self.text.post_attention(text, attended[:, :T], text_m),
     )

@@ -16,6 +16,9 @@ from pixeldit_jax.model.self_attention import SelfAttention
 from pixeldit_jax.sharding import constrain
 from pixeldit_jax.typing import Array, Float
 
+QKV = tuple[Float[Array, 'B L N K'], ...]
+Modulation = tuple[Float[Array, 'B 1 D'], ...]
+
 
 class PatchBlock(nnx.Module):
   """x += gate * Attn(modulate(norm x)); x += gate * SwiGLU(modulate(norm x)).
@@ -31,7 +34,14 @@ class PatchBlock(nnx.Module):
     *,
     rngs: nnx.Rngs,
   ):
-    """Makes the block; `tokens` is the logical axis of what it is for."""
+    """Makes the block.
+
+    Args:
+      config: sizes and ablations.
+      tokens: logical axis of the tokens, by which they are sharded; None
+        replicates them.
+      rngs: for the weights.
+    """
     self.tokens = tokens
     self.norm1 = make_norm(config, config.width)
     self.attn = SelfAttention(config, config.width, config.heads, rngs=rngs)
@@ -53,16 +63,27 @@ class PatchBlock(nnx.Module):
     c: Float[Array, 'B D'],
     rotary: Rotary | None,
   ) -> Float[Array, 'B L D']:
-    qkv, m = self.enter(x, c, rotary)
-    return self.leave(x, self.attn.attend(*qkv), m)
+    qkv, m = self.pre_attention(x, c, rotary)
+    return self.post_attention(x, self.attn.attend(*qkv), m)
 
-  def enter(self, x, c, rotary):
-    """Queries, keys and values [B, L, N, K]; six modulations [B, 1, D]."""
+  def pre_attention(
+    self,
+    x: Float[Array, 'B L D'],
+    c: Float[Array, 'B D'],
+    rotary: Rotary | None,
+  ) -> tuple[QKV, Modulation]:
+    """Queries, keys and values of the modulated tokens; the six modulations."""
     m = jnp.unstack(self.adaln(c)[:, None], axis=2)
-    return self.attn.project(modulate(self.norm1(x), m[0], m[1]), rotary), m
+    h = modulate(self.norm1(x), m[0], m[1])
+    return self.attn.qkv_projection(h, rotary), m
 
-  def leave(self, x, attended_BLNK, m):
-    """The output, given what attention made of the queries."""
-    x += m[2] * self.attn.leave(attended_BLNK)
+  def post_attention(
+    self,
+    x: Float[Array, 'B L D'],
+    attended_BLNK: Float[Array, 'B L N K'],
+    m: Modulation,
+  ) -> Float[Array, 'B L D']:
+    """The output of the block, given the result of attention."""
+    x += m[2] * self.attn.output_projection(attended_BLNK)
     x += m[5] * self.mlp(modulate(self.norm2(x), m[3], m[4]))
     return constrain(x, 'batch', self.tokens, None)

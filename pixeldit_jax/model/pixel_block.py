@@ -29,7 +29,7 @@ class PixelAttention(nnx.Module):
 
   With 'patch' the P pixel tokens of a patch become one of width A, those attend
   to each other, and each returns to its P pixels: attention of pixels at the
-  price of patches. With 'channel' and 'full' every pixel token goes to width A
+  cost of patches. With 'channel' and 'full' every pixel token goes to width A
   and back by itself, and all L*P of them attend to each other.
   """
 
@@ -47,15 +47,15 @@ class PixelAttention(nnx.Module):
     self, z: Float[Array, 'B L P E'], rotary: Rotary | None
   ) -> Float[Array, 'B L P E']:
     h = self.compact(z)  # [B, L, A] or [B, L, P, A]
-    h_BTA = h.reshape(h.shape[0], -1, h.shape[-1])
-    return self.expand(self.attn(h_BTA, rotary).reshape(h.shape))
+    tokens = h.reshape(h.shape[0], -1, h.shape[-1])  # [B, L or L*P, A]
+    return self.expand(self.attn(tokens, rotary).reshape(h.shape))
 
 
 def pixel_rotary(config: ModelConfig, grid: tuple[int, int]) -> Rotary:
-  """Rotary of the tokens that meet in `PixelAttention`, in their order.
+  """Rotary tables of the tokens of `PixelAttention`, in their order.
 
   Args:
-    config: of the network.
+    config: its `pixel_attention` decides whether patches or pixels are tokens.
     grid: patches down and across.
   """
   width, heads = config.pixel_attention_size
@@ -115,7 +115,7 @@ class PixelBlock(nnx.Module):
     s: Float[Array, 'B #L D'],
     rotary: Rotary | None,
   ) -> Float[Array, 'B L P E']:
-    m = self.adaln.each(s)  # each [B, L or 1, P or 1, E]
+    m = self.adaln.split_outputs(s)  # each [B, L or 1, P or 1, E]
     if self.attends:
       half = len(m) // 2
       z = self._add(z, self.norm1, lambda h: self.attn(h, rotary), m[:half])

@@ -1,6 +1,5 @@
 """PixelDiT: a patch-level DiT and a pixel-level path (arXiv 2511.20645)."""
 
-import contextlib
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -22,12 +21,16 @@ from pixeldit_jax.model.embed import (
   patchify,
   unpatchify,
 )
-from pixeldit_jax.model.layers import Linear
+from pixeldit_jax.model.layers import Linear, matmul_precision
 from pixeldit_jax.model.mmdit_block import MMDiTBlock
 from pixeldit_jax.model.patch_block import PatchBlock
 from pixeldit_jax.model.pixel_block import PixelBlock, pixel_rotary
 from pixeldit_jax.model.rope import Rotary, rotary_1d, rotary_2d
-from pixeldit_jax.model.stack import run_blocks, stack_blocks
+from pixeldit_jax.model.stack import (
+  run_blocks,
+  run_blocks_with_feature,
+  stack_blocks,
+)
 from pixeldit_jax.sharding import constrain
 from pixeldit_jax.typing import Array, Condition, Float, PyTree
 
@@ -79,30 +82,56 @@ class PixelDiT(nnx.Module):
     Args:
       x: noisy images, data in [-1, 1]; sides are multiples of the patch.
       t: times in [0, 1], 0 is noise and 1 is data; one for all, or each.
-      y: labels [B], `config.num_classes` for no class; of a network with
-        text, dict(text=[B, T, C]), its embeddings, and with
-        `config.text_mask` also mask=[B, T], True for the tokens of the text.
+      y: labels [B], `config.num_classes` for no class; a `TextCondition` of a
+        network with text, with the mask if `config.text_mask`.
+
+    Raises:
+      UserError: sides that are not multiples of the patch, a text longer than
+        `config.text_tokens`, or one without the mask that it needs.
     """
     return self.with_features(x, t, y)[0]
 
   def with_features(
-    self, x, t, y, tap: int | None = None
-  ) -> tuple[Float[Array, 'B H W C'], dict[str, jax.Array]]:
-    """`__call__`, and the output of every block of both paths.
+    self,
+    x: Float[Array, 'B H W C'],
+    t: Float[Array, 'B'] | float,
+    y: Condition,
+  ) -> tuple[Float[Array, 'B H W C'], dict[str, Float[Array, 'depth ...']]]:
+    """`__call__`, and the outputs of all blocks by path ('patch_blocks', ...).
 
-    With `tap`, of the patch path that after so many blocks alone.
+    Of the patch path those of the image's tokens [depth, B, L, D], of the pixel
+    path, if there is one, [depth, B, L, P, E]. XLA removes unused ones.
     """
-    config = self.config
-    exact = config.dtype == 'float32'
-    # TPUs and new GPUs would multiply float32 in fewer bits.
-    with (
-      jax.default_matmul_precision('float32')
-      if exact
-      else (contextlib.nullcontext())
-    ):
-      return self._forward(x, t, y, tap)
+    v, patch, pixel = self._forward(run_blocks, x, t, y)
+    features = {'patch_blocks': patch}
+    return v, features if pixel is None else features | {'pixel_blocks': pixel}
 
-  def _forward(self, x, t, y, tap):
+  def with_patch_feature(
+    self,
+    x: Float[Array, 'B H W C'],
+    t: Float[Array, 'B'] | float,
+    y: Condition,
+    feature_layer: int,
+  ) -> tuple[Float[Array, 'B H W C'], Float[Array, 'B L D']]:
+    """`__call__`, and the patch tokens after `feature_layer` patch blocks."""
+    run = functools.partial(
+      run_blocks_with_feature, feature_layer=feature_layer
+    )
+    v, feature, _ = self._forward(run, x, t, y)
+    return v, feature
+
+  def _forward(self, run_patch_blocks, x, t, y):
+    """Velocity, features of the patch path, outputs of all pixel blocks.
+
+    Args:
+      run_patch_blocks: `run_blocks`, or another that returns the last output
+        and the features that are wanted.
+      x, t, y: see `__call__`.
+    """
+    with matmul_precision(self.config.dtype):
+      return self._velocity(run_patch_blocks, x, t, y)
+
+  def _velocity(self, run_patch_blocks, x, t, y):
     config = self.config
     grid = config.grid(*x.shape[1:3])
     t = jnp.broadcast_to(jnp.asarray(t, jnp.float32), x.shape[:1])
@@ -110,17 +139,17 @@ class PixelDiT(nnx.Module):
     time = self.time_embed(t)
     s = self.patch_embed(x_BLPC, grid)
     s = constrain(s, 'batch', 'patches', None)
-    s, c, patch_features = self._patch_path(s, time, y, grid, tap)
-    features = {'patch_blocks': patch_features}
+    s, c, patch_features = self._patch_path(run_patch_blocks, s, time, y, grid)
+    pixel_features = None
     if config.pixel_depth:
       condition = jax.nn.silu(s + time[:, None])
       z = self.pixel_embed(x_BLPC, grid)
       if config.pixel_adaln == 'global':
-        # Modulation says nothing of the patches here: they are added instead.
+        # This modulation carries nothing of the patches: they are added.
         z += self.pixel_join(condition)[:, :, None]
         condition = c[:, None]
       z = constrain(z, 'batch', 'patches', None, None)
-      s, features['pixel_blocks'] = run_blocks(
+      s, pixel_features = run_blocks(
         self.pixel_blocks,
         z,
         condition,
@@ -129,17 +158,16 @@ class PixelDiT(nnx.Module):
         remat=config.pixel_remat,
       )
     v = unpatchify(self.output(s), grid)
-    return v.astype(jnp.float32), features
+    return v.astype(jnp.float32), patch_features, pixel_features
 
-  def _patch_path(self, s, time, y, grid, tap):
-    """Patch tokens [B, L, D], the condition [B, D], outputs of all blocks."""
+  def _patch_path(self, run_patch_blocks, s, time, y, grid):
+    """Patch tokens [B, L, D], the condition [B, D], features of the tokens."""
     config = self.config
     run = functools.partial(
-      run_blocks,
+      run_patch_blocks,
       self.patch_blocks,
       scan=config.scan,
       remat=config.patch_remat,
-      tap=tap,
     )
     rotary = self._rotary(rotary_2d, *grid, config.head_size)
     if not config.text_width:
@@ -147,19 +175,19 @@ class PixelDiT(nnx.Module):
       s, features = run(s, c, rotary)
       return s, c, features
     c = jax.nn.silu(time)
-    text = constrain(self.text_embed(y['text']), 'batch', None, None)
+    text = constrain(self.text_embed(y.tokens), 'batch', None, None)
     rotary = rotary, self._rotary(rotary_1d, text.shape[1], config.head_size)
-    mask = y.get('mask') if config.text_mask else None
+    mask = y.mask if config.text_mask else None
     if config.text_mask and mask is None:
       raise UserError(
         'model.text_mask=True, but the texts came without a mask [B, T]: pass '
-        'y = dict(text=..., mask=...), or set it to False.'
+        'TextCondition(tokens, mask), or set it to False.'
       )
     (s, _), (features, _) = run((s, text), c, rotary, mask)
     return s, c, features
 
   def _rotary(self, make, *args) -> Rotary | None:
-    """The tables that `make` makes, where positions are rotary."""
+    """make(*args), the rotary tables; None where positions are absolute."""
     return make(*args) if self.config.positions == 'rope' else None
 
 
@@ -179,7 +207,7 @@ def axes_of(model: nnx.Module) -> PyTree:
 
 
 def matrix_axes_of(model: nnx.Module) -> PyTree:
-  """Of each weight, (axes of stacked blocks, axes of inputs after them).
+  """For each weight: how many layer axes it has, then how many input axes.
 
   Only kernels have inputs; all other weights are vectors, or tables of them.
   """

@@ -2,8 +2,8 @@
 
 The grid always spans 0..16 in both directions, whatever the resolution. Of the
 K/2 channel pairs of a head, even ones turn with the column, odd ones with the
-row. A pair is (i, i + K/2) here: two contiguous halves, where the release
-pairs neighbours (2i, 2i+1). The order of channels inside a head changes no dot
+row. A pair is (i, i + K/2), in two contiguous halves, where the release pairs
+neighbours (2i, 2i+1). The order of channels inside a head changes no dot
 product; `convert` permutes the weights.
 """
 
@@ -14,7 +14,8 @@ from pixeldit_jax.typing import Array, Float
 SPAN = 16.0
 THETA = 10000.0
 
-Rotary = tuple[Float[Array, 'L K'], Float[Array, 'L K']]
+# Cosines and sines of the angle of each token and channel pair.
+Rotary = tuple[Float[Array, 'L R'], Float[Array, 'L R']]
 
 
 def rotary_2d(rows: int, columns: int, head_size: int) -> Rotary:
@@ -29,31 +30,26 @@ def rotary_2d(rows: int, columns: int, head_size: int) -> Rotary:
   x = jnp.tile(jnp.linspace(0.0, SPAN, columns), rows)
   y = jnp.repeat(jnp.linspace(0.0, SPAN, rows), columns)
   angles = jnp.stack([x, y], 1)[:, None, :] * frequencies[None, :, None]
-  return _tables(angles.reshape(rows * columns, head_size // 2))
+  angles = angles.reshape(rows * columns, head_size // 2)
+  return jnp.cos(angles), jnp.sin(angles)
 
 
 def rotary_1d(length: int, head_size: int) -> Rotary:
   """Cosines and sines of the angles of a row of tokens, at 0, 1, 2 and on."""
   k = jnp.arange(head_size // 2, dtype=jnp.float32)
   frequencies = THETA ** (-2.0 * k / head_size)
-  return _tables(jnp.arange(length, dtype=jnp.float32)[:, None] * frequencies)
-
-
-def _tables(angles: Float[Array, 'L K//2']) -> Rotary:
-  """What multiplies each channel, and the other one of its pair."""
-  cos, sin = jnp.cos(angles), jnp.sin(angles)
-  return jnp.concatenate([cos, cos], -1), jnp.concatenate([-sin, sin], -1)
+  angles = jnp.arange(length, dtype=jnp.float32)[:, None] * frequencies
+  return jnp.cos(angles), jnp.sin(angles)
 
 
 def rotate(
   x: Float[Array, 'B L N K'], rotary: Rotary
 ) -> Float[Array, 'B L N K']:
   """Turns each channel pair of each token by its angle, in float32."""
-  K = x.shape[-1]
-  cos, sin = (table[:, None, K // 2 :] for table in rotary)
+  cos, sin = (table[:, None] for table in rotary)
   a, b = (half.astype(jnp.float32) for half in jnp.split(x, 2, axis=-1))
-  turned = (
+  rotated = (
     (a * cos - b * sin).astype(x.dtype),
     (a * sin + b * cos).astype(x.dtype),
   )
-  return jnp.concatenate(turned, -1)
+  return jnp.concatenate(rotated, -1)

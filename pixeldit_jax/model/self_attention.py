@@ -14,8 +14,8 @@ from pixeldit_jax.typing import Array, Bool, Float
 class SelfAttention(nnx.Module):
   """Fused qkv without bias, norms of q and k per head, projection with bias.
 
-  Its parts are public: text and image tokens, each with weights of their own,
-  attend together in an MM-DiT block.
+  The three steps are public, since in an MM-DiT block text and image tokens are
+  projected with separate weights but attend together.
   """
 
   def __init__(
@@ -45,9 +45,9 @@ class SelfAttention(nnx.Module):
   def __call__(
     self, x: Float[Array, 'B L D'], rotary: Rotary | None
   ) -> Float[Array, 'B L D']:
-    return self.leave(self.attend(*self.project(x, rotary)))
+    return self.output_projection(self.attend(*self.qkv_projection(x, rotary)))
 
-  def project(
+  def qkv_projection(
     self, x: Float[Array, 'B L D'], rotary: Rotary | None
   ) -> tuple[Float[Array, 'B L N K'], ...]:
     """Queries, keys and values."""
@@ -62,7 +62,11 @@ class SelfAttention(nnx.Module):
     return q_BLNK, k_BLNK, v_BLNK
 
   def attend(
-    self, q_BLNK, k_BSNK, v_BSNK, mask_BS: Bool[Array, 'B S'] | None = None
+    self,
+    q_BLNK: Float[Array, 'B L N K'],
+    k_BSNK: Float[Array, 'B S N K'],
+    v_BSNK: Float[Array, 'B S N K'],
+    mask_BS: Bool[Array, 'B S'] | None = None,
   ) -> Float[Array, 'B L N K']:
     """By the kernel that the configuration names."""
     return attend(
@@ -73,8 +77,10 @@ class SelfAttention(nnx.Module):
       implementation=self.implementation,
     )
 
-  def leave(self, o_BLNK: Float[Array, 'B L N K']) -> Float[Array, 'B L D']:
-    """Heads side by side, and the projection.
+  def output_projection(
+    self, o_BLNK: Float[Array, 'B L N K']
+  ) -> Float[Array, 'B L D']:
+    """Joins the heads and projects them.
 
     The heads are joined with the tokens last. From that a TPU lays out all of
     attention with the tokens in its lanes, where heads of 72 would be padded.

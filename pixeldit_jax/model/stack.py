@@ -42,24 +42,47 @@ def run_blocks(
   *conditions: PyTree,
   scan: bool,
   remat: str,
-  tap: int | None = None,
 ) -> tuple[PyTree, PyTree]:
   """x = block(x, *conditions) for each block in turn.
 
   Args:
     blocks: from `stack_blocks`.
-    x: what the first block takes, an array or several.
+    x: input of the first block, an array or several.
     conditions: the same for every block.
     scan: one loop (True), or unrolled.
     remat: 'none', 'matmuls' or 'full'.
-    tap: a number of blocks, to look at what comes after them alone.
 
   Returns:
     The last output, and the outputs of all blocks (first axis), which XLA
-    removes if nothing uses them; or that after `tap` blocks. A loop would keep
-    all for one, so that it is then two loops.
+    removes if nothing uses them.
   """
   graphdef, weights = nnx.split(blocks)
+  return _run(graphdef, weights, x, conditions, scan, remat)
+
+
+def run_blocks_with_feature(
+  blocks: nnx.Module,
+  x: PyTree,
+  *conditions: PyTree,
+  feature_layer: int,
+  scan: bool,
+  remat: str,
+) -> tuple[PyTree, PyTree]:
+  """`run_blocks`; the last output, and the one after `feature_layer` blocks.
+
+  As two loops, since one loop would store the outputs of all blocks.
+  """
+  graphdef, weights = nnx.split(blocks)
+  first, rest = split_stack(weights, feature_layer)
+  feature, _ = _run(graphdef, first, x, conditions, scan, remat)
+  if not jax.tree.leaves(rest)[0].size:
+    return feature, feature
+  x, _ = _run(graphdef, rest, feature, conditions, scan, remat)
+  return x, feature
+
+
+def _run(graphdef, weights, x, conditions, scan, remat):
+  """The blocks of these stacked weights: last output, outputs of all."""
 
   def body(x, weights):
     x = nnx.merge(graphdef, weights)(x, *conditions)
@@ -71,26 +94,17 @@ def run_blocks(
     body = jax.checkpoint(
       body, policy=REMAT_POLICIES[remat], prevent_cse=not scan
     )
-
-  def run(x, weights):
-    if scan:
-      return jax.lax.scan(body, x, weights)
-    outputs = []
-    for layer in unstack(weights):
-      x, _ = body(x, layer)
-      outputs.append(x)
-    return x, jax.tree.map(lambda *a: jnp.stack(a), *outputs)
-
-  if tap is None:
-    return run(x, weights)
-  first, rest = split_stack(weights, tap)
-  tapped, _ = run(x, first)
-  x, _ = run(tapped, rest) if jax.tree.leaves(rest)[0].size else (tapped, None)
-  return x, tapped
+  if scan:
+    return jax.lax.scan(body, x, weights)
+  outputs = []
+  for layer in unstack(weights):
+    x, _ = body(x, layer)
+    outputs.append(x)
+  return x, jax.tree.map(lambda *a: jnp.stack(a), *outputs)
 
 
 def split_stack(tree: PyTree, count: int) -> tuple[PyTree, PyTree]:
-  """The first `count` of the first axis of every leaf, and the others.
+  """Every leaf split along its first axis: the first `count`, and the rest.
 
   By `split`, for its gradient; see `unstack`.
   """
@@ -103,8 +117,8 @@ def unstack(tree: PyTree) -> list[PyTree]:
   """A tree for each index of the first axis of every leaf.
 
   By `split`, whose gradient is one concatenation; that of indexing would be a
-  sum of arrays as large as the whole stack for every block. The barrier lets a
-  CPU copy each part as it lies, and not element by element as it is used.
+  sum of arrays as large as the full stack for every block. The barrier lets a
+  CPU copy each part at once, and not element by element as it is used.
   """
   leaves, treedef = jax.tree.flatten(tree)
   parts = [jax.lax.split(a, (1,) * a.shape[0]) for a in leaves]

@@ -17,7 +17,7 @@ from pixeldit_jax.samplers import solvers
 from pixeldit_jax.samplers.grid import time_grid
 from pixeldit_jax.samplers.guidance import guide
 from pixeldit_jax.samplers.noise import sample_noise
-from pixeldit_jax.typing import Condition, Int, PyTree, UInt8
+from pixeldit_jax.typing import Condition, Int, PyTree, TextCondition, UInt8
 
 # f(weights, indices [B], condition) -> uint8 [B, H, W, C]. The condition is
 # labels [B] or, of a text network, a dict: 'text' and 'negative' [B, T, C], of
@@ -89,15 +89,13 @@ def make_sample_fn(
 def _branches(
   config: ConfigDict, condition: PyTree
 ) -> tuple[Condition, Condition]:
-  """What the two networks of guidance are told."""
+  """The conditions of the two networks of guidance."""
   if not config.model.text_width:
     return condition, jnp.full_like(condition, config.model.num_classes)
 
   def y(text, mask):
-    masked = config.model.text_mask
-    return dict(text=condition[text]) | (
-      dict(mask=condition[mask]) if masked else {}
-    )
+    mask = condition[mask] if config.model.text_mask else None
+    return TextCondition(condition[text], mask)
 
   return y('text', 'text_mask'), y('negative', 'negative_mask')
 

@@ -25,7 +25,7 @@ from pixeldit_jax.train.repa import (
   repa_weight,
 )
 from pixeldit_jax.train.state import TrainState, split
-from pixeldit_jax.typing import Condition, Key, PyTree
+from pixeldit_jax.typing import Condition, Key, PyTree, TextCondition
 
 Metrics = dict[str, jax.Array]
 
@@ -59,12 +59,12 @@ def draw_examples(key: Key, batch: PyTree, config: ConfigDict) -> PyTree:
 
 
 def _condition(key: Key, batch: PyTree, config: ConfigDict) -> Condition:
-  """What the network is told; texts come with some of them dropped."""
+  """The condition of the network; texts come with some of them dropped."""
   if not config.model.text_width:
     rate, null = config.flow.label_dropout, config.model.num_classes
     return drop_labels(key, batch['label'], rate, null)
-  y = dict(text=batch['text'])
-  return y | dict(mask=batch['text_mask']) if config.model.text_mask else y
+  mask = batch['text_mask'] if config.model.text_mask else None
+  return TextCondition(batch['text'], mask)
 
 
 def make_gradients(
@@ -86,9 +86,11 @@ def make_gradients(
     features = {}
 
     def velocity_fn(x, t):
-      tap = config.repa.block if alignment else None
-      v, found = model.with_features(x, t, examples['y'], tap)
-      features.update(found)
+      if alignment is None:
+        return model(x, t, examples['y'])
+      v, features['patch_blocks'] = model.with_patch_feature(
+        x, t, examples['y'], config.repa.block
+      )
       return v
 
     loss_B = flow_matching_loss(

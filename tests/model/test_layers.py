@@ -68,7 +68,7 @@ def test_each_output_by_itself_is_that_of_all(inputs, platform, monkeypatch):
   monkeypatch.setattr(layers, 'platform', lambda: platform)
   together, arguments = make(inputs, (6, 4, 2))
   each, _ = make(
-    inputs, (6, 4, 2), lambda layer, x: jnp.stack(layer.each(x), 2)
+    inputs, (6, 4, 2), lambda layer, x: jnp.stack(layer.split_outputs(x), 2)
   )
   jax.tree.map(
     functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5),

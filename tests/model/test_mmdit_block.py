@@ -14,6 +14,7 @@ from pixeldit_jax.model.pixeldit import (
   axes_of,
   weights_of,
 )
+from pixeldit_jax.typing import TextCondition
 
 CONFIG = ModelConfig(
   num_classes=0,
@@ -54,19 +55,19 @@ def inputs(batch=2):
   text = jax.random.normal(keys[1], (batch, 8, 6))
   mask = jnp.arange(8) < jnp.array([3, 8] * (batch // 2))[:, None]
   x = jax.random.normal(keys[0], (batch, 8, 16, 3))
-  return x, dict(text=text, mask=mask)
+  return x, TextCondition(text, mask)
 
 
 def test_what_the_mask_hides_is_not_seen_and_the_rest_is(weights):
   x, y = inputs()
   v = forward(weights, x, y)
-  hidden = y | dict(text=y['text'].at[0, 3:].add(1.0))
+  hidden = y._replace(tokens=y.tokens.at[0, 3:].add(1.0))
   np.testing.assert_allclose(forward(weights, x, hidden), v, atol=1e-5)
   for token in (0, 2):
-    seen = y | dict(text=y['text'].at[0, token].add(1.0))
+    seen = y._replace(tokens=y.tokens.at[0, token].add(1.0))
     change = jnp.abs(forward(weights, x, seen) - v).max((1, 2, 3))
     assert change[0] > 1e-4 and change[1] == 0
-  swapped = y | dict(text=y['text'].at[0, :2].set(y['text'][0, 1::-1]))
+  swapped = y._replace(tokens=y.tokens.at[0, :2].set(y.tokens[0, 1::-1]))
   assert jnp.abs(forward(weights, x, swapped) - v)[0].max() > 1e-4
 
 
@@ -96,7 +97,7 @@ def test_weights_start_as_in_the_release():
 def test_a_missing_mask_and_a_text_too_long_are_refused(weights):
   x, y = inputs()
   with pytest.raises(ValueError, match='without a mask'):
-    forward(weights, x, dict(text=y['text']))
+    forward(weights, x, TextCondition(y.tokens))
   long = jax.tree.map(lambda a: jnp.concatenate([a, a], 1), y)
   with pytest.raises(ValueError, match='16 tokens: the network takes 8'):
     forward(weights, x, long)

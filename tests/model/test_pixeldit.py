@@ -19,6 +19,7 @@ from pixeldit_jax.model.pixeldit import (
   weights_of,
 )
 from pixeldit_jax.sharding import spec
+from pixeldit_jax.typing import TextCondition
 
 TINY = ModelConfig(
   num_classes=10,
@@ -113,7 +114,7 @@ def test_forward_with_text_is_the_authors(golden, assert_close, size):
   arrays = golden('t2i')
   model = from_official(arrays.below('w'))
   x = arrays[f'{size}/x'].transpose(0, 2, 3, 1)
-  y = dict(text=arrays[f'{size}/y'])
+  y = TextCondition(arrays[f'{size}/y'])
   v, _ = run(model, x, 1 - arrays[f'{size}/t'] / 1000, y)
   assert_close(-v.transpose(0, 3, 1, 2), arrays[f'{size}/out'])
 

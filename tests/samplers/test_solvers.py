@@ -10,6 +10,7 @@ from pixeldit_jax.samplers import solvers
 from pixeldit_jax.samplers.grid import time_grid
 from pixeldit_jax.samplers.guidance import guide
 from pixeldit_jax.samplers.noise import sample_noise
+from pixeldit_jax.typing import TextCondition
 
 SOLVERS = {
   'euler': solvers.euler,
@@ -43,7 +44,7 @@ def test_the_text_to_image_sample_is_the_authors(golden, assert_close):
   *_, steps, shift, scale = arrays.meta['sample']
   model = from_official(arrays.below('w'))
   cond, uncond = (
-    dict(text=jnp.asarray(arrays[f'sample/{name}']))
+    TextCondition(jnp.asarray(arrays[f'sample/{name}']))
     for name in ('cond', 'uncond')
   )
   velocity = guide(
