@@ -4,10 +4,16 @@ Ho and Salimans (arXiv 2207.12598); the interval is Kynkaanniemi et al.
 (arXiv 2404.07724).
 """
 
+from collections.abc import Callable
+
 import jax
 
 from pixeldit_jax.errors import UserError
 from pixeldit_jax.typing import VelocityFn
+
+# What is inside an interval: neither bound (PixelDiT, PixNerd), the upper one
+# (DeCo), or neither but a lower one of 0 (JiT).
+BOUNDS = ('open', 'upper', 'zero')
 
 
 def check_interval(interval) -> tuple[float, float]:
@@ -28,29 +34,40 @@ def guide(
   unconditional: VelocityFn,
   scale: float,
   interval: tuple[float, float] = (0.0, 1.0),
-) -> VelocityFn:
+  bounds: str = 'open',
+) -> Callable[..., jax.Array]:
   """v_u + scale * (v_c - v_u) for times inside, v_c alone outside.
 
   Args:
     conditional: velocity given the class, v_c(x, t).
     unconditional: velocity given no class; not computed outside.
     scale: 1 is no guidance.
-    interval: times strictly between these two are guided.
+    interval: times between these two are guided.
+    bounds: which of the two are inside, one of `BOUNDS`.
 
   Returns:
-    A velocity function of x and one scalar time.
+    A velocity function of x and one scalar time. A third argument is another
+    time that decides whether it is guided, by default that time.
   """
-  if scale == 1:
-    return conditional
   low, high = check_interval(interval)
 
-  def velocity(x, t):
+  def inside(t):
+    if bounds == 'open':
+      return (low < t) & (t < high)
+    if bounds == 'upper':
+      return (low < t) & (t <= high)
+    return ((low < t) | (low == 0)) & (t < high)
+
+  def velocity(x, t, decided_at=None):
     v = conditional(x, t)
+    if scale == 1:
+      return v
 
     def guided():
       v_u = unconditional(x, t)
       return v_u + scale * (v - v_u)
 
-    return jax.lax.cond((low < t) & (t < high), guided, lambda: v)
+    decided_at = t if decided_at is None else decided_at
+    return jax.lax.cond(inside(decided_at), guided, lambda: v)
 
   return velocity

@@ -13,8 +13,10 @@ import numpy as np
 from pixeldit_jax.errors import UserError
 from pixeldit_jax.typing import Array, Float, VelocityFn
 
-# f(velocity, x, times, path=False)
+# f(velocity, x, times, path=False); those of `SLOPES_AHEAD` also take `ahead`.
 Solver = Callable[..., jax.Array]
+# f(x, t_next, t): the velocity at the end of a step that starts at t.
+SlopeAhead = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 
 
 def _steps(times: np.ndarray) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -55,15 +57,22 @@ def heun(
   x: Float[Array, 'B H W C'],
   times: np.ndarray,
   path: bool = False,
+  ahead: SlopeAhead | None = None,
 ) -> Float[Array, '*steps B H W C']:
-  """Second order, two evaluations a step; the last step is Euler's."""
+  """Second order, two evaluations a step; the last step is Euler's.
+
+  Args:
+    velocity, x, times, path: see above.
+    ahead: the second slope of a step, by default velocity(x, t_next).
+  """
+  ahead = ahead or (lambda x, t_next, t: velocity(x, t_next))
 
   def step(carry, span):
     (x,), (t, t_next, inner) = carry, span
     v = velocity(x, t)
 
     def corrected():
-      return (v + velocity(x + (t_next - t) * v, t_next)) / 2
+      return (v + ahead(x + (t_next - t) * v, t_next, t)) / 2
 
     v = jax.lax.cond(inner, corrected, lambda: v)
     return (x + (t_next - t) * v,)
@@ -76,21 +85,23 @@ def heun_reuse(
   x: Float[Array, 'B H W C'],
   times: np.ndarray,
   path: bool = False,
+  ahead: SlopeAhead | None = None,
 ) -> Float[Array, '*steps B H W C']:
   """Heun whose end slope opens the next step: one evaluation a step.
 
-  The release's Heun sampler with `exact_henu` off.
+  The release's Heun sampler with `exact_henu` off. `ahead` is as for `heun`.
   """
+  ahead = ahead or (lambda x, t_next, t: velocity(x, t_next))
 
   def step(carry, span):
     x, v = carry
     t, t_next, inner = span
-    ahead = jax.lax.cond(
+    end = jax.lax.cond(
       inner,
-      lambda: velocity(x + (t_next - t) * v, t_next),
+      lambda: ahead(x + (t_next - t) * v, t_next, t),
       lambda: v,
     )
-    return x + (t_next - t) * (v + ahead) / 2, ahead
+    return x + (t_next - t) * (v + end) / 2, end
 
   start = (x, velocity(x, jnp.float32(times[0])))
   return _integrate(step, start, _steps(times), path)
@@ -105,7 +116,8 @@ def flow_dpm(
   """Two-step Adams-Bashforth, x += dt * (1.5 v - 0.5 v_before).
 
   One evaluation a step; the first step is Euler's. The coefficients are
-  constant, as in the release, so it is of second order on even grids.
+  constant, as in the release, so it is of second order on even grids;
+  `adams2` is so on any.
   """
 
   def step(carry, span):
@@ -117,6 +129,70 @@ def flow_dpm(
 
   start = (x, jnp.zeros_like(x), True)
   return _integrate(step, start, _steps(times), path)
+
+
+def adams2(
+  velocity: VelocityFn,
+  x: Float[Array, 'B H W C'],
+  times: np.ndarray,
+  path: bool = False,
+) -> Float[Array, '*steps B H W C']:
+  """Adams-Bashforth of the last two velocities, for grids that are not even.
+
+  One evaluation a step; the first step is Euler's. DeCo and PixNerd draw their
+  images of texts with it.
+  """
+  return _adams(2, velocity, x, times, path)
+
+
+def adams3(
+  velocity: VelocityFn,
+  x: Float[Array, 'B H W C'],
+  times: np.ndarray,
+  path: bool = False,
+) -> Float[Array, '*steps B H W C']:
+  """`adams2` of the last three velocities."""
+  return _adams(3, velocity, x, times, path)
+
+
+def _adams(order, velocity, x, times, path):
+  weights = jnp.asarray(adams_weights(times, order))
+
+  def step(carry, span):
+    x, *before = carry
+    t, t_next, w = span
+    velocities = [*before, velocity(x, t)]
+    slope = sum(w[i] * v for i, v in enumerate(velocities))
+    return x + (t_next - t) * slope, *velocities[1:]
+
+  start = (x, *(jnp.zeros_like(x),) * (order - 1))
+  starts, ends, _ = _steps(times)
+  return _integrate(step, start, (starts, ends, weights), path)
+
+
+def adams_weights(times: np.ndarray, order: int) -> np.ndarray:
+  """The weight of each of the last velocities, oldest first, in each step.
+
+  The mean over the step of the polynomial through these velocities. The first
+  steps have fewer of them, and zeros in place of the others.
+
+  Args:
+    times: steps + 1 of them.
+    order: the number of velocities.
+
+  Returns:
+    float32 [steps, order].
+  """
+  times = np.asarray(times, np.float64)
+  weights = np.zeros((len(times) - 1, order))
+  for i, span in enumerate(np.diff(times)):
+    count = min(order, i + 1)
+    ago = (times[i + 1 - count : i + 1] - times[i]) / span
+    powers = np.arange(count)
+    # Exact for the powers of time, whose means over a step are 1 / (m + 1).
+    known = 1 / (powers + 1)
+    weights[i, order - count :] = np.linalg.solve(ago ** powers[:, None], known)
+  return weights.astype(np.float32)
 
 
 def dpm_solver(
@@ -161,7 +237,8 @@ def _dpm_steps(times: np.ndarray) -> tuple[jax.Array, ...]:
   return tuple(jnp.asarray(spans))
 
 
-SOLVERS = (euler, heun, heun_reuse, flow_dpm, dpm_solver)
+SOLVERS = (euler, heun, heun_reuse, flow_dpm, adams2, adams3, dpm_solver)
+SLOPES_AHEAD = (heun, heun_reuse)
 
 
 def named(name: str) -> Solver:

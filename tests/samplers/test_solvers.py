@@ -63,6 +63,7 @@ def test_the_text_to_image_sample_is_the_authors(golden, assert_close):
     (solvers.heun, 2),
     (solvers.heun_reuse, 2),
     (solvers.flow_dpm, 2),
+    (solvers.adams2, 2),
     (solvers.dpm_solver, 2),
   ],
 )
@@ -76,6 +77,44 @@ def test_order_of_the_error(solver, order):
 
   seen = np.log2(error(32) / error(64))
   assert abs(seen - order) < 0.3
+
+
+@pytest.mark.parametrize('name, shift', [('adam2', 3.0), ('adam3', 1.0)])
+def test_weights_of_adams_are_the_public_codes(golden, name, shift):
+  arrays = golden('rivals/deco')
+  times = arrays[f'sample/{name}_t']
+  np.testing.assert_allclose(time_grid(6, shift), times, atol=1e-6)
+  order = int(name[-1])
+  np.testing.assert_allclose(
+    solvers.adams_weights(times, order),
+    arrays[f'sample/{name}_coeffs'][:, -order:],
+    atol=1e-4,
+  )
+
+
+@pytest.mark.parametrize(
+  'solver, degree', [(solvers.adams2, 1), (solvers.adams3, 2)]
+)
+def test_adams_is_exact_for_polynomials_on_grids_that_are_not_even(
+  solver, degree
+):
+  """After the first steps, which have fewer velocities."""
+  times = time_grid(8, shift=6.0)
+  velocity = lambda x, t: x * 0 + (degree + 1) * t**degree  # noqa: E731
+  path = solver(velocity, jnp.zeros((1, 1, 1, 1)), times, path=True).ravel()
+  steps = np.diff(path)[degree - 1 :]
+  expected = np.diff(times[1:] ** (degree + 1))[degree - 1 :]
+  np.testing.assert_allclose(steps, expected, atol=1e-6)
+
+
+def test_the_slope_ahead_of_heun_can_be_told_where_its_step_starts():
+  """With a velocity that is the time which it is asked about."""
+  x, times = jnp.zeros((1, 1, 1, 1)), time_grid(2)
+  velocity = lambda x, t, at=None: x * 0 + (t if at is None else at)  # noqa: E731
+  own = solvers.heun(velocity, x, times)
+  start = solvers.heun(velocity, x, times, ahead=velocity)
+  assert float(own[0, 0, 0, 0]) == 0.5 * (0 + 0.5) / 2 + 0.5 * 0.5
+  assert float(start[0, 0, 0, 0]) == 0.5 * 0 + 0.5 * 0.5
 
 
 @pytest.mark.parametrize('solver', solvers.SOLVERS)
@@ -96,19 +135,30 @@ def test_a_straight_path_is_exact_in_one_step():
     np.testing.assert_allclose(end, x + 1, atol=1e-6)
 
 
-def test_guidance_acts_strictly_inside_its_interval():
+@pytest.mark.parametrize(
+  'bounds, interval, guided',
+  [
+    ('open', (0.25, 0.75), [0.5]),
+    ('upper', (0.25, 0.75), [0.5, 0.75]),
+    ('zero', (0.25, 0.75), [0.5]),
+    ('open', (0.0, 0.75), [0.25, 0.5]),
+    ('zero', (0.0, 0.75), [0.0, 0.25, 0.5]),
+  ],
+)
+def test_guidance_acts_inside_its_interval(bounds, interval, guided):
   velocity = guide(
     lambda x, t: jnp.ones_like(x),
     lambda x, t: jnp.zeros_like(x),
     3.0,
-    (0.25, 0.75),
+    interval,
+    bounds,
   )
   x = jnp.zeros((1, 1, 1, 1))
-  seen = [
-    float(velocity(x, jnp.float32(t))[0, 0, 0, 0])
-    for t in (0.0, 0.25, 0.5, 0.75, 1.0)
-  ]
-  assert seen == [1, 1, 3, 1, 1]
+  for t in (0.0, 0.25, 0.5, 0.75, 1.0):
+    v = float(velocity(x, jnp.float32(t))[0, 0, 0, 0])
+    assert v == (3 if t in guided else 1), t
+    # What another time decides does not depend on t.
+    assert float(velocity(x, jnp.float32(0.1), t)[0, 0, 0, 0]) == v
 
 
 def test_outside_its_interval_guidance_computes_one_branch():
