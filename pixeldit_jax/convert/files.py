@@ -10,6 +10,11 @@ import numpy as np
 from pixeldit_jax.convert.lazy import LazyTensors
 from pixeldit_jax.convert.lightning import EMA, RAW, read_lightning
 from pixeldit_jax.convert.safetensors import read_safetensors
+from pixeldit_jax.errors import (
+  MissingFileError,
+  MissingPackageError,
+  UserError,
+)
 
 # What torch.compile and data-parallel wrappers add inside a name.
 WRAPPERS = re.compile(r'(?<![^.])(_orig_mod|module)\.')
