@@ -5,8 +5,9 @@
 #   prepare_environment 2500 '.[demo]'   # MB of disk, then pip requirements
 #   "$venv_python" launch/train.py --help
 #
-# It is made once and reused until setup.py, launch/constraints.txt or the
-# requirements change. These variables change what it does:
+# It is made once and reused until setup.py, pyproject.toml,
+# launch/constraints.txt or the requirements change. These variables change what
+# it does:
 #   PYTHON=python3.12       the Python it is made from
 #   PIXELDIT_VENV=DIR       where it is (default: .venv in the checkout)
 #   PIXELDIT_NEEDED_MB=N    free disk space asked for before installing
@@ -37,7 +38,8 @@ prepare_environment() { # NEEDED_MB PROJECT[EXTRAS] REQUIREMENT...
   shift
   check_checkout
   # A stamp stands for the versions and the requirements in its name.
-  versions=$({ cat "$root/setup.py" "$constraints" && echo "$root"; } | cksum)
+  versions=$({ cat "$root/setup.py" "$root/pyproject.toml" "$constraints" &&
+    echo "$root"; } | cksum)
   versions=$notes/${versions%% *}
   stamp=$versions-$(printf '%s\n' "$@" | cksum | cut -d' ' -f1)
   if [ -n "${PYTHON:-}" ]; then choose_python; fi
@@ -54,7 +56,7 @@ prepare_environment() { # NEEDED_MB PROJECT[EXTRAS] REQUIREMENT...
 
 check_checkout() {
   local place
-  for place in setup.py pixeldit_jax launch/constraints.txt; do
+  for place in setup.py pyproject.toml pixeldit_jax launch/constraints.txt; do
     [ -r "$root/$place" ] || fail "cannot read $root/$place" \
       "Make the checkout readable (chmod -R u+rX '$root') or clone it again."
   done

@@ -29,7 +29,8 @@ def checkout(tmp_path):
   root = tmp_path / 'checkout'
   (root / 'pixeldit_jax').mkdir(parents=True)
   shutil.copytree(ROOT / 'launch', root / 'launch')
-  shutil.copy(ROOT / 'setup.py', root)
+  for file in ('setup.py', 'pyproject.toml'):
+    shutil.copy(ROOT / file, root)
   return root
 
 
@@ -109,11 +110,14 @@ def test_quickstart_of_text_reads_captions_and_judges(checkout, calls):
   assert calls() == steps
 
 
-def test_changed_versions_are_installed(checkout, calls):
+@pytest.mark.parametrize(
+  'file', ['setup.py', 'pyproject.toml', 'launch/constraints.txt']
+)
+def test_changed_versions_are_installed(checkout, calls, file):
   run(checkout, 'quickstart.sh')
   calls()
-  with (checkout / 'launch/constraints.txt').open('a') as f:
-    f.write('unused==1.0\n')
+  with (checkout / file).open('a') as f:
+    f.write('# unused==1.0\n')
   run(checkout, 'quickstart.sh')
   assert '-m pip' in calls()[0]
 

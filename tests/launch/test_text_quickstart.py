@@ -35,7 +35,8 @@ def test_the_demonstration_of_text_runs_through(tmp_path):
     pytest.importorskip(package)
   for folder in ('launch', 'configs'):
     shutil.copytree(ROOT / folder, tmp_path / folder)
-  shutil.copy(ROOT / 'setup.py', tmp_path)
+  for file in ('setup.py', 'pyproject.toml'):
+    shutil.copy(ROOT / file, tmp_path)
   (tmp_path / 'pixeldit_jax').symlink_to(ROOT / 'pixeldit_jax')
   python = tmp_path / '.venv/bin/python'
   python.parent.mkdir(parents=True)
