@@ -1,18 +1,10 @@
 """What the TPU compiler makes of training: FSDP's traffic, nothing whole."""
 
 import re
-import subprocess
-import sys
 
 import pytest
 
 from pixeldit_jax import sharding
-from pixeldit_jax.compile_report.readme_table import (
-  BEGIN,
-  END,
-  ROWS,
-  write_table,
-)
 from pixeldit_jax.compile_report.report import compile_report, describe
 from pixeldit_jax.compile_report.tpu_topology import (
   OutOfMemory,
@@ -20,8 +12,6 @@ from pixeldit_jax.compile_report.tpu_topology import (
   summarize_exhausted,
 )
 from pixeldit_jax.config import get_config
-
-COMPILE = 'launch/compile.py'
 
 
 def xl_of_two_blocks():
@@ -111,26 +101,3 @@ def test_out_of_memory_is_told_in_lines():
   ]
   other = 'RESOURCE_EXHAUSTED: no room.\nmore'
   assert summarize_exhausted(other, '') == ['RESOURCE_EXHAUSTED: no room.']
-
-
-def test_a_file_without_a_place_for_the_table_is_refused(tmp_path):
-  file = tmp_path / 'README.md'
-  file.write_text('nothing here')
-  with pytest.raises(ValueError, match='compiled: begin'):
-    write_table(file, COMPILE, [])
-  assert BEGIN != END and len({(name, slice) for name, slice, *_ in ROWS}) > 5
-
-
-@pytest.mark.parametrize(
-  'flags, named',
-  [
-    ([], '--table alone'),
-    (['--config=configs/mnist.py', '--topology=v5e:4x4', 'x'], "'x'"),
-  ],
-)
-def test_wrong_flags_are_told(flags, named):
-  done = subprocess.run(
-    [sys.executable, COMPILE, *flags], capture_output=True, text=True
-  )
-  assert done.returncode == 1 and named in done.stdout + done.stderr
-  assert 'Traceback' not in done.stderr

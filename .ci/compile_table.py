@@ -1,4 +1,8 @@
-"""The table of what the TPU compiler says of this project's own runs."""
+"""Writes the table of what the TPU compiler says of this project's recipes.
+
+python .ci/compile_table.py launch/README.md      # all rows, an hour or so
+python .ci/compile_table.py launch/README.md 2 5  # these, from 1
+"""
 
 import json
 import os
@@ -7,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 
-from pixeldit_jax.errors import UserError
+LAUNCHER = pathlib.Path(__file__).resolve().parents[1] / 'launch' / 'compile.py'
 
 BEGIN, END = '<!-- compiled: begin -->', '<!-- compiled: end -->'
 IMAGENET_256 = '--config=configs/imagenet256.py:size=XL'
@@ -71,41 +75,39 @@ HEADER = (
 )
 
 
-def write_table(path: pathlib.Path, launcher: str, rows: list[int]) -> None:
+def write_table(path: pathlib.Path, rows: list[int]) -> None:
   """Compiles the rows and writes them into a file, one after the other.
+
+  Each row is compiled in a process of its own, for the compiler does not give
+  its memory back.
 
   Args:
     path: has `BEGIN` and `END`; what is between them is replaced.
-    launcher: launch/compile.py, run once for each row: a compiler does not
-      give its memory back.
     rows: which of `ROWS`, from 1; all if empty.
-
-  Raises:
-    UserError: the file has no place for the table, or a row failed.
   """
   text = path.read_text()
   if BEGIN not in text or END not in text:
-    raise UserError(f'{path} has no lines {BEGIN} and {END} for the table.')
+    sys.exit(f'{path} has no lines {BEGIN} and {END} for the table.')
   head, _, rest = text.partition(BEGIN)
   old, _, tail = rest.partition(END)
   lines = [line for line in old.splitlines() if line.startswith('|')][2:]
   lines += ['|'] * (len(ROWS) - len(lines))
   for number in rows or range(1, len(ROWS) + 1):
-    lines[number - 1] = _line(ROWS[number - 1], launcher)
+    lines[number - 1] = _line(ROWS[number - 1])
     rule = '|' + ' --- |' * (HEADER.count('|') - 1)
     table = '\n'.join([BEGIN, HEADER, rule, *lines, END])
-    beside = path.with_name(path.name + '.tmp')
-    beside.write_text(head + table + tail)
-    os.replace(beside, path)
+    temporary = path.with_name(path.name + '.tmp')
+    temporary.write_text(head + table + tail)
+    os.replace(temporary, path)
 
 
-def _line(row: tuple[str, str, int, list[str]], launcher: str) -> str:
+def _line(row: tuple[str, str, int, list[str]]) -> str:
   name, topology, batch, more = row
   with tempfile.TemporaryDirectory() as folder:
     file = pathlib.Path(folder) / 'report.json'
     command = [
       sys.executable,
-      launcher,
+      str(LAUNCHER),
       *more,
       f'--config.data.batch_size={batch}',
       f'--topology={topology}',
@@ -113,7 +115,7 @@ def _line(row: tuple[str, str, int, list[str]], launcher: str) -> str:
     ]
     done = subprocess.run(command, capture_output=True, text=True)
     if not file.is_file():
-      raise UserError(f'{" ".join(command)}: {done.stderr[-2000:]}')
+      sys.exit(f'{" ".join(command)}: {done.stderr[-2000:]}')
     print(name, done.stdout, sep='\n', flush=True)
     return table_line(name, topology, batch, json.loads(file.read_text()))
 
@@ -146,3 +148,7 @@ def table_line(name: str, topology: str, batch: int, report: dict) -> str:
 def _per_parameter(moved: dict) -> float:
   """Elements of all collectives over parameters."""
   return sum(kind['per_parameter'] for kind in moved.values())
+
+
+if __name__ == '__main__':
+  write_table(pathlib.Path(sys.argv[1]), [int(row) for row in sys.argv[2:]])

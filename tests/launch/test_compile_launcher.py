@@ -1,0 +1,59 @@
+"""launch/compile.py: its flags, and the table that --table writes."""
+
+import pathlib
+import runpy
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+def compile_for_tpu(*flags):
+  return subprocess.run(
+    [sys.executable, 'launch/compile.py', *flags],
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+  )
+
+
+@pytest.mark.parametrize(
+  'flags, named',
+  [
+    ([], '--table alone'),
+    (['--config=mnist'], '--table alone'),
+    (['--config=configs/mnist.py', '--topology=v5e:4x4', 'x'], "'x'"),
+  ],
+)
+def test_wrong_flags_are_one_line(flags, named):
+  done = compile_for_tpu(*flags)
+  assert done.returncode == 1 and named in done.stderr
+  assert done.stderr.startswith('compile: ') and done.stderr.count('\n') == 1
+
+
+def test_a_file_without_marks_for_the_table_is_refused(tmp_path):
+  file = tmp_path / 'README.md'
+  file.write_text('nothing here')
+  done = compile_for_tpu(f'--table={file}')
+  assert done.returncode == 1 and 'compiled: begin' in done.stderr
+  assert file.read_text() == 'nothing here'
+
+
+def test_a_row_of_the_table():
+  tool = runpy.run_path(str(ROOT / '.ci' / 'compile_table.py'))
+  report = dict(
+    mesh=dict(data=16, fsdp=4),
+    remat=dict(patch='matmuls', pixel='full'),
+    memory=dict(peak=11.58e9),
+    collectives=dict(gather=dict(per_parameter=2), sums=dict(per_parameter=1)),
+    extra_flops=0.115,
+    roofline=dict(compute=0.104, hbm=0.1, interconnect=0.01, seconds=0.104),
+    roofline_mfu=0.62,
+    seconds=dict(compile_cpu=98.4),
+  )
+  assert tool['table_line']('XL', 'v5p:4x4x4', 2048, report) == (
+    '| XL | v5p:4x4x4 | data 16, fsdp 4 | 2048 | matmuls, full | 11.58 | 3.00 '
+    '| 11.5% | 104 ms (compute) | 62% | 98 s |'
+  )
