@@ -8,7 +8,7 @@ CAME.
 Options: debug (a few steps of a tiny network on digits with captions).
 """
 
-from pixeldit_jax.configs import t2i_base
+from pixeldit_jax.configs import _t2i_base
 
 from pixeldit_jax import config as defaults
 
@@ -16,7 +16,7 @@ from pixeldit_jax import config as defaults
 def get_config(arg: str | None = None):
   """`--config=configs/t2i_512_stage1.py`."""
   options = defaults.parse_options(arg, debug=False)
-  config = t2i_base.get_config()
+  config = _t2i_base.get_config()
   config.steps = 400_000
   config.data.source = 'shards:/data/t2i512'
   config.repa.update(weight=0.5, teacher='facebook/dinov2-base')

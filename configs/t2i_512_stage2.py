@@ -6,7 +6,7 @@ launch/prepare_data.py --resolution=512 --buckets.
 Options: debug (a few steps of a tiny network on digits with captions, squares).
 """
 
-from pixeldit_jax.configs import t2i_base
+from pixeldit_jax.configs import _t2i_base
 
 from pixeldit_jax import config as defaults
 
@@ -14,7 +14,7 @@ from pixeldit_jax import config as defaults
 def get_config(arg: str | None = None):
   """`--config=configs/t2i_512_stage2.py --config.init_from=...`."""
   options = defaults.parse_options(arg, debug=False)
-  config = t2i_base.get_config()
+  config = _t2i_base.get_config()
   config.steps = 100_000  # not told in the paper
   config.data.update(source='shards:/data/t2i512_buckets', buckets=True)
   if options.debug:

@@ -1,4 +1,6 @@
-"""Ablations on the digits: --config=configs/mnist.py --workdir=runs/ablate.
+"""Compares variants of the network, each trained on the digits.
+
+  pixeldit ablate --config=mnist --workdir=runs/ablate
 
 Trains variants of the network at equal steps, with and without REPA, and
 writes ablation.md and ablation.png to the workdir: final loss and how many
@@ -8,15 +10,13 @@ the same digits.
 """
 
 import pathlib
-import sys
 
 from absl import flags
-from ml_collections import config_flags
 
-from pixeldit_jax.cli import cluster_flags, run_command
+from pixeldit_jax.cli import cluster_flags, config_flag, run_command
 
-_CONFIG = config_flags.DEFINE_config_file(
-  'config', None, 'File of the digits; --config.key=value changes one value.'
+_CONFIG = config_flag.define(
+  'Of the digits, such as mnist; --config.key=value changes one value.'
 )
 _WORKDIR = flags.DEFINE_string(
   'workdir', 'build/ablate', 'Folder of all runs; made if absent.'
@@ -26,45 +26,43 @@ _NUM_SAMPLES = flags.DEFINE_integer(
   'num_samples', 300, 'Drawn from each variant.', lower_bound=1
 )
 flags.adopt_module_key_flags(cluster_flags)
-flags.mark_flags_as_required(['config'])
 
 
 def main():
+  import jax
+
   from pixeldit_jax import sharding
+  from pixeldit_jax.cli.log import start_log
   from pixeldit_jax.convert.vision import load_dinov2, write_dinov2
   from pixeldit_jax.demo import ablation
   from pixeldit_jax.demo.digit_teacher import train_digit_teacher
-  from pixeldit_jax.train.metrics import start_log
 
   cluster_flags.initialize()
-  start_log()
+  start_log(jax.process_index())
   folder = pathlib.Path(_WORKDIR.value)
   file = folder / 'teacher.safetensors'
-  try:
-    config = _CONFIG.value
-    config.steps = _STEPS.value
-    config.repa.update(teacher=str(file), block=config.model.patch_depth // 2)
-    configs = {
-      name: ablation.variant_config(config, name) for name in ablation.VARIANTS
-    }
-    if not file.is_file():
-      *teacher, right = train_digit_teacher()
-      write_dinov2(file, *teacher)
-      print(f'The teacher names {right:.1%} of digits that it never saw.')
-    teacher = load_dinov2(file, dtype=config.model.dtype, scan=False)
-    mesh = sharding.make_mesh(config.mesh)
-    results = {}
-    for i, name in enumerate(configs):
-      print(f'{i + 1} of {len(configs)}: {name}', flush=True)
-      results[name] = ablation.run_variant(
-        configs[name],
-        str(folder / name.replace(' ', '_')),
-        mesh,
-        teacher,
-        _NUM_SAMPLES.value,
-      )
-  except (ValueError, OSError, ImportError, FloatingPointError) as error:
-    sys.exit(f'ablate.py: {error}')
+  config = _CONFIG.value
+  config.steps = _STEPS.value
+  config.repa.update(teacher=str(file), block=config.model.patch_depth // 2)
+  configs = {
+    name: ablation.variant_config(config, name) for name in ablation.VARIANTS
+  }
+  if not file.is_file():
+    *teacher, right = train_digit_teacher()
+    write_dinov2(file, *teacher)
+    print(f'The teacher names {right:.1%} of digits that it never saw.')
+  teacher = load_dinov2(file, dtype=config.model.dtype, scan=False)
+  mesh = sharding.make_mesh(config.mesh)
+  results = {}
+  for i, name in enumerate(configs):
+    print(f'{i + 1} of {len(configs)}: {name}', flush=True)
+    results[name] = ablation.run_variant(
+      configs[name],
+      str(folder / name.replace(' ', '_')),
+      mesh,
+      teacher,
+      _NUM_SAMPLES.value,
+    )
   text = ablation.table(results)
   (folder / 'ablation.md').write_text(text + '\n')
   ablation.plot(results).save(folder / 'ablation.png')

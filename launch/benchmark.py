@@ -1,4 +1,6 @@
-"""Measures this machine: --config=configs/imagenet256.py:size=B --what=train.
+"""Measures how fast this machine trains, samples, reads and saves.
+
+  pixeldit benchmark --config=imagenet256:size=B --what=train
 
 --what=train     whole training steps on random images
 --what=sample    whole sampling loops from random weights
@@ -11,15 +13,14 @@ Prints a line for each figure; --json=FILE writes them too.
 
 import json
 import pathlib
-import sys
 
-from absl import flags, logging
-from ml_collections import config_flags
+from absl import flags
 
-from pixeldit_jax.cli import run_command
+from pixeldit_jax.cli import config_flag, run_command
 
-_CONFIG = config_flags.DEFINE_config_file(
-  'config', None, 'File of the run; --config.key=value changes one value.'
+_CONFIG = config_flag.define(
+  'A name (imagenet256:size=XL), a file or a run; --config.key=value changes '
+  'one value.'
 )
 _WHAT = flags.DEFINE_enum(
   'what',
@@ -35,44 +36,41 @@ _FOLDER = flags.DEFINE_string(
   'folder', None, 'Where a checkpoint is written, and removed afterwards.'
 )
 _JSON = flags.DEFINE_string('json', None, 'File for the figures.')
-flags.mark_flags_as_required(['config'])
 
 
 def main():
-  logging.set_verbosity(logging.WARNING)  # Orbax tells a lot
   from pixeldit_jax.benchmarks import (
     checkpoint_time,
     input_throughput,
     step_time,
   )
+  from pixeldit_jax.cli.log import start_log
   from pixeldit_jax.data.sources.open_source import open_source
 
-  try:
-    config = _CONFIG.value
-    if _WHAT.value == 'train':
-      report = step_time.measure_training(config, _COUNT.value, _PROFILE.value)
-    elif _WHAT.value == 'sample':
-      report = step_time.measure_sampling(config, _COUNT.value, _PROFILE.value)
-    elif _WHAT.value == 'features':
-      report = step_time.measure_features(config.data.resolution, _COUNT.value)
-    elif _WHAT.value == 'checkpoint':
-      report = checkpoint_time.measure_checkpoint(
-        config, _COUNT.value, _FOLDER.value
-      )
-    else:
-      data = config.data
-      report = input_throughput.measure(
-        open_source(data.source),
-        resolution=data.resolution,
-        batch_size=data.batch_size,
-        bucketed=data.buckets,
-        seed=config.seed,
-        num_threads=data.num_threads,
-        num_workers=data.num_workers,
-        prefetch=data.prefetch,
-      )
-  except (ValueError, OSError, ImportError) as error:
-    sys.exit(f'benchmark.py: {error}')
+  start_log(level='WARNING')  # only the figures
+  config = _CONFIG.value
+  if _WHAT.value == 'train':
+    report = step_time.measure_training(config, _COUNT.value, _PROFILE.value)
+  elif _WHAT.value == 'sample':
+    report = step_time.measure_sampling(config, _COUNT.value, _PROFILE.value)
+  elif _WHAT.value == 'features':
+    report = step_time.measure_features(config.data.resolution, _COUNT.value)
+  elif _WHAT.value == 'checkpoint':
+    report = checkpoint_time.measure_checkpoint(
+      config, _COUNT.value, _FOLDER.value
+    )
+  else:
+    data = config.data
+    report = input_throughput.measure(
+      open_source(data.source),
+      resolution=data.resolution,
+      batch_size=data.batch_size,
+      bucketed=data.buckets,
+      seed=config.seed,
+      num_threads=data.num_threads,
+      num_workers=data.num_workers,
+      prefetch=data.prefetch,
+    )
   for name, value in report.items():
     text = value if isinstance(value, str) else f'{value:.4g}'
     print(f'{name:30} {text}')

@@ -1,8 +1,8 @@
-"""Lists the checkpoints of a run, checks them, deletes some of them.
+"""Lists, verifies and deletes the checkpoints of a run.
 
-python launch/checkpoints.py --workdir=runs/xl256           # sizes of files
-python launch/checkpoints.py --workdir=runs/xl256 --verify  # every byte
-python launch/checkpoints.py --workdir=runs/xl256 --keep=2 --keep_period=50000 \
+pixeldit checkpoints --workdir=runs/xl256           # sizes of files
+pixeldit checkpoints --workdir=runs/xl256 --verify  # every byte
+pixeldit checkpoints --workdir=runs/xl256 --keep=2 --keep_period=50000 \
   --best=fid             # tells what this rule would delete
 ... --delete             # and deletes it, once every byte was read
 
@@ -13,9 +13,10 @@ Exit code 1 says that a checkpoint is damaged, or that nothing could be done.
 import os
 import sys
 
-from absl import flags, logging
+from absl import flags
 
 from pixeldit_jax.cli import run_command
+from pixeldit_jax.errors import UserError
 
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the run.')
 _VERIFY = flags.DEFINE_bool(
@@ -40,35 +41,33 @@ flags.mark_flags_as_required(['workdir'])
 
 def main():
   if _KEEP.value is None and (_DELETE.value or _PERIOD.value or _DAMAGED.value):
-    sys.exit('checkpoints.py: a rule needs --keep=N, how many stay.')
-  logging.set_verbosity(logging.ERROR)  # Orbax tells a lot
+    raise UserError('a rule needs --keep=N, how many stay.')
   os.environ['JAX_PLATFORMS'] = 'cpu'  # leaves the chips to the run
+  from pixeldit_jax.cli.log import start_log
   from pixeldit_jax.train.checkpoint import inventory
   from pixeldit_jax.train.run.workdir import read_config
 
+  start_log(level='ERROR')  # the table shows what is damaged
   run, gone = _WORKDIR.value, []
-  try:
-    checkpoint = read_config(run).checkpoint
-    best = checkpoint.best if _BEST.value is None else _BEST.value
-    rule = dict(
-      keep=_KEEP.value,
-      period=_PERIOD.value,
-      best=best,
-      best_is=_BEST_IS.value or checkpoint.best_is,
-      damaged=_DAMAGED.value,
-    )
-    if _DELETE.value:
-      found, gone = inventory.delete(run, **rule)
-    else:
-      found = inventory.entries(run, checksums=_VERIFY.value)
-    print(inventory.table(found, best) if found else 'There is none.')
-    if _DELETE.value:
-      print(f'Deleted: {_steps(gone)}.')
-    elif _KEEP.value is not None:
-      chosen = inventory.to_delete(found, **rule)
-      print(f'--delete would delete: {_steps(chosen)}.')
-  except (ValueError, OSError) as error:
-    sys.exit(f'checkpoints.py: {error}')
+  checkpoint = read_config(run).checkpoint
+  best = checkpoint.best if _BEST.value is None else _BEST.value
+  rule = dict(
+    keep=_KEEP.value,
+    period=_PERIOD.value,
+    best=best,
+    best_is=_BEST_IS.value or checkpoint.best_is,
+    damaged=_DAMAGED.value,
+  )
+  if _DELETE.value:
+    found, gone = inventory.delete(run, **rule)
+  else:
+    found = inventory.entries(run, checksums=_VERIFY.value)
+  print(inventory.table(found, best) if found else 'There is none.')
+  if _DELETE.value:
+    print(f'Deleted: {_steps(gone)}.')
+  elif _KEEP.value is not None:
+    chosen = inventory.to_delete(found, **rule)
+    print(f'--delete would delete: {_steps(chosen)}.')
   damaged = [e for e in found if not (e.whole or e.put_aside or e in gone)]
   sys.exit(bool(damaged))
 

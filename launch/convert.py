@@ -1,32 +1,25 @@
-"""Makes a workdir of released weights, and released files of a workdir.
+"""Converts released weights into a run, and a run into released files.
 
-  python launch/convert.py --workdir=runs/released \\
+  pixeldit convert --workdir=runs/released \\
     --source=hf://nvidia/PixelDiT-ImageNet/imagenet512_pixeldit_xl.ckpt \\
-    --config=configs/imagenet512.py
-  python launch/sample.py --workdir=runs/released --out=samples
-  python launch/train.py ... --config.init_from=runs/released
-  python launch/convert.py --workdir=runs/mine --out=mine.safetensors
+    --config=imagenet512
+  pixeldit sample --workdir=runs/released --out=samples
+  pixeldit train ... --config.init_from=runs/released
+  pixeldit convert --workdir=runs/mine --out=mine.safetensors
 
 --source is a .ckpt, .pth or .safetensors, here or on the Hugging Face hub. The
 workdir has the sampler of --config. Without --config the network is seen from
 the file. --out is a .safetensors, .pth or .ckpt with the names of the release.
 """
 
-import pathlib
-import sys
-
 from absl import flags
-from ml_collections import config_flags
 
-from pixeldit_jax.cli import run_command
+from pixeldit_jax.cli import config_flag, run_command
 from pixeldit_jax.errors import UserError
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
-
-_CONFIG = config_flags.DEFINE_config_file(
-  'config',
-  str(ROOT / 'pixeldit_jax' / 'config.py'),
+_CONFIG = config_flag.define(
   'Of the run that --source becomes; --config.key=value changes one value.',
+  required=False,
 )
 _SOURCE = flags.DEFINE_string(
   'source', None, 'File, or hf://organisation/repository/file.'
@@ -65,14 +58,11 @@ def main():
 
   jax.config.update('jax_platforms', 'cpu')  # accelerators stay free
   start_log()
-  try:
-    _check_flags()
-    if _SOURCE.value:
-      _into_workdir()
-    else:
-      _out_of_workdir()
-  except (ValueError, OSError, ImportError) as error:
-    sys.exit(f'convert.py: {error}')
+  _check_flags()
+  if _SOURCE.value:
+    _into_workdir()
+  else:
+    _out_of_workdir()
 
 
 def _check_flags():
@@ -90,9 +80,10 @@ def _into_workdir():
 
   released.check_free(_WORKDIR.value, _OVERWRITE.value)  # before a download
   which = _WEIGHTS.value or 'ema'
-  config = _CONFIG.value
-  if not flags.FLAGS['config'].present:
-    overrides = config_flags.get_override_values(flags.FLAGS['config'])
+  if _CONFIG.present:
+    config = _CONFIG.value
+  else:
+    overrides = config_flag.overrides()
     config = released.infer_run(_SOURCE.value, overrides, which)
   released.to_workdir(
     _SOURCE.value,

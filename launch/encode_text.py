@@ -1,16 +1,15 @@
-"""Encodes the captions of prepared images, for a network with text.
+"""Encodes the captions of prepared images, for text to image.
 
-  python launch/encode_text.py --data=/data/shards \\
+  pixeldit encode-text --data=/data/shards \\
     --encoder=google/gemma-2-2b-it --instruction=default
 
-Stores the embeddings beside the shards that launch/prepare_data.py wrote, in
+Stores the embeddings beside the shards that pixeldit prepare-data wrote, in
 bf16, with those of no text. After an interruption, the same command goes on
 where it was. All GPUs of a host are used; several processes share the work,
 with the flags below or on a cluster that JAX knows, over one file system.
 """
 
 import os
-import sys
 
 from absl import flags
 
@@ -45,28 +44,27 @@ def main():
   import jax
   from jax.experimental import multihost_utils
 
+  from pixeldit_jax.cli.log import start_log
   from pixeldit_jax.data.prepare import text_embeddings
   from pixeldit_jax.data.sources import shards
   from pixeldit_jax.encoders.text import TextEncoder, read_instruction
 
   cluster_flags.initialize()
-  try:
-    shards.check_shards(_DATA.value)  # before a long download
-    encoder = TextEncoder(
-      _ENCODER.value,
-      tokens=_TOKENS.value,
-      instruction=read_instruction(_INSTRUCTION.value),
-      batch_size=_BATCH_SIZE.value,
-    )
-    done = text_embeddings.store(
-      _DATA.value,
-      encoder,
-      process_index=jax.process_index(),
-      process_count=jax.process_count(),
-      barrier=lambda: multihost_utils.sync_global_devices('encode_text'),
-    )
-  except (ValueError, OSError, ImportError) as error:
-    sys.exit(f'encode_text.py: {error}')
+  start_log(jax.process_index())
+  shards.check_shards(_DATA.value)  # before a long download
+  encoder = TextEncoder(
+    _ENCODER.value,
+    tokens=_TOKENS.value,
+    instruction=read_instruction(_INSTRUCTION.value),
+    batch_size=_BATCH_SIZE.value,
+  )
+  done = text_embeddings.store(
+    _DATA.value,
+    encoder,
+    process_index=jax.process_index(),
+    process_count=jax.process_count(),
+    barrier=lambda: multihost_utils.sync_global_devices('encode_text'),
+  )
   print(
     f'{done["images"]} images, {done["without"]} without a caption (theirs is '
     f'the empty text); {encoder.truncated} captions cut now at '

@@ -1,10 +1,10 @@
-"""Measures a run, or images that are there: FID, sFID, IS, precision, recall.
+"""Measures samples of a run, or images: FID, KID, IS, precision, recall.
 
-  python launch/evaluate.py --config=configs/imagenet256.py --workdir=runs/xl \\
+  pixeldit evaluate --config=imagenet256 --workdir=runs/xl \\
     --reference=VIRTUAL_imagenet256_labeled.npz --out=evaluation/xl
   ... --sweep=guidance=2.5,2.75,3.0 --sweep=ema=true,false
-  python launch/evaluate.py --images=FOLDER_OR_NPZ --reference=... --out=...
-  python launch/evaluate.py --reference=folder:/data/imagenet/train \\
+  pixeldit evaluate --images=FOLDER_OR_NPZ --reference=... --out=...
+  pixeldit evaluate --reference=folder:/data/imagenet/train \\
     --resolution=256 --make_reference=imagenet256.npz
 
 Writes samples.npz (the form of the ADM evaluation suite), samples.png (a grid)
@@ -20,7 +20,6 @@ uses. Without them, --features=digits measures 28x28 digits offline.
 """
 
 import pathlib
-import sys
 
 from absl import flags
 
@@ -74,18 +73,15 @@ def main():
   import jax
   from jax.experimental import multihost_utils
 
+  from pixeldit_jax.cli.log import start_log
   from pixeldit_jax.eval.report import table
-  from pixeldit_jax.train.metrics import start_log
 
   cluster_flags.initialize()
-  start_log()
-  try:
-    _check_flags()
-    if result := _measure(first=jax.process_index() == 0):
-      print(table(result))
-    multihost_utils.sync_global_devices('measured')
-  except (ValueError, OSError, ImportError) as error:
-    sys.exit(f'evaluate.py: {error}')
+  start_log(jax.process_index())
+  _check_flags()
+  if result := _measure(first=jax.process_index() == 0):
+    print(table(result))
+  multihost_utils.sync_global_devices('measured')
 
 
 def _check_flags():

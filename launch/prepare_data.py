@@ -1,6 +1,6 @@
-"""Prepares images for training: any source to ArrayRecord shards.
+"""Prepares images for training: from any source to ArrayRecord shards.
 
-  python launch/prepare_data.py --source=folder:/data/imagenet/train \\
+  pixeldit prepare-data --source=folder:/data/imagenet/train \\
     --out=/data/imagenet256 --resolution=256
 
 Train on the result with --config.data.source=shards:/data/imagenet256. After
@@ -49,20 +49,22 @@ flags.mark_flags_as_required(['source', 'out'])
 
 def main():
   # Imported here: --help has no need of them.
+  from pixeldit_jax.cli.log import start_log
   from pixeldit_jax.data.prepare import prepare
   from pixeldit_jax.data.prepare.write_shard import Settings
 
+  start_log()
   begin = time.perf_counter()
+  settings = Settings(
+    source=_SOURCE.value,
+    resolution=_RESOLUTION.value,
+    bucketed=_BUCKETS.value,
+    encoding=_ENCODING.value,
+    quality=_QUALITY.value,
+    shard_size=_SHARD_SIZE.value,
+  )
+  store = _make_store(settings) if _FEATURES.value else None
   try:
-    settings = Settings(
-      source=_SOURCE.value,
-      resolution=_RESOLUTION.value,
-      bucketed=_BUCKETS.value,
-      encoding=_ENCODING.value,
-      quality=_QUALITY.value,
-      shard_size=_SHARD_SIZE.value,
-    )
-    store = _make_store(settings) if _FEATURES.value else None
     manifest = prepare.prepare(
       settings,
       _OUT.value,
@@ -71,10 +73,8 @@ def main():
     )
     if store:
       store(_OUT.value)
-  except (ValueError, OSError, ImportError, RuntimeError) as error:
-    sys.exit(f'prepare_data.py: {error}')
   except KeyboardInterrupt:
-    sys.exit('prepare_data.py: stopped; the same command goes on from here')
+    sys.exit('prepare-data: stopped; the same command goes on from here')
   print(prepare.summary(manifest))
   seconds = time.perf_counter() - begin
   print(f'{seconds:.1f} s; look at {_OUT.value}/contact_sheet.png')

@@ -1,12 +1,14 @@
-"""Samples images from a run: --workdir=runs/mnist --out=samples.
+"""Samples images from a run.
+
+  pixeldit sample --workdir=runs/mnist --out=samples
 
 Writes samples.png (a grid), images/000000.png and on, and samples.npz
 (uint8 'arr_0' [N, H, W, 3], the form of the ADM evaluation suite, and the
 labels as 'arr_1'). Sample i depends on the seed and i alone. Stopped and run
 again, it goes on where it was.
 
---config=configs/imagenet256.py:preset=ep320 samples a run, or released weights
-that launch/convert.py made one of, as the paper did after 320 epochs.
+--config=imagenet256:preset=ep320 samples a run, or released weights
+that pixeldit convert made one of, as the paper did after 320 epochs.
 
 A run with texts takes --prompts='a red seven; a blue two' or --prompts_file in
 place of --labels; the grid shows them. --export writes the four images of each
@@ -17,7 +19,6 @@ trajectory.png is animated, trajectory_strip.png a row of moments.
 """
 
 import pathlib
-import sys
 
 from absl import flags
 
@@ -53,38 +54,35 @@ flags.mark_flags_as_required(['workdir', 'out'])
 def main():
   import jax
 
+  from pixeldit_jax.cli.log import start_log
   from pixeldit_jax.sampling import benchmark_exports, sample_set, trajectory
-  from pixeldit_jax.train.metrics import start_log
 
   cluster_flags.initialize()
-  start_log()
+  start_log(jax.process_index())
   out = pathlib.Path(_OUT.value)
   weights = dict(ema=sample_flags.EMA.value, step=sample_flags.STEP.value)
   options = dict(labels=sample_flags.LABELS.value, **weights)
-  try:
-    config = sample_flags.read_config()
-    prompts, benchmark = _read_prompts(config)
-    if benchmark:
-      run = (config, sample_flags.WORKDIR.value, benchmark, prompts)
-      overwrite = sample_flags.OVERWRITE.value
-      return benchmark_exports.export_run(*run, overwrite=overwrite, **weights)
-    count = len(prompts.texts) if prompts else 100
-    sample_set.make_sample_set(
-      config,
-      sample_flags.WORKDIR.value,
-      out / 'samples.npz',
-      count if _NUM_SAMPLES.value is None else _NUM_SAMPLES.value,
-      prompts=prompts,
-      overwrite=sample_flags.OVERWRITE.value,
-      **options,
-    )
-    if jax.process_index() == 0:
-      sample_set.write_pngs(out / 'images', out / 'samples.npz')
-      sample_set.write_grid(out / 'samples.png', out / 'samples.npz', prompts)
-    if _TRAJECTORY.value:
-      trajectory.draw_path(config, sample_flags.WORKDIR.value, out, **options)
-  except (ValueError, OSError, ImportError) as error:
-    sys.exit(f'sample.py: {error}')
+  config = sample_flags.read_config()
+  prompts, benchmark = _read_prompts(config)
+  if benchmark:
+    run = (config, sample_flags.WORKDIR.value, benchmark, prompts)
+    overwrite = sample_flags.OVERWRITE.value
+    return benchmark_exports.export_run(*run, overwrite=overwrite, **weights)
+  count = len(prompts.texts) if prompts else 100
+  sample_set.make_sample_set(
+    config,
+    sample_flags.WORKDIR.value,
+    out / 'samples.npz',
+    count if _NUM_SAMPLES.value is None else _NUM_SAMPLES.value,
+    prompts=prompts,
+    overwrite=sample_flags.OVERWRITE.value,
+    **options,
+  )
+  if jax.process_index() == 0:
+    sample_set.write_pngs(out / 'images', out / 'samples.npz')
+    sample_set.write_grid(out / 'samples.png', out / 'samples.npz', prompts)
+  if _TRAJECTORY.value:
+    trajectory.draw_path(config, sample_flags.WORKDIR.value, out, **options)
 
 
 def _read_prompts(config):

@@ -1,49 +1,46 @@
 """Draws the images that a run would train on, with their labels.
 
-python launch/show_data.py --config=configs/mnist.py --out=data.png
+pixeldit show-data --config=mnist --out=data.png
 """
 
 import contextlib
 import pathlib
-import sys
 
 from absl import flags
-from ml_collections import config_flags
 
-from pixeldit_jax.cli import run_command
+from pixeldit_jax.cli import config_flag, run_command
 
-_CONFIG = config_flags.DEFINE_config_file(
-  'config', None, 'File of the run; --config.key=value changes one value.'
+_CONFIG = config_flag.define(
+  'A name (imagenet256:size=XL), a file or a run; --config.key=value changes '
+  'one value.'
 )
 _OUT = flags.DEFINE_string('out', 'data.png', 'Picture to write.')
 _COUNT = flags.DEFINE_integer('count', 64, 'Images to draw.', lower_bound=1)
-flags.mark_flags_as_required(['config'])
 
 
 def main():
   # Imported here: --help has no need of them.
+  from pixeldit_jax.cli.log import start_log
   from pixeldit_jax.data.pipeline.aspect_ratio_buckets import (
     make_bucket_pipeline,
   )
   from pixeldit_jax.data.pipeline.batches import make_pipeline
   from pixeldit_jax.data.sources.open_source import open_source
 
-  try:
-    data, seed = _CONFIG.value.data, _CONFIG.value.seed
-    source = open_source(data.source)
-    source.check(resolution=data.resolution)
-    options = dict(batch_size=data.batch_size, seed=seed)
-    options |= {k: data[k] for k in ('num_threads', 'num_workers', 'prefetch')}
-    if data.buckets:
-      batches = make_bucket_pipeline(source, **options)
-    else:
-      batches = make_pipeline(source, resolution=data.resolution, **options)
-    sheet = _draw(source, batches, _COUNT.value)
-    out = pathlib.Path(_OUT.value)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    sheet.save(out, 'PNG')
-  except (ValueError, OSError, ImportError) as error:
-    sys.exit(f'show_data.py: {error}')
+  start_log()
+  data, seed = _CONFIG.value.data, _CONFIG.value.seed
+  source = open_source(data.source)
+  source.check(resolution=data.resolution)
+  options = dict(batch_size=data.batch_size, seed=seed)
+  options |= {k: data[k] for k in ('num_threads', 'num_workers', 'prefetch')}
+  if data.buckets:
+    batches = make_bucket_pipeline(source, **options)
+  else:
+    batches = make_pipeline(source, resolution=data.resolution, **options)
+  sheet = _draw(source, batches, _COUNT.value)
+  out = pathlib.Path(_OUT.value)
+  out.parent.mkdir(parents=True, exist_ok=True)
+  sheet.save(out, 'PNG')
   print(f'{len(source)} images; wrote {out}')
   if data.flip:
     print('Training mirrors half of them.')

@@ -1,20 +1,19 @@
-"""Trains a PixelDiT: --config=configs/mnist.py --workdir=runs/mnist.
+"""Trains a network, or goes on with a run.
+
+  pixeldit train --config=mnist --workdir=runs/mnist
 
 Run again with the same workdir, it goes on from the newest checkpoint. SIGTERM,
 or Ctrl-C once, saves and ends with exit code 75; Ctrl-C twice ends at once. A
 file named `trace` in the workdir of a running job asks for a profiler trace.
 """
 
-import sys
-
 from absl import flags
-from ml_collections import config_flags
 
-from pixeldit_jax.cli import cluster_flags, run_command
-from pixeldit_jax.eval import feature_networks
+from pixeldit_jax.cli import cluster_flags, config_flag, run_command
 
-_CONFIG = config_flags.DEFINE_config_file(
-  'config', None, 'File of the run; --config.key=value changes one value.'
+_CONFIG = config_flag.define(
+  'What to train: a name (imagenet256:size=XL), a file or an earlier run; '
+  '--config.key=value changes one value.'
 )
 _WORKDIR = flags.DEFINE_string(
   'workdir', None, 'Folder of checkpoints and logs; made if absent.'
@@ -26,39 +25,35 @@ _ALLOW_CHANGE = flags.DEFINE_list(
   'what it is, as in data.source,data.batch_size.',
 )
 flags.adopt_module_key_flags(cluster_flags)
-flags.mark_flags_as_required(['config', 'workdir'])
+flags.mark_flag_as_required('workdir')
 
 
 def main():
   # Imported here: --help has no need of them.
+  import jax
+
   from pixeldit_jax import sharding
+  from pixeldit_jax.cli.log import start_log
   from pixeldit_jax.config import validate
+  from pixeldit_jax.eval import feature_networks
   from pixeldit_jax.eval.sample_grid_evaluator import make_grid_evaluator
   from pixeldit_jax.train.loop import train
-  from pixeldit_jax.train.metrics import start_log
   from pixeldit_jax.train.repa import load_teacher
-  from pixeldit_jax.train.run.preemption import EXIT_STOPPED, Stopped
 
   cluster_flags.initialize()
-  start_log()
+  start_log(jax.process_index())
   config = _CONFIG.value
-  try:
-    validate(config)
-    teacher = load_teacher(config)
-    mesh = sharding.make_mesh(config.mesh)
-    evaluators = []
-    if config.log.samples_every:
-      every = config.log.samples_every
-      evaluators.append((every, make_grid_evaluator(config, mesh)))
-    if config.eval.every:
-      evaluator = feature_networks.make_evaluator(config, mesh)
-      evaluators.append((config.eval.every, evaluator))
-    train(config, _WORKDIR.value, evaluators, teacher, _ALLOW_CHANGE.value)
-  except Stopped as stopped:
-    print(f'train.py: {stopped}')
-    sys.exit(EXIT_STOPPED)
-  except (ValueError, OSError, ImportError, FloatingPointError) as error:
-    sys.exit(f'train.py: {error}')
+  validate(config)
+  teacher = load_teacher(config)
+  mesh = sharding.make_mesh(config.mesh)
+  evaluators = []
+  if config.log.samples_every:
+    every = config.log.samples_every
+    evaluators.append((every, make_grid_evaluator(config, mesh)))
+  if config.eval.every:
+    evaluator = feature_networks.make_evaluator(config, mesh)
+    evaluators.append((config.eval.every, evaluator))
+  train(config, _WORKDIR.value, evaluators, teacher, _ALLOW_CHANGE.value)
 
 
 if __name__ == '__main__':

@@ -23,3 +23,11 @@ class OutputError(UserError, OSError):
 
 class DivergenceError(UserError, FloatingPointError):
   """Loss, gradients or weights stopped being finite."""
+
+
+# Of a run that saved and can go on (EX_TEMPFAIL of sysexits.h).
+EXIT_STOPPED = 75
+
+
+class Stopped(Exception):
+  """The run was asked to stop; all up to this step is saved."""

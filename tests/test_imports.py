@@ -34,9 +34,10 @@ FLOORS = (
   ('eval',),
   ('compile_report', 'benchmarks', 'demo'),
   ('api', 'compare', 'report', 'studio'),
-  ('cli',),
   ('configs',),
+  ('cli',),
   ('launch',),
+  ('cli.commands',),
 )
 FLOOR_OF = {name: i for i, names in enumerate(FLOORS) for name in names}
 # Words that say nothing of what a module does.

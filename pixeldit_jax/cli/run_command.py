@@ -1,28 +1,103 @@
-"""Starts a command: what is wrong with its flags is told in one line."""
+"""Runs a command: its flags, its help, and how its errors are shown.
+
+A `UserError` and a wrong flag are one line and exit code 1. A run that was
+stopped and can go on ends with exit code 75. Any other exception is a bug, here
+or in a user's own code, and shows its traceback.
+"""
 
 import pathlib
+import re
 import sys
 from collections.abc import Callable
 
-from absl import app
+from absl import app, flags
+
+from pixeldit_jax.errors import EXIT_STOPPED, Stopped, UserError
+
+_HELP = {'--help', '-help', '-h', '-?', '--helpshort'}
+_FULL_HELP = {'--helpfull', '-helpfull'}
 
 
 def run(main: Callable[[], None]) -> None:
-  """Parses the flags and calls `main`."""
-  app.run(lambda argv: main(), flags_parser=_parse)
+  """Parses the flags, calls `main` and ends the process.
+
+  Args:
+    main: the function of a module of launch/.
+  """
+  name = _command_name(main)
+  _hide_launch_folder()
+  if {*sys.argv} & (_HELP | _FULL_HELP):
+    print(_help(main, name))
+    return
+  try:
+    app.run(lambda argv: main(), flags_parser=_parse)
+  except UserError as error:
+    sys.exit(f'{name}: {error}')
+  except Stopped as stopped:
+    print(f'{name}: {stopped}')
+    sys.exit(EXIT_STOPPED)
+
+
+def _command_name(main: Callable[[], None]) -> str:
+  """'prepare-data' of pixeldit_jax/launch/prepare_data.py."""
+  module = main.__module__
+  if module == '__main__':
+    module = pathlib.Path(sys.argv[0]).stem
+  return module.rpartition('.')[2].replace('_', '-')
+
+
+def _hide_launch_folder() -> None:
+  """Takes the folder of the script from the places that imports look in.
+
+  Python puts launch/ there for `python launch/train.py`, and its evaluate.py
+  would be found in place of an installed package of that name.
+  """
+  launch = pathlib.Path(__file__).resolve().parents[2] / 'launch'
+  if sys.path and pathlib.Path(sys.path[0]).resolve() == launch:
+    del sys.path[0]
+
+
+def _help(main: Callable[[], None], name: str) -> str:
+  """The description of a command and its flags; with --helpfull, all flags."""
+  if {*sys.argv} & _FULL_HELP:
+    return flags.FLAGS.get_help()
+  module = sys.modules[main.__module__]
+  _, _, listed = flags.FLAGS.module_help(module).strip().partition('\n')
+  return f'{module.__doc__}\nFlags of {name} (--helpfull shows all):\n{listed}'
 
 
 def _parse(argv: list[str]) -> list[str]:
-  name = pathlib.Path(argv[0]).name
+  """Reads the flags.
+
+  Raises:
+    UserError: a flag or a key is unknown, or its value is wrong.
+  """
   try:
-    argv = app.parse_flags_with_usage(argv)
+    argv = flags.FLAGS(argv)
+  except flags.Error as error:
+    # absl wraps what a parser raises.
+    cause = error.__context__
+    if not isinstance(cause, UserError):
+      cause = UserError(_flag_error(str(error)))
+    raise cause from error
   except (AttributeError, KeyError) as error:
-    said = error  # by ml_collections: the key, and one that comes near it
-    while isinstance(said, Exception):
-      said = said.args[0]
-    key, *near = said.replace('"', '').splitlines()
-    more = ' '.join([*near, 'All keys: pixeldit_jax/config.py.'])
-    sys.exit(f'{name}: --config has no key {key}. {more}')
+    raise UserError(_unknown_key(error)) from error
   if argv[1:]:
-    sys.exit(f'{name}: {argv[1:]} are not flags; write --name=value.')
+    raise UserError(f'{argv[1:]} are not flags; write --name=value.')
   return argv
+
+
+def _flag_error(text: str) -> str:
+  """What absl says of a wrong flag; shorter if the flag is missing."""
+  missing = re.match(r'flag --(\w+)=None: .*must have a value', text)
+  return f'--{missing[1]} is missing; see --help.' if missing else text
+
+
+def _unknown_key(error: Exception) -> str:
+  """What ml_collections says of a key that a configuration has not."""
+  said = error
+  while isinstance(said, Exception):
+    said = said.args[0]
+  key, *near = said.replace('"', '').splitlines()
+  more = ' '.join([*near, 'All keys: pixeldit_jax/config.py.'])
+  return f'--config has no key {key}. {more}'

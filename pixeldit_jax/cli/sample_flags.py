@@ -1,22 +1,18 @@
 """Flags of `sample.py` and `evaluate.py`: which run, weights and sampler."""
 
 import functools
-import pathlib
 
 from absl import flags
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict
 
+from pixeldit_jax.cli import config_flag
 from pixeldit_jax.errors import UserError
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
-DEFAULTS = ROOT / 'pixeldit_jax' / 'config.py'
-
-CONFIG = config_flags.DEFINE_config_file(
-  'config',
-  str(DEFAULTS),
-  'Takes its sampler from this file in place of that of the run, of the same '
-  'network: configs/imagenet256.py:preset=ep320. '
+CONFIG = config_flag.define(
+  'Takes its sampler from this file or run in place of that of --workdir, of '
+  'the same network: imagenet256:preset=ep320. '
   '--config.sampler.guidance=2.5 changes one value of either.',
+  required=False,
 )
 WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the run.')
 SOURCE = flags.DEFINE_string(
@@ -45,15 +41,13 @@ def read_config() -> ConfigDict:
     FileNotFoundError: there is no run.
     UserError: a value that cannot be, or that is not the sampler's.
   """
-  from pixeldit_jax.config import get_config, validate
-  from pixeldit_jax.train.run.workdir import read_config
+  from pixeldit_jax.config import validate
 
-  overrides = config_flags.get_override_values(flags.FLAGS['config'])
+  overrides = config_flag.overrides()
   if SOURCE.value:
     _convert(SOURCE.value, WORKDIR.value, overrides)
-  config = read_config(WORKDIR.value)
-  _fill(config, get_config())
-  if flags.FLAGS['config'].present:
+  config = config_flag.run_config(WORKDIR.value)
+  if CONFIG.present:
     _check_network(config, CONFIG.value)
     config.sampler.update(CONFIG.value.sampler)
   for key, value in overrides.items():
@@ -88,7 +82,7 @@ def _convert(source: str, workdir: str, overrides: dict[str, object]):
       )
   elif jax.process_count() > 1:
     raise UserError('--source: run launch/convert.py first, in one process.')
-  elif flags.FLAGS['config'].present:
+  elif CONFIG.present:
     released.to_workdir(source, workdir, CONFIG.value)
   else:
     config = released.infer_run(source, overrides)
@@ -112,12 +106,3 @@ def _check_network(config: ConfigDict, asked: ConfigDict):
       f'{told}\nGive the file and the options that the run was made with, as '
       'size=L, or leave --config out: the run knows its own sampler.'
     )
-
-
-def _fill(config: ConfigDict, defaults: ConfigDict):
-  """Adds the keys that are younger than the run; their defaults are its way."""
-  for key, value in defaults.items():
-    if key not in config:
-      config[key] = value
-    elif isinstance(value, ConfigDict):
-      _fill(config[key], value)

@@ -14,7 +14,7 @@ from pixeldit_jax import sharding
 from pixeldit_jax.config import model_config, validate
 from pixeldit_jax.data.source import Source
 from pixeldit_jax.encoders.vision import VisionConfig
-from pixeldit_jax.errors import DivergenceError, UserError
+from pixeldit_jax.errors import DivergenceError, Stopped, UserError
 from pixeldit_jax.train.checkpoint.manager import Checkpoints
 from pixeldit_jax.train.checkpoint.restore import restore_init
 from pixeldit_jax.train.inputs import (
@@ -30,7 +30,7 @@ from pixeldit_jax.train.metrics import Clock, Writer
 from pixeldit_jax.train.nan_report import describe
 from pixeldit_jax.train.optim.optimizer import make_optimizer
 from pixeldit_jax.train.repa import Target, find_target, place_teacher
-from pixeldit_jax.train.run.preemption import Stopped, StopRequest
+from pixeldit_jax.train.run.preemption import StopRequest
 from pixeldit_jax.train.run.profiler import Tracer
 from pixeldit_jax.train.run.record import Record
 from pixeldit_jax.train.run.text_encoder_metadata import check_start, keep_text

@@ -2,11 +2,9 @@
 
 import datetime
 import logging
-import sys
 import time
 from collections.abc import Mapping
 
-import absl.logging
 import jax
 import numpy as np
 from etils import epath
@@ -15,17 +13,6 @@ from pixeldit_jax.hardware import peak_flops
 from pixeldit_jax.train.run.goodput import Goodput
 
 log = logging.getLogger(__name__)
-
-
-def start_log() -> None:
-  """Shows what this package has to say, from the first process; no more."""
-  absl.logging.set_verbosity(absl.logging.WARNING)  # Orbax tells a lot
-  package = logging.getLogger('pixeldit_jax')
-  handler = logging.StreamHandler(sys.stdout)
-  handler.setFormatter(logging.Formatter('%(asctime)s %(message)s', '%H:%M:%S'))
-  package.addHandler(handler)
-  package.propagate = False
-  package.setLevel('INFO' if jax.process_index() == 0 else 'WARNING')
 
 
 class Clock:

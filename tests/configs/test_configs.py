@@ -7,13 +7,14 @@ import jax
 import numpy as np
 import pytest
 
+from pixeldit_jax.cli.config_flag import packaged_names
 from pixeldit_jax.config import model_config, validate
 from pixeldit_jax.model.cost import count_parameters
 from pixeldit_jax.train.loop import train
 from pixeldit_jax.train.optim.optimizer import make_schedule
 
 ROOT = pathlib.Path(__file__).parents[2]
-FILES = sorted((ROOT / 'configs').glob('*.py'))
+FILES = [ROOT / 'configs' / f'{name}.py' for name in packaged_names()]
 
 
 def load(path: pathlib.Path, arg: str | None = None):

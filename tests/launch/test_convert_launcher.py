@@ -13,7 +13,7 @@ from pixeldit_jax.convert.lightning import write_lightning
 
 ROOT = pathlib.Path(__file__).parents[2]
 CONFIG = """
-from pixeldit_jax.train import config as defaults
+from pixeldit_jax import config as defaults
 
 def get_config():
   config = defaults.get_config()
@@ -63,7 +63,7 @@ def test_from_a_released_file_to_images_and_back(tmp_path, golden):
   done = launch('convert', source, run, '--step=3')
   assert done.returncode == 1
   assert done.stderr.splitlines()[-1] == (
-    'convert.py: --step means nothing with --source.'
+    'convert: --step means nothing with --source.'
   )
   done = launch('convert', run, f'--out={tmp_path}/back.pth')
   assert done.returncode == 0, done.stderr

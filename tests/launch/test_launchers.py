@@ -27,6 +27,7 @@ def launch(name: str, *flags: str) -> subprocess.CompletedProcess:
 @pytest.mark.parametrize('name', ['train', 'sample'])
 def test_help_tells_the_flags(name):
   done = launch(name, '--help')
+  assert done.returncode == 0
   assert '--workdir' in done.stdout and '--config' in done.stdout
 
 

@@ -17,12 +17,11 @@ from pixeldit_jax.model.pixeldit import PixelDiT
 ROOT = pathlib.Path(__file__).parents[2]
 DEBUG = '--config=configs/imagenet256.py:debug'
 SAMPLER_OF_FLAGS = """
-import json, sys
-sys.path.insert(0, 'launch')
-import sample_flags
-from absl import app
-show = lambda _: print(json.dumps(sample_flags.read_config().sampler.to_dict()))
-app.run(show)
+import json
+from pixeldit_jax.cli import run_command, sample_flags
+run_command.run(
+  lambda: print(json.dumps(sample_flags.read_config().sampler.to_dict()))
+)
 """
 
 pytestmark = pytest.mark.slow

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 from PIL import Image
-from pixeldit_jax.configs import t2i_base
+from pixeldit_jax.configs import _t2i_base
 
 from pixeldit_jax import config as defaults
 from pixeldit_jax import sharding
@@ -63,7 +63,7 @@ def config(tmp_path_factory) -> ConfigDict:
   settings = Settings(f'images:{path}/in', 64, bucketed=True)
   prepare.prepare(settings, str(path / 'out'), num_processes=1)
   text_embeddings.store(str(path / 'out'), WordEncoder(), batch_size=8)
-  config = t2i_base.get_config()
+  config = _t2i_base.get_config()
   defaults.make_debug(config)
   config.model.update(patch_size=4, patch_depth=1, text_mask=True, scan=False)
   config.data.update(

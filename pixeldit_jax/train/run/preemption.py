@@ -14,13 +14,6 @@ from jax.experimental import multihost_utils
 
 log = logging.getLogger(__name__)
 
-# Of a run that saved and can go on (EX_TEMPFAIL of sysexits.h).
-EXIT_STOPPED = 75
-
-
-class Stopped(Exception):
-  """The run was asked to stop; all up to this step is saved."""
-
 
 class StopRequest:
   """Listens while it is entered; what was there before comes back after."""

@@ -9,12 +9,11 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from pixeldit_jax.errors import UserError
+from pixeldit_jax.errors import Stopped, UserError
 from pixeldit_jax.train.run import lock, multihost, workdir
 from pixeldit_jax.train.run.environment import environment
 from pixeldit_jax.train.run.goodput import Goodput
 from pixeldit_jax.train.run.gradient_watch import Watch
-from pixeldit_jax.train.run.preemption import Stopped
 
 log = logging.getLogger(__name__)
 

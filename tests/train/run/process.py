@@ -14,9 +14,9 @@ from ml_collections import ConfigDict
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[3]))
 
+from pixeldit_jax.cli.log import start_log  # noqa: E402
+from pixeldit_jax.errors import EXIT_STOPPED, Stopped  # noqa: E402
 from pixeldit_jax.train import inputs, loop  # noqa: E402
-from pixeldit_jax.train.metrics import start_log  # noqa: E402
-from pixeldit_jax.train.run.preemption import EXIT_STOPPED, Stopped  # noqa: E402
 
 
 class Recorded:
@@ -41,7 +41,7 @@ def main():
     jax.distributed.initialize(
       task['address'], task['processes'], task['process']
     )
-  start_log()
+  start_log(jax.process_index())
   file = os.open(task['ids'], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
   loop.make_data = lambda *args: Recorded(inputs.make_data(*args), file)
   try:

@@ -23,8 +23,8 @@ from PIL import Image
 
 from pixeldit_jax import sharding
 from pixeldit_jax.config import get_config, make_debug, model_config
+from pixeldit_jax.errors import EXIT_STOPPED
 from pixeldit_jax.train.checkpoint.restore import CheckpointRef, restore_weights
-from pixeldit_jax.train.run.preemption import EXIT_STOPPED
 from pixeldit_jax.train.run.workdir import read_history
 
 PROCESS = pathlib.Path(__file__).with_name('process.py')

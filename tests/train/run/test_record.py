@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pixeldit_jax.config import get_config
-from pixeldit_jax.train.run.preemption import Stopped
+from pixeldit_jax.errors import Stopped
 from pixeldit_jax.train.run.record import Record
 from pixeldit_jax.train.run.workdir import (
   read_config,
