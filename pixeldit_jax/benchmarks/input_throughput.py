@@ -10,7 +10,7 @@ import grain
 
 from pixeldit_jax.data.pipeline.aspect_ratio_buckets import make_bucket_pipeline
 from pixeldit_jax.data.pipeline.batches import make_pipeline, usable_cores
-from pixeldit_jax.data.pipeline.load_example import Load
+from pixeldit_jax.data.pipeline.load_example import ExampleLoader
 from pixeldit_jax.data.source import Source
 
 _ROUNDS = 3  # of each, in turns: other work on the machine hits both
@@ -53,7 +53,7 @@ def measure(
     batches = make_pipeline(source, resolution=resolution, **options)
   order = grain.MapDataset.range(len(source)).seed(seed).shuffle().repeat()
   positions = itertools.count()
-  load = Load(source, seed)
+  load = ExampleLoader(source, seed)
 
   def decode():
     position = next(positions)

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 
 from pixeldit_jax.data import captions
-from pixeldit_jax.data.source import Source
+from pixeldit_jax.data.source import Example, Source
 
 TEXT, MASK, NULL = 'text', 'text_mask', 'null'
 ARRAYS = (TEXT, MASK)
 
 
-class PickText:
+class CaptionSampler:
   """A `pipeline.Pick`: the entries 'text', 'text_mask' and 'caption'.
 
   An image without captions, and any with the probability `dropout`, gets the
@@ -32,17 +32,17 @@ class PickText:
     min_score: float | None = None,
   ):
     """Keeps the null text; the others are those of `captions.choose`."""
-    self._null = {name: source.stored[name].constant(NULL) for name in ARRAYS}
+    self._null = {name: source.arrays[name].constant(NULL) for name in ARRAYS}
     self._dropout = dropout
     self._choice = dict(weights=weights, min_score=min_score)
 
   def __call__(
-    self, example: dict[str, Any], random: np.random.Generator
+    self, example: Example, random: np.random.Generator
   ) -> dict[str, Any]:
     index = None
     if random.random() >= self._dropout:
       index = captions.choose(example['captions'], random, **self._choice)
     if index is None:
       return self._null | {'caption': ''}
-    text = {name: example[name][index] for name in ARRAYS}
+    text = {name: example['arrays'][name][index] for name in ARRAYS}
     return text | {'caption': example['captions'][index].text}

@@ -23,11 +23,11 @@ import ml_dtypes  # noqa: F401, with it np.dtype knows 'bfloat16'
 import numpy as np
 
 from pixeldit_jax import files as whole_files
-from pixeldit_jax.data.sources import shards
 from pixeldit_jax.data.transforms import BadExample
 from pixeldit_jax.errors import MissingFileError, UserError
 
-FORMAT = 'pixeldit_jax side arrays 1'
+FORMAT = 'pixeldit_jax side arrays 1'  # the older name, kept on disk
+IMAGES = 'manifest.json'  # the manifest of the images, in the same folder
 
 
 def pack(array: np.ndarray) -> bytes:
@@ -71,28 +71,31 @@ def read_manifest(path: str, name: str) -> dict[str, Any]:
   return manifest
 
 
-class SideArrays:
+class PrecomputedArrays:
   """The arrays of one name, by the index of the examples.
 
   Opening compares the sizes of the files and the checksum of the images'
   manifest.
 
   Attributes:
-    manifest: its 'dtype'; its 'shape' where all arrays have the same, else
-      None; its 'examples'.
-    meta: what the arrays were made by, as the writer was told.
+    manifest: what the writer left.
+    meta: what made the arrays, as it was given to the writer.
+    shape: of each array; None where they differ in shape.
+    dtype: of their elements.
   """
 
   def __init__(self, path: str, name: str):
     self._path, self._name = os.path.abspath(path), name
     self.manifest = read_manifest(path, name)
     self.meta: dict[str, Any] = self.manifest['meta']
-    self._dtype = np.dtype(self.manifest['dtype'])
+    shape = self.manifest['shape']
+    self.shape = shape if shape is None else tuple(shape)
+    self.dtype = np.dtype(self.manifest['dtype'])
     self.check()
     self._records = whole_files.open_records(self._path, self.manifest['files'])
 
   def __reduce__(self):
-    return SideArrays, (self._path, self._name)
+    return PrecomputedArrays, (self._path, self._name)
 
   def check(
     self,
@@ -106,7 +109,7 @@ class SideArrays:
 
     Args:
       meta: the entries of `meta` that the run relies on.
-      checksums: see `shards.check_shards`, as for the two others.
+      checksums: read every byte as well, each process its part of the files.
       process_index: this process.
       process_count: the processes that share the reading.
 
@@ -117,7 +120,7 @@ class SideArrays:
     faults = whole_files.faults(
       self._path, files, checksums, process_index, process_count
     )
-    images = os.path.join(self._path, shards.MANIFEST)
+    images = os.path.join(self._path, IMAGES)
     if whole_files.sha256(images) != self.manifest['images']:
       faults.append(f'they belong to other images than those of {images}')
     faults += [
@@ -138,7 +141,7 @@ class SideArrays:
   def __getitem__(self, index: int) -> np.ndarray:
     """Returns the array of one example; raises BadExample for a damaged one."""
     try:
-      return unpack(self._records[index], self._dtype)
+      return unpack(self._records[index], self.dtype)
     # ArrayRecord reports a chunk that fails its own checksum as RuntimeError.
     except (RuntimeError, ValueError, struct.error) as error:
       raise BadExample(
@@ -150,5 +153,5 @@ class SideArrays:
     for entry in self.manifest['constants']:
       if entry['name'] == name:
         with open(os.path.join(self._path, entry['file']), 'rb') as file:
-          return unpack(file.read(), self._dtype)
+          return unpack(file.read(), self.dtype)
     raise KeyError(name)

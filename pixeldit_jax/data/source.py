@@ -1,27 +1,74 @@
-"""Random-access sources of images: what each kind provides."""
+"""The contract between data and pipeline: examples, and sources of them."""
 
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NotRequired, Protocol, Self, TypedDict
+
+import numpy as np
+
+from pixeldit_jax.data.captions import Caption
+from pixeldit_jax.errors import UserError
+from pixeldit_jax.typing import Int, UInt8
+
+
+class Example(TypedDict):
+  """One image and what belongs to it.
+
+  Attributes:
+    image: an encoded file, or pixels.
+    label: an index of the source's `class_names`; -1 for no class.
+    name: unique in the source; names the image in messages.
+    captions: perhaps none; required of a source with `captions`.
+    arrays: the array of each name in the source's `arrays`.
+    size: height and width before the image was prepared, where known.
+  """
+
+  image: bytes | UInt8[np.ndarray, 'H W C']
+  label: int
+  name: str
+  captions: NotRequired[list[Caption]]
+  arrays: NotRequired[dict[str, np.ndarray]]
+  size: NotRequired[tuple[int, int]]
+
+
+class ArrayInfo(Protocol):
+  """The arrays of one name that a source has, such as its text embeddings.
+
+  Attributes:
+    meta: what made them; compared with what a run expects.
+    shape: of each array; None where they differ in shape.
+    dtype: of their elements.
+  """
+
+  meta: Mapping[str, Any]
+  shape: tuple[int, ...] | None
+  dtype: np.dtype
+
+  def constant(self, name: str) -> np.ndarray:
+    """Returns an array that belongs to no example, as the embedding of ''.
+
+    Raises:
+      KeyError: there is none of this name.
+    """
 
 
 class Source:
-  """A sequence of examples; small to pickle, so that workers can have it.
+  """A sequence of examples with random access.
 
-  `source[i]` is a dict: 'image' (encoded bytes, or uint8 [H W C]), 'label'
-  (int, an index of `class_names`, or -1 where there are none), 'name' (str,
-  unique in the source) and, where `captions`, 'captions' (a list of `Caption`,
-  perhaps empty). It raises `BadExample` or `OSError` where that one example
-  cannot be read.
+  A kind of data is a subclass in a file of `data/sources`, and a line in the
+  table of `open_source`. Worker processes get a pickled copy: pickle a path
+  rather than open files and long lists.
 
   Attributes:
-    class_names: one name per class, in the order of the labels.
+    class_names: one name for each class, in the order of the labels.
     captions: whether examples have captions.
-    arrays: names of the arrays stored beside the images that examples have.
-    buckets: (height, width) of each aspect-ratio bucket; only of shards.
+    arrays: what is known of the arrays that examples have, by name.
+    buckets: height and width of each aspect-ratio bucket; () for sources that
+      have none.
   """
 
   class_names: tuple[str, ...] = ()
   captions: bool = False
-  arrays: tuple[str, ...] = ()
+  arrays: Mapping[str, ArrayInfo] = {}
   buckets: tuple[tuple[int, int], ...] = ()
 
   @property
@@ -31,22 +78,56 @@ class Source:
   def __len__(self) -> int:
     raise NotImplementedError
 
-  def __getitem__(self, index: int) -> dict[str, Any]:
+  def __getitem__(self, index: int) -> Example:
+    """Reads one example; called from many threads at once.
+
+    Raises:
+      BadExample, OSError: this example cannot be read; another is taken.
+    """
     raise NotImplementedError
+
+  def with_arrays(self, names: Sequence[str]) -> Self:
+    """Returns this source with these arrays in its examples.
+
+    Raises:
+      UserError: it has not all of them.
+    """
+    missing = [name for name in names if name not in self.arrays]
+    if missing:
+      raise UserError(
+        f'this data source has no precomputed {", ".join(missing)}: they are '
+        'stored next to shards only. Prepare the data with '
+        'launch/prepare_data.py'
+      )
+    return self
+
+  def bucket_of_examples(self) -> Int[np.ndarray, 'N']:
+    """Returns the bucket of each example, an index of `buckets`.
+
+    Raises:
+      UserError: it has no buckets.
+    """
+    raise UserError(
+      'only shards of launch/prepare_data.py --buckets have aspect ratios: '
+      'prepare the data so, or leave data.buckets=False'
+    )
 
   def check(
     self,
     *,
-    resolution: int,
+    resolution: int | None = None,
     checksums: bool = False,
     process_index: int = 0,
     process_count: int = 1,
-  ):
-    """Checks at the start of a run what the source can vouch for.
+  ) -> None:
+    """Checks, at the start of a run, what opening the source did not.
 
-    Of shards see `check_shards`, of tfds `TfdsSource.check`; opening others has
-    checked all that they know.
+    Args:
+      resolution: side of the images that the run expects; None for any.
+      checksums: read every byte as well, each process its part of the files.
+      process_index: this process.
+      process_count: the processes that share the reading.
 
     Raises:
-      ValueError: if the data are not what the run expects.
+      UserError: the data are not what the run expects.
     """

@@ -4,7 +4,7 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from pixeldit_jax.data.caption_sampler import ARRAYS, NULL, PickText
+from pixeldit_jax.data.caption_sampler import ARRAYS, NULL, CaptionSampler
 from pixeldit_jax.images.grid import image_grid
 from pixeldit_jax.sampling.sampler import make_sample_fn, sample_images
 from pixeldit_jax.train.inputs import open_data
@@ -16,12 +16,12 @@ def grid_condition(config: ConfigDict, count: int) -> PyTree:
   if not config.model.text_width:
     return np.arange(count, dtype=np.int32) % config.model.num_classes
   source = open_data(config)
-  pick = PickText(source, dropout=0.0)
+  pick = CaptionSampler(source, dropout=0.0)
   random = np.random.default_rng(config.seed)
   texts = [pick(source[i % len(source)], random) for i in range(count)]
   condition = {name: np.stack([t[name] for t in texts]) for name in ARRAYS}
   for name, negative in zip(ARRAYS, ('negative', 'negative_mask')):
-    null = source.stored[name].constant(NULL)
+    null = source.arrays[name].constant(NULL)
     condition[negative] = np.broadcast_to(null, condition[name].shape)
   return condition
 

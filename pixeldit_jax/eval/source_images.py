@@ -2,7 +2,6 @@
 
 import concurrent.futures
 import hashlib
-import re
 from collections.abc import Iterator
 
 import numpy as np
@@ -13,12 +12,6 @@ from pixeldit_jax.errors import UserError
 from pixeldit_jax.typing import UInt8
 
 _DECODERS = 8  # threads; Pillow decodes without Python's lock
-_KINDS = re.compile(r'digits|(folder|images|edm2|shards|tfds):.+')
-
-
-def is_source(spec: str) -> bool:
-  """Whether a text names a data source rather than a file."""
-  return bool(_KINDS.fullmatch(spec))
 
 
 class SourceImages:

@@ -65,7 +65,7 @@ def text_meta(source: Source) -> dict[str, Any]:
   """What the texts of a source were encoded by; {} without texts."""
   if caption_sampler.TEXT not in source.arrays:
     return {}
-  return source.stored[caption_sampler.TEXT].meta
+  return source.arrays[caption_sampler.TEXT].meta
 
 
 def check_text(config: ConfigDict, meta: dict[str, Any]) -> None:
@@ -103,7 +103,7 @@ def make_data(
     prefetch=data.prefetch,
   )
   if config.model.text_width:
-    options['pick'] = caption_sampler.PickText(
+    options['pick'] = caption_sampler.CaptionSampler(
       source,
       dropout=config.flow.label_dropout,
       weights=captions.parse_weights(data.caption_weights),

@@ -80,8 +80,8 @@ def find_target(
   """
   if not stored_arrays(config):
     return check_target(config, teacher[0] if teacher else None)
-  stored = source.stored[STORED]
-  _, width = stored.manifest['shape']
+  stored = source.arrays[STORED]
+  _, width = stored.shape
   return StoredFeatures(width, tuple(stored.meta['grid']))
 
 
@@ -90,10 +90,10 @@ def stored_shapes(
 ) -> dict[str, jax.ShapeDtypeStruct]:
   """Of the side arrays of a batch that a run needs for alignment."""
   B = config.data.batch_size
-  manifests = {n: source.stored[n].manifest for n in stored_arrays(config)}
+  stored = {name: source.arrays[name] for name in stored_arrays(config)}
   return {
-    name: jax.ShapeDtypeStruct((B, *m['shape']), jnp.dtype(m['dtype']))
-    for name, m in manifests.items()
+    name: jax.ShapeDtypeStruct((B, *arrays.shape), arrays.dtype)
+    for name, arrays in stored.items()
   }
 
 

@@ -4,10 +4,12 @@ import numpy as np
 import pytest
 
 from pixeldit_jax.data import captions
-from pixeldit_jax.data.caption_sampler import PickText
+from pixeldit_jax.data.caption_sampler import CaptionSampler
 from pixeldit_jax.data.pipeline.batches import make_pipeline
 from pixeldit_jax.data.source import Source
-from pixeldit_jax.data.sources.word_embedded import WordSource
+from pixeldit_jax.data.sources.random_word_embeddings import (
+  RandomWordEmbeddings,
+)
 from pixeldit_jax.encoders.words import WordEncoder
 
 
@@ -33,8 +35,8 @@ class Colours(Source):
 
 
 def batches(count, **options):
-  source = WordSource(Colours())
-  pick = PickText(source, **({'dropout': 0.3} | options.pop('text', {})))
+  source = RandomWordEmbeddings(Colours())
+  pick = CaptionSampler(source, **({'dropout': 0.3} | options.pop('text', {})))
   data = make_pipeline(
     source, resolution=4, batch_size=20, seed=3, pick=pick, **options
   )

@@ -70,11 +70,11 @@ def test_every_example_gets_its_array(images):
   source = open_source.open_source(f'shards:{images}', arrays=['features'])
   for copy in (source, pickle.loads(pickle.dumps(source))):
     for i in range(10):
-      features = copy[i]['features']
+      features = copy[i]['arrays']['features']
       assert features.dtype == ml_dtypes.bfloat16
       want = means([load(copy[i])])[0].astype(ml_dtypes.bfloat16)
       np.testing.assert_array_equal(features, want)
-  stored = source.stored['features']
+  stored = source.arrays['features']
   assert stored.meta == META
   np.testing.assert_array_equal(stored.constant('null').astype(float), null)
   with pytest.raises(KeyError, match='other'):
@@ -103,11 +103,15 @@ def test_arrays_may_differ_in_shape_and_pick_makes_them_equal(images):
     meta={}, load=lambda example: 1 + int(example['name'][2:4]) % 3,
   )  # fmt: skip
   source = open_source.open_source(f'shards:{images}', arrays=['tokens'])
-  assert source.stored['tokens'].manifest['shape'] is None
+  assert source.arrays['tokens'].shape is None
 
   def pick(example, random):
-    row = random.integers(len(example['tokens']))
-    return {'tokens': example['tokens'][row], 'row': row, 'of': 'tokens'}
+    row = random.integers(len(example['arrays']['tokens']))
+    return {
+      'tokens': example['arrays']['tokens'][row],
+      'row': row,
+      'of': 'tokens',
+    }
 
   def run(hosts, batches):
     parts = [
@@ -190,7 +194,7 @@ def test_what_does_not_match_is_refused(images):
   write(images, 'features', means, meta=META, load=load)
   source = open_source.open_source(f'shards:{images}', arrays=['features'])
   source.check(resolution=8, checksums=True)
-  stored = source.stored['features']
+  stored = source.arrays['features']
   stored.check(meta=META)
   with pytest.raises(ValueError, match="sha256 is 'ab12', the run expects 'c'"):
     stored.check(meta=META | {'sha256': 'c'})
@@ -226,5 +230,5 @@ def test_arrays_that_cannot_be_are_refused(images, tmp_path):
       write(images, name, means, meta={})
   with pytest.raises(FileNotFoundError, match='prepare_data.py'):
     write(str(tmp_path), 'features', means, meta={})
-  with pytest.raises(ValueError, match='beside shards only'):
+  with pytest.raises(ValueError, match='next to shards only'):
     open_source.open_source('digits', arrays=['features'])

@@ -91,5 +91,5 @@ def test_features_of_a_teacher_are_stored_and_go_on(folder, monkeypatch):
     done = launch('prepare_data', *flags)
     assert done.returncode == 0, done.stderr
   source = open_source(f'shards:{out}', arrays=['features'])
-  assert source[5]['features'].shape == (4, 64)
-  assert source.stored['features'].meta['grid'] == [2, 2]
+  assert source[5]['arrays']['features'].shape == (4, 64)
+  assert source.arrays['features'].meta['grid'] == [2, 2]

@@ -132,7 +132,7 @@ def test_processes_draw_the_same_buckets_and_share_each_batch(config, count):
     ({'data.resolution': 128}, 'the run expects 128'),
     ({'model.patch_size': 64}, 'does not divide'),
     ({'data.source': 'words:captioned_digits'}, 'data.buckets=True'),
-    ({'data.source': 'digits'}, 'text.*beside shards only'),
+    ({'data.source': 'digits'}, 'text.*next to shards only'),
   ],
 )
 def test_data_that_do_not_fit_are_refused(config, changes, named):

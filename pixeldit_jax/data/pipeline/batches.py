@@ -14,7 +14,12 @@ import grain
 from absl import flags
 
 from pixeldit_jax.data.pipeline.iterator import BatchIterator
-from pixeldit_jax.data.pipeline.load_example import Load, Pick, stack
+from pixeldit_jax.data.pipeline.load_example import (
+  ExampleLoader,
+  Loaded,
+  Pick,
+  stack,
+)
 from pixeldit_jax.data.source import Source
 from pixeldit_jax.errors import UserError
 
@@ -132,7 +137,7 @@ def batches_of(
     rows = range(process_index * equal, (process_index + 1) * equal)
   local = len(rows)
   threads = num_threads or usable_cores()
-  load = Load(source, identity['seed'], pick)
+  load = ExampleLoader(source, identity['seed'], pick)
   # Threads hand over several examples at once: one by one, that would cost a
   # tenth of the time of decoding. But all threads work on one batch.
   piece = max(1, min(_PIECE, local // threads))
@@ -141,7 +146,7 @@ def batches_of(
   def build(start: int) -> grain.IterDataset:
     """Returns the batches from position `start` of the stream on."""
 
-    def load_piece(index: int) -> list[dict[str, Any]]:
+    def load_piece(index: int) -> list[Loaded]:
       batch, part = divmod(index, parts)
       positions = [
         start + batch * batch_size + int(row)
@@ -149,7 +154,7 @@ def batches_of(
       ]
       return [load(position, *place(position)) for position in positions]
 
-    def join(pieces: list[list[dict[str, Any]]]) -> dict[str, Any]:
+    def join(pieces: list[list[Loaded]]) -> Loaded:
       return stack([example for piece in pieces for example in piece])
 
     pieces = grain.MapDataset.range(_ENDLESS).map(load_piece)

@@ -36,11 +36,11 @@ class BatchIterator(grain.DatasetIterator):
     self.start_prefetch()
     batch = next(self._batches)
     self._position += self._batch_size
-    for name in batch.pop('skipped'):
+    for name in batch.skipped:
       if name not in self.skipped:
         logging.warning('skipped a bad example: %s', name)
       self.skipped[name] = self.skipped.get(name, 0) + 1
-    return batch
+    return batch.entries
 
   def get_state(self) -> dict[str, Any]:
     return {'position': self._position, **self._identity}

@@ -1,80 +1,106 @@
 """One example of a batch: read, decoded, cropped; and the batch of them."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from pixeldit_jax.data import transforms
-from pixeldit_jax.data.source import Source
+from pixeldit_jax.data.source import Example, Source
 from pixeldit_jax.errors import UserError
 
-_ATTEMPTS = 16  # bad examples in turn before the data are given up
-# pick(example of the source, its random numbers) -> entries of the batch.
-Pick = Callable[[dict[str, Any], np.random.Generator], dict[str, Any]]
+_ATTEMPTS = 16  # bad examples in a row before the data are given up
+# pick(example of the source, random numbers) -> entries of the batch.
+Pick = Callable[[Example, np.random.Generator], dict[str, Any]]
 
 
-class Load:
-  """Loads the examples of a source for the places of a stream."""
+class Loaded(NamedTuple):
+  """An example or a batch, and the bad examples that others replaced in it.
+
+  Attributes:
+    entries: by name; of a batch, stacked.
+    skipped: 'name: reason' of each bad example.
+  """
+
+  entries: dict[str, Any]
+  skipped: list[str]
+
+
+class ExampleLoader:
+  """Loads the examples of a source for the positions of a stream."""
 
   def __init__(self, source: Source, seed: int, pick: Pick | None = None):
-    """The arguments are those of `make_pipeline`."""
+    """Keeps the source.
+
+    Args:
+      source: examples by index.
+      seed: with the position, it decides the random numbers of `pick`.
+      pick: see `batches.make_pipeline`.
+    """
     self._source = source
     self._seed = seed
     self._pick = pick
-    # What is damaged lies together: another example is far away.
+    # Damage comes in stretches: the example taken instead is far away.
     self._stride = int(len(source) * 0.382) + 1
 
   def __call__(
     self, position: int, index: int, shape: tuple[int, int]
-  ) -> dict[str, Any]:
-    """Loads example `index`, or another in its place if that is bad.
+  ) -> Loaded:
+    """Loads an example, or another one in its stead if it is bad.
 
     Args:
-      position: in the stream; with the seed, it decides what `pick` draws.
+      position: in the stream.
       index: in the source.
       shape: height and width of the pixels.
 
     Raises:
-      ValueError: if the others are bad too.
+      UserError: the others are bad too.
     """
     skipped = []
     for attempt in range(_ATTEMPTS):
-      at = (int(index) + attempt * self._stride) % len(self._source)
-      name = f'example {at}'
+      tried = (int(index) + attempt * self._stride) % len(self._source)
+      name = f'example {tried}'
       try:
-        example = self._source[at]
+        example = self._source[tried]
         name = example['name']
         image = transforms.decode(example['image'])
         pixels = transforms.crop(image, *shape)
       except (transforms.BadExample, OSError) as error:
         skipped.append(f'{name}: {error}')
         continue
-      loaded = {
-        'image': pixels,
-        'label': np.int32(example['label']),
-        'id': np.int32(at),
-        'skipped': skipped,
-      }
-      if self._source.captions:
-        given = example['captions']
-        loaded['caption'] = given[0].text if given else ''
-      loaded |= {key: example[key] for key in self._source.arrays}
-      if self._pick:
-        random = np.random.default_rng((self._seed, position))
-        loaded |= self._pick(example, random)
-      return loaded
+      return Loaded(self._entries(position, tried, example, pixels), skipped)
     raise UserError(
-      f'{_ATTEMPTS} bad examples in turn, the data are damaged: '
-      + '; '.join(dict.fromkeys(skipped))  # few examples come round again
+      f'{_ATTEMPTS} bad examples in a row, the data are damaged: '
+      + '; '.join(dict.fromkeys(skipped))  # small sources repeat some
     )
 
+  def _entries(
+    self, position: int, index: int, example: Example, pixels: np.ndarray
+  ) -> dict[str, Any]:
+    """Returns the entries of a batch that one example gives."""
+    entries: dict[str, Any] = {
+      'image': pixels,
+      'label': np.int32(example['label']),
+      'id': np.int32(index),
+    }
+    if self._source.captions:
+      captions = example['captions']
+      entries['caption'] = captions[0].text if captions else ''
+    entries |= {name: example['arrays'][name] for name in self._source.arrays}
+    if self._pick:
+      random = np.random.default_rng((self._seed, position))
+      entries |= self._pick(example, random)
+    return entries
 
-def stack(examples: list[dict[str, Any]]) -> dict[str, Any]:
-  """Stacks arrays and numbers; all else, as captions, stays a list."""
-  batch = {key: [example[key] for example in examples] for key in examples[0]}
-  for key, values in batch.items():
+
+def stack(examples: list[Loaded]) -> Loaded:
+  """Stacks arrays and numbers; other values, as captions, are listed."""
+  batch = {
+    name: [example.entries[name] for example in examples]
+    for name in examples[0].entries
+  }
+  for name, values in batch.items():
     if isinstance(values[0], np.ndarray | np.generic):
-      batch[key] = np.stack(values)
-  batch['skipped'] = [name for names in batch['skipped'] for name in names]
-  return batch
+      batch[name] = np.stack(values)
+  skipped = [bad for example in examples for bad in example.skipped]
+  return Loaded(batch, skipped)

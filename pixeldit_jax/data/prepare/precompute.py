@@ -70,7 +70,7 @@ def write(
   images = shards.check_shards(path)
   job = _describe(path, name, meta, dtype)
   if _is_done(path, job):
-    stored = precomputed_arrays.SideArrays(path, name)
+    stored = precomputed_arrays.PrecomputedArrays(path, name)
     stored.check(
       checksums=True, process_index=process_index, process_count=process_count
     )

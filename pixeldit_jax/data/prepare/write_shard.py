@@ -14,7 +14,7 @@ from PIL import Image
 from pixeldit_jax import files
 from pixeldit_jax.data import transforms
 from pixeldit_jax.data.pipeline import aspect_ratio_buckets
-from pixeldit_jax.data.source import Source
+from pixeldit_jax.data.source import Example, Source
 from pixeldit_jax.data.sources import shards
 from pixeldit_jax.errors import UserError
 
@@ -101,7 +101,7 @@ def write_shard(name: str, index: int, start: int, end: int) -> dict[str, Any]:
 
 
 def _convert(
-  example: dict[str, Any], settings: Settings, report: dict[str, Any]
+  example: Example, settings: Settings, report: dict[str, Any]
 ) -> bytes:
   """Returns the record of an example and counts it in the report."""
   image = transforms.decode(example['image'])
@@ -111,8 +111,8 @@ def _convert(
   encoded = _encode(transforms.crop(image, height, width), settings)
   header = {key: example[key] for key in ('name', 'label')}
   # Shards prepared from shards keep the size of the first original.
-  header['height'] = example.get('height', image.height)
-  header['width'] = example.get('width', image.width)
+  original = example.get('size', (image.height, image.width))
+  header['height'], header['width'] = original
   header['bucket'] = bucket
   if 'captions' in example:
     header['captions'] = example['captions']

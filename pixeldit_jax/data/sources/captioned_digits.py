@@ -7,13 +7,12 @@ words apart.
 """
 
 import sys
-from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from pixeldit_jax.data.captions import Caption
-from pixeldit_jax.data.source import Source
+from pixeldit_jax.data.source import Example, Source
 from pixeldit_jax.data.sources.mnist_digits import load_digits
 from pixeldit_jax.typing import UInt8
 
@@ -110,7 +109,7 @@ class CaptionedDigits(Source):
   def __len__(self) -> int:
     return COPIES * len(self._labels)
 
-  def __getitem__(self, index: int) -> dict[str, Any]:
+  def __getitem__(self, index: int) -> Example:
     digit = index % len(self._labels)
     label = int(self._labels[digit])
     random = np.random.default_rng(index)  # what is drawn depends on it alone

@@ -11,12 +11,11 @@ import struct
 import threading
 import zipfile
 import zlib
-from typing import Any
 
 import numpy as np
 from absl import logging
 
-from pixeldit_jax.data.source import Source
+from pixeldit_jax.data.source import Example, Source
 from pixeldit_jax.data.sources.folder import IMAGE_SUFFIXES
 from pixeldit_jax.data.transforms import BadExample
 from pixeldit_jax.errors import MissingFileError, MissingPackageError, UserError
@@ -71,7 +70,7 @@ class Edm2Source(Source):
   def __len__(self) -> int:
     return len(self._names)
 
-  def __getitem__(self, index: int) -> dict[str, Any]:
+  def __getitem__(self, index: int) -> Example:
     name = self._names[index].decode()
     image = self._files.read(name)
     return {'image': image, 'label': int(self._labels[index]), 'name': name}

@@ -3,13 +3,12 @@
 import collections
 import json
 import os
-from typing import Any
 
 import numpy as np
 from absl import logging
 
 from pixeldit_jax.data import captions
-from pixeldit_jax.data.source import Source
+from pixeldit_jax.data.source import Example, Source
 from pixeldit_jax.data.transforms import BadExample
 from pixeldit_jax.errors import MissingFileError, UserError
 
@@ -118,11 +117,11 @@ class FolderSource(Source):
   def __len__(self) -> int:
     return len(self._names)
 
-  def __getitem__(self, index: int) -> dict[str, Any]:
+  def __getitem__(self, index: int) -> Example:
     name = os.fsdecode(self._names[index])
     with open(os.path.join(self._path, name), 'rb') as file:
       image = file.read()
-    example = {'image': image, 'label': int(self._labels[index]), 'name': name}
+    example = Example(image=image, label=int(self._labels[index]), name=name)
     if self.captions:
       example['captions'] = self._captions_of(index, name)
     return example
@@ -140,6 +139,13 @@ class FolderSource(Source):
       return captions.read_file(path)
     except (ValueError, KeyError) as error:
       raise BadExample(f'captions in {path}: {error}') from error
+
+
+class UnlabelledFolderSource(FolderSource):
+  """Image files under a folder without classes, for those with captions."""
+
+  def __init__(self, path: str):
+    super().__init__(path, labelled=False)
 
 
 def _is_text(name: str) -> bool:

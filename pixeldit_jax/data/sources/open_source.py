@@ -1,73 +1,114 @@
-"""Opens a data source by its specification; none needs TensorFlow."""
+"""Opens a data source by its specification; none needs TensorFlow.
 
+The table `KINDS` is all that knows the kinds of data. A new one is a file with
+a subclass of `Source`, and a line there.
+"""
+
+import importlib
+import textwrap
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from pixeldit_jax.data.source import Source
 from pixeldit_jax.errors import UserError
 
-_KINDS = """\
-  digits                     5,000 MNIST digits, no download
-  captioned_digits           those in colours and places, with captions
-  folder:/path               class folders of images
-  images:/path               images without classes, for captions beside them
-  edm2:/path                 the EDM2 / REPA layouts: a folder or zip with
-                             dataset.json, or images.h5
-  shards:/path               what launch/prepare_data.py wrote
-  tfds:name:split[?dir]      a TensorFlow Datasets data set, e.g.
-                             tfds:imagenet2012:train?/data/tfds
-  words:kind...              a source with captions, their words embedded as
-                             random vectors: to try text without an encoder"""
+
+class Kind(NamedTuple):
+  """How a kind of data is written and what opens it.
+
+  Attributes:
+    module: in this folder; imported once the kind is used, as it may need an
+      optional package.
+    class_name: called with what follows 'kind:' in the specification, without
+      arguments where nothing may follow.
+    form: what a user writes; with a colon, something must follow it.
+    help: one sentence for the user.
+    wraps: what follows 'kind:' is a specification too, and is opened first.
+  """
+
+  module: str
+  class_name: str
+  form: str
+  help: str
+  wraps: bool = False
+
+
+KINDS = {
+  'digits': Kind(
+    'mnist_digits', 'DigitsSource', 'digits',
+    '5,000 MNIST digits, no download',
+  ),
+  'captioned_digits': Kind(
+    'captioned_digits', 'CaptionedDigits', 'captioned_digits',
+    'those digits in six colours and four positions, with captions',
+  ),
+  'folder': Kind(
+    'folder', 'FolderSource', 'folder:/path',
+    'a folder of class folders of images',
+  ),
+  'images': Kind(
+    'folder', 'UnlabelledFolderSource', 'images:/path',
+    'images without classes, for captions next to them',
+  ),
+  'edm2': Kind(
+    'edm2', 'Edm2Source', 'edm2:/path',
+    'the EDM2 and REPA layouts: a folder or zip with dataset.json, or '
+    'images.h5',
+  ),
+  'shards': Kind(
+    'shards', 'ShardSource', 'shards:/path',
+    'what launch/prepare_data.py wrote',
+  ),
+  'tfds': Kind(
+    'tfds', 'TfdsSource', 'tfds:name:split[?dir]',
+    'a TensorFlow Datasets data set, as tfds:imagenet2012:train?/data/tfds',
+  ),
+  'words': Kind(
+    'random_word_embeddings', 'RandomWordEmbeddings', 'words:kind...',
+    'a source with captions, their words embedded as random vectors: to try '
+    'text without an encoder', wraps=True,
+  ),
+}  # fmt: skip
 
 
 def open_source(spec: str, arrays: Sequence[str] = ()) -> Source:
-  """Opens the source that a spec such as 'folder:/data/flowers' names.
+  """Opens the source that a specification such as 'folder:/flowers' names.
 
   Args:
-    spec: the kind and place of the data.
-    arrays: names of arrays stored beside shards (see `side_arrays`), to be
-      read with each example.
+    spec: the kind and path of the data, as a `form` of `KINDS`.
+    arrays: names of precomputed arrays to be read with each example.
 
   Raises:
-    UserError: for an unknown kind, or data that cannot be used as they are.
-    FileNotFoundError: if the path of the spec does not exist.
+    UserError: an unknown kind, or data that cannot be used as they are.
+    MissingFileError: the path does not exist.
+    MissingPackageError: the kind needs a package that is not installed.
   """
-  # Each kind imports its own reader: h5py or tfds only where they are used.
+  if not is_source(spec):
+    raise UserError(
+      f'unknown data source {spec!r}; give one of\n{describe_kinds()}'
+    )
+  name, _, rest = spec.partition(':')
+  kind = KINDS[name]
+  module = importlib.import_module(f'pixeldit_jax.data.sources.{kind.module}')
+  source_class = getattr(module, kind.class_name)
+  if not rest:
+    source = source_class()
+  else:
+    source = source_class(open_source(rest) if kind.wraps else rest)
+  return source.with_arrays(arrays) if arrays else source
+
+
+def is_source(spec: str) -> bool:
+  """Whether a text is the specification of a source, such as 'folder:/x'."""
   kind, _, rest = spec.partition(':')
-  if kind == 'words' and rest:
-    from pixeldit_jax.data.sources.word_embedded import WordSource
+  return kind in KINDS and (':' in KINDS[kind].form) == bool(rest)
 
-    return WordSource(open_source(rest))
-  if arrays:
-    if kind != 'shards' or not rest:
-      raise UserError(
-        f'data source {spec!r}: {", ".join(arrays)} can be stored beside '
-        'shards only; prepare the data with launch/prepare_data.py'
-      )
-    from pixeldit_jax.data.sources.precomputed import ArraySource
 
-    return ArraySource(rest, arrays)
-  if spec == 'digits':
-    from pixeldit_jax.data.sources.mnist_digits import DigitsSource
-
-    return DigitsSource()
-  if spec == 'captioned_digits':
-    from pixeldit_jax.data.sources.captioned_digits import CaptionedDigits
-
-    return CaptionedDigits()
-  if kind in ('folder', 'images') and rest:
-    from pixeldit_jax.data.sources.folder import FolderSource
-
-    return FolderSource(rest, labelled=kind == 'folder')
-  if kind == 'edm2' and rest:
-    from pixeldit_jax.data.sources.edm2 import Edm2Source
-
-    return Edm2Source(rest)
-  if kind == 'shards' and rest:
-    from pixeldit_jax.data.sources.shards import ShardSource
-
-    return ShardSource(rest)
-  if kind == 'tfds' and rest:
-    from pixeldit_jax.data.sources.tfds import TfdsSource
-
-    return TfdsSource(rest)
-  raise UserError(f'unknown data source {spec!r}; give one of\n{_KINDS}')
+def describe_kinds() -> str:
+  """Returns one paragraph for each kind, for messages and --help."""
+  return '\n'.join(
+    textwrap.fill(
+      f'  {kind.form:<24} {kind.help}', 79, subsequent_indent=' ' * 27
+    )
+    for kind in KINDS.values()
+  )

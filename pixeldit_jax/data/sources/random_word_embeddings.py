@@ -1,51 +1,56 @@
-"""A source with captions whose words are embedded as random vectors."""
+"""A source whose captions are embedded as one random vector for each word."""
 
 from typing import Any
 
 import numpy as np
 
 from pixeldit_jax.data.caption_sampler import ARRAYS, NULL
-from pixeldit_jax.data.source import Source
+from pixeldit_jax.data.source import Example, Source
 from pixeldit_jax.encoders.words import WordEncoder
 from pixeldit_jax.errors import UserError
 
 
-class WordSource(Source):
-  """A source with captions, their words embedded as they are read."""
+class RandomWordEmbeddings(Source):
+  """A source with captions and embeddings that are made as they are read."""
 
   captions = True
-  arrays = ARRAYS
 
   def __init__(self, source: Source):
     if not source.captions:
-      raise UserError('data source words: the images have no captions')
+      raise UserError(
+        'data source words: the images have no captions; name a source that '
+        'has them, as words:captioned_digits'
+      )
     self._source = source
     self._encoder = WordEncoder()
     self.class_names = source.class_names
     null = self._encode([''])
-    self.stored = {
-      name: _Constant(null[name][0], self._encoder.meta) for name in ARRAYS
+    self.arrays = {
+      name: _Embeddings(null[name][0], self._encoder.meta) for name in ARRAYS
     }
 
-  def check(self, **expected):
-    self._source.check(**expected)
+  def check(self, **options) -> None:
+    self._source.check(**options)
 
   def __len__(self) -> int:
     return len(self._source)
 
-  def __getitem__(self, index: int) -> dict[str, Any]:
+  def __getitem__(self, index: int) -> Example:
     example = self._source[index]
-    return example | self._encode([c.text for c in example['captions']])
+    texts = [caption.text for caption in example['captions']]
+    return example | {'arrays': self._encode(texts)}
 
   def _encode(self, texts: list[str]) -> dict[str, np.ndarray]:
     return dict(zip(ARRAYS, self._encoder.encode(texts)))
 
 
-class _Constant:
-  """What `WordSource` has of a stored array: its null text, and its meta."""
+class _Embeddings:
+  """An `ArrayInfo`: what made them, and the array of the empty text."""
+
+  shape = None  # one for each caption
 
   def __init__(self, null: np.ndarray, meta: dict[str, Any]):
-    self._null, self.meta = null, meta
+    self._null, self.dtype, self.meta = null, null.dtype, meta
 
   def constant(self, name: str) -> np.ndarray:
     return {NULL: self._null}[name]

@@ -7,18 +7,21 @@ A record is the length of its header (4 bytes, little endian), a JSON header
 import json
 import os
 import struct
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from pixeldit_jax import files
+from pixeldit_jax.data import precomputed_arrays
 from pixeldit_jax.data.captions import Caption
-from pixeldit_jax.data.source import Source
+from pixeldit_jax.data.source import Example, Source
 from pixeldit_jax.data.transforms import BadExample
 from pixeldit_jax.errors import MissingFileError, UserError
+from pixeldit_jax.typing import Int
 
 FORMAT = 'pixeldit_jax shards 1'
-MANIFEST = 'manifest.json'
+MANIFEST = precomputed_arrays.IMAGES
 BUCKET_INDEX = 'buckets.npy'
 
 
@@ -101,40 +104,61 @@ def check_shards(
 class ShardSource(Source):
   """The examples of a folder of shards, by index over all shards.
 
-  Opening reads the manifest alone and compares the sizes of the files.
+  Opening reads the manifests alone and compares the sizes of the files.
 
   Attributes:
     manifest: what `launch/prepare_data.py` wrote.
   """
 
-  def __init__(self, path: str):
+  arrays: dict[str, precomputed_arrays.PrecomputedArrays]
+
+  def __init__(self, path: str, arrays: Sequence[str] = ()):
     self._path = os.path.abspath(path)
     self.manifest = check_shards(path)
     self.class_names = tuple(self.manifest['class_names'])
     self.captions = self.manifest['captions'] > 0
     self.buckets = tuple(map(tuple, self.manifest['buckets']))
+    self.arrays = {
+      name: precomputed_arrays.PrecomputedArrays(self._path, name)
+      for name in arrays
+    }
     self._records = files.open_records(self._path, self.manifest['shards'])
 
   def __reduce__(self):
-    return ShardSource, (self._path,)
+    return ShardSource, (self._path, tuple(self.arrays))
 
-  def check(self, **expected):
-    """See `check_shards`."""
-    check_shards(self._path, **expected)
+  def with_arrays(self, names: Sequence[str]) -> 'ShardSource':
+    return ShardSource(self._path, names)
 
-  def bucket_of_examples(self) -> np.ndarray:
-    """Returns the bucket of each example, int16 [len(self)]; not of squares."""
+  def check(self, *, resolution: int | None = None, **reading) -> None:
+    check_shards(self._path, resolution=resolution, **reading)
+    for arrays in self.arrays.values():
+      arrays.check(**reading)
+
+  def bucket_of_examples(self) -> Int[np.ndarray, 'N']:
+    if not self.buckets:
+      return super().bucket_of_examples()
     return np.load(os.path.join(self._path, BUCKET_INDEX))
 
   def __len__(self) -> int:
     return self.manifest['examples']
 
-  def __getitem__(self, index: int) -> dict[str, Any]:
+  def __getitem__(self, index: int) -> Example:
     try:
       header, image = unpack(self._records[index])
     # ArrayRecord reports a chunk that fails its own checksum as RuntimeError.
     except (RuntimeError, ValueError, struct.error) as error:
       raise BadExample(f'record {index} of {self._path}: {error}') from error
+    example = Example(
+      image=image,
+      label=header['label'],
+      name=header['name'],
+      size=(header['height'], header['width']),
+    )
     if 'captions' in header:
-      header['captions'] = [Caption(*item) for item in header['captions']]
-    return {**header, 'image': image}
+      example['captions'] = [Caption(*item) for item in header['captions']]
+    if self.arrays:
+      example['arrays'] = {
+        name: arrays[index] for name, arrays in self.arrays.items()
+      }
+    return example

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from pixeldit_jax.data import captions
-from pixeldit_jax.data.source import Source
+from pixeldit_jax.data.source import Example, Source
 from pixeldit_jax.data.transforms import BadExample
 from pixeldit_jax.errors import UserError
 
@@ -62,7 +62,7 @@ class TfdsSource(Source):
   def __len__(self) -> int:
     return len(self._records)
 
-  def __getitem__(self, index: int) -> dict[str, Any]:
+  def __getitem__(self, index: int) -> Example:
     try:
       record = self._records[index]
     # ArrayRecord reports a chunk that fails its own checksum as RuntimeError.

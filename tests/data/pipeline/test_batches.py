@@ -1,7 +1,9 @@
 """The order of examples depends on the seed alone; resumes are exact."""
 
 import io
+import sys
 
+import cloudpickle
 import grain
 import numpy as np
 import orbax.checkpoint as ocp
@@ -10,6 +12,9 @@ from PIL import Image
 
 from pixeldit_jax.data import source
 from pixeldit_jax.data.pipeline import batches as pipeline
+
+# Workers cannot import a test file.
+cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 
 class Squares(source.Source):

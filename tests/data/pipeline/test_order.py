@@ -20,7 +20,7 @@ class Numbered(source.Source):
   """Examples that are nothing but their number, in three buckets."""
 
   class_names = ('all',)
-  aspect_ratio_buckets = ((1, 1), (1, 2), (2, 1))
+  buckets = ((1, 1), (1, 2), (2, 1))
 
   def __len__(self):
     return EXAMPLES

@@ -102,9 +102,9 @@ def test_every_kind_of_file_is_converted_or_named(odd_files, tmp_path, caplog):
       transforms.decode(example['image']), transforms.center_crop(image, SIZE)
     )
     assert example['label'] == original['label']
-    assert (example['height'], example['width']) == (image.height, image.width)
+    assert example['size'] == (image.height, image.width)
   assert source[6]['name'] == 'b/00.png'
-  assert (source[7]['height'], source[7]['width']) == (40, 20)  # upright
+  assert source[7]['size'] == (40, 20)  # upright
 
   assert (out / 'contact_sheet.png').exists() and not (
     out / '.prepare'
@@ -208,9 +208,8 @@ def test_captions_true_sizes_and_buckets_are_carried_along(tmp_path):
       example['captions'] == [Caption(f'picture {i}')]
       and example['label'] == -1
     )
-    assert (example['height'], example['width']) == (height, width)
+    assert example['size'] == (height, width)
     shape = source.buckets[index[i]]
-    assert example['bucket'] == index[i]
     decoded = transforms.decode(example['image'])
     assert (decoded.height, decoded.width) == shape
   assert [source.buckets[k] for k in index[:4]] == [
@@ -275,9 +274,8 @@ def test_a_manifest_that_is_none_is_refused(tmp_path, text, message):
 
 PREPARE = """
 import sys
-from pixeldit_jax.data import prepare
-from pixeldit_jax.data.captions import Caption
-from pixeldit_jax.data.shard_job import Settings
+from pixeldit_jax.data.prepare import prepare
+from pixeldit_jax.data.prepare.write_shard import Settings
 if __name__ == '__main__':
   settings = Settings(sys.argv[1], 64, shard_size=3)
   prepare.prepare(settings, sys.argv[2], num_processes=2)

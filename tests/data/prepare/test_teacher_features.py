@@ -52,7 +52,7 @@ def test_the_step_reads_what_the_teacher_would_give(teacher, out):
   assert manifest['shape'] == [4, 16] and manifest['examples'] == 11
 
   source = open_source.open_source(f'shards:{out}', arrays=['features'])
-  assert source.stored['features'].meta == meta
+  assert source.arrays['features'].meta == meta
   batch = next(make_pipeline(source, resolution=16, batch_size=8, seed=0))
   assert batch['features'].dtype == jax.numpy.bfloat16
   want = teacher_features(model, transforms.normalize(batch['image']), 8)

@@ -68,17 +68,17 @@ def test_each_image_gets_what_its_captions_are_encoded_to(prepared):
   for i, texts in enumerate(CAPTIONS):
     example = source[i]
     assert [caption.text for caption in example['captions']] == texts
-    assert example['text'].dtype == ml_dtypes.bfloat16
-    assert example['text'].shape == (len(texts), T, C)
-    assert example['text_mask'].shape == (len(texts), T)
+    assert example['arrays']['text'].dtype == ml_dtypes.bfloat16
+    assert example['arrays']['text'].shape == (len(texts), T, C)
+    assert example['arrays']['text_mask'].shape == (len(texts), T)
     if texts:
       expected, mask = encoder.encode(texts)
-      np.testing.assert_array_equal(example['text'], expected)
-      np.testing.assert_array_equal(example['text_mask'], mask)
+      np.testing.assert_array_equal(example['arrays']['text'], expected)
+      np.testing.assert_array_equal(example['arrays']['text_mask'], mask)
   for name, expected in zip(source.arrays, encoder.encode([''])):
-    null = source.stored[name].constant(NULL)
+    null = source.arrays[name].constant(NULL)
     np.testing.assert_array_equal(null, expected[0])
-    assert source.stored[name].meta == encoder.meta
+    assert source.arrays[name].meta == encoder.meta
 
 
 def test_it_goes_on_where_it_was_stopped(prepared):

