@@ -54,7 +54,7 @@ flags.mark_flag_as_required('workdir')
 def main():
   import jax
 
-  from pixeldit_jax.train.metrics import start_log
+  from pixeldit_jax.cli.log import start_log
 
   jax.config.update('jax_platforms', 'cpu')  # accelerators stay free
   start_log()

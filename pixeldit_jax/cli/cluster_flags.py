@@ -11,11 +11,12 @@ A single process needs nothing; `--num_processes=1` makes it one where JAX would
 look for others.
 """
 
+import logging
 import os
 
-from absl import flags, logging
+from absl import flags
 
-FLAGS = flags.FLAGS
+log = logging.getLogger(__name__)
 ADDRESS = flags.DEFINE_string(
   'coordinator_address',
   None,
@@ -75,7 +76,7 @@ def initialize():
       if 'coordinator_address should be defined' not in str(error):
         raise
       return
-  logging.info(
+  log.info(
     'process %d of %d, %d of %d devices',
     jax.process_index(),
     jax.process_count(),

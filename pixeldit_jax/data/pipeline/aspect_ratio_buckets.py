@@ -5,16 +5,18 @@ size / 16 (at 512 and 1024 so of the 16-pixel patch) and ratios from 1:4 to 4:1,
 as in SDXL (arXiv 2307.01952, appendix I).
 """
 
+import logging
 import math
 from collections.abc import Sequence
 
 import grain
 import numpy as np
-from absl import logging
 
 from pixeldit_jax.data.pipeline import batches
 from pixeldit_jax.data.sources.shards import ShardSource
 from pixeldit_jax.errors import UserError
+
+log = logging.getLogger(__name__)
 
 
 def family(size: int) -> tuple[tuple[int, int], ...]:
@@ -79,7 +81,7 @@ def make_bucket_pipeline(
   members = {k: np.flatnonzero(bucket_of == k) for k in held}
   small = [source.buckets[k] for k in held if len(members[k]) < batch_size]
   if small:
-    logging.warning(
+    log.warning(
       'buckets with less than a batch of examples repeat them within it: %s',
       small,
     )

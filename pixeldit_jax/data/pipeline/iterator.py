@@ -1,11 +1,13 @@
 """An iterator over batches that resumes at any position of the stream."""
 
+import logging
 from typing import Any
 
 import grain
-from absl import logging
 
 from pixeldit_jax.errors import UserError
+
+log = logging.getLogger(__name__)
 
 
 class BatchIterator(grain.DatasetIterator):
@@ -38,7 +40,7 @@ class BatchIterator(grain.DatasetIterator):
     self._position += self._batch_size
     for name in batch.skipped:
       if name not in self.skipped:
-        logging.warning('skipped a bad example: %s', name)
+        log.warning('skipped a bad example: %s', name)
       self.skipped[name] = self.skipped.get(name, 0) + 1
     return batch.entries
 

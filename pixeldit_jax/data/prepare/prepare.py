@@ -11,6 +11,7 @@ import concurrent.futures
 import dataclasses
 import io
 import json
+import logging
 import multiprocessing
 import os
 import shutil
@@ -19,7 +20,6 @@ from typing import Any
 
 import numpy as np
 import tqdm
-from absl import logging
 
 from pixeldit_jax import files
 from pixeldit_jax.data import transforms
@@ -31,6 +31,8 @@ from pixeldit_jax.data.sources import shards
 from pixeldit_jax.data.sources.open_source import open_source
 from pixeldit_jax.errors import UserError
 from pixeldit_jax.images import contact_sheet
+
+log = logging.getLogger(__name__)
 
 _SHEET = 'contact_sheet.png'
 _SHEET_IMAGES = 64
@@ -76,7 +78,7 @@ def prepare(
   job = dataclasses.asdict(settings) | {'source_examples': len(source)}
   _start(job, out)
   if os.path.exists(os.path.join(out, shards.MANIFEST)):
-    logging.info('%s is prepared already: checking it', out)
+    log.info('%s is prepared already: checking it', out)
     shutil.rmtree(os.path.join(out, write_shard.REPORTS), ignore_errors=True)
     return shards.check_shards(out, checksums=True)
   size = settings.shard_size or min(2048, -(-len(source) // 64))

@@ -6,6 +6,7 @@ file; `images_h5.json` beside it lists their names).
 """
 
 import json
+import logging
 import os
 import struct
 import threading
@@ -13,12 +14,13 @@ import zipfile
 import zlib
 
 import numpy as np
-from absl import logging
 
 from pixeldit_jax.data.source import Example, Source
 from pixeldit_jax.data.sources.folder import IMAGE_SUFFIXES
 from pixeldit_jax.data.transforms import BadExample
 from pixeldit_jax.errors import MissingFileError, MissingPackageError, UserError
+
+log = logging.getLogger(__name__)
 
 _INDEX = 'dataset.json'
 
@@ -58,7 +60,7 @@ class Edm2Source(Source):
       )
     unlabelled = sorted(names - labels.keys())
     if unlabelled:
-      logging.warning(
+      log.warning(
         '%s: left out %d images without a label: %s',
         *(path, len(unlabelled), ', '.join(unlabelled[:20])),
       )

@@ -2,15 +2,17 @@
 
 import collections
 import json
+import logging
 import os
 
 import numpy as np
-from absl import logging
 
 from pixeldit_jax.data import captions
 from pixeldit_jax.data.source import Example, Source
 from pixeldit_jax.data.transforms import BadExample
 from pixeldit_jax.errors import MissingFileError, UserError
+
+log = logging.getLogger(__name__)
 
 IMAGE_SUFFIXES = (
   *('.jpg', '.jpeg', '.png', '.webp', '.bmp', '.gif', '.tif', '.tiff'),
@@ -38,7 +40,7 @@ class FolderSource(Source):
     files, others = _list_images(self._path)
     if others:
       kinds = [f'{suffix} ({n})' for suffix, n in others.most_common(10)]
-      logging.warning(
+      log.warning(
         '%s: left out %d files that are no images by their names: %s',
         *(self._path, others.total(), ', '.join(kinds)),
       )
@@ -75,13 +77,13 @@ class FolderSource(Source):
     held = {_class_of(name) for name, _ in files}
     empty = [name for name in self.class_names if name not in held]
     if empty:
-      logging.warning(
+      log.warning(
         '%s: no image for %d classes: %s',
         *(self._path, len(empty), ', '.join(empty)),
       )
     loose = [os.fsdecode(name) for name, _ in files if b'/' not in name]
     if loose:
-      logging.warning(
+      log.warning(
         '%s: left out %d images without a class folder: %s',
         *(self._path, len(loose), ', '.join(loose[:20])),
       )
@@ -93,7 +95,7 @@ class FolderSource(Source):
     names = [os.fsdecode(name) for name in self._names]
     unknown = sorted(table.keys() - set(names))
     if unknown:
-      logging.warning(
+      log.warning(
         '%s: the table has captions of %d files that are no images here: %s',
         *(self._path, len(unknown), ', '.join(unknown[:20])),
       )
@@ -109,7 +111,7 @@ class FolderSource(Source):
     )
     self.captions = without < len(self)
     if self.captions and without:
-      logging.warning(
+      log.warning(
         '%s: %d of %d images have no caption; theirs is empty',
         *(self._path, without, len(self)),
       )
