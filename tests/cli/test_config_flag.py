@@ -87,8 +87,8 @@ def test_a_file_without_get_config(tmp_path):
 
 
 def test_wrong_options_are_the_users():
-  with pytest.raises(UserError, match="option 'sise'"):
-    config_flag.load('imagenet256:sise=B')
+  with pytest.raises(UserError, match="option 'width'"):
+    config_flag.load('imagenet256:width=B')
 
 
 def test_a_bug_in_a_file_keeps_its_traceback(tmp_path):

@@ -1,0 +1,175 @@
+"""Figures of the house: size, importers, long functions, repeated code.
+
+  python .ci/house.py           # prints them
+  python .ci/house.py --check   # and fails where an aim is missed
+
+Aims: fewer than 15 modules of the package that at most one other imports, no
+function above 60 lines (but those of EQUATIONS), and no six lines of code that
+two files of the package share.
+"""
+
+import ast
+import collections
+import pathlib
+import sys
+from collections.abc import Iterator
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+PACKAGE = ROOT / 'pixeldit_jax'
+FOLDERS = {
+  'pixeldit_jax': PACKAGE,
+  'pixeldit_jax.configs': ROOT / 'configs',
+  'pixeldit_jax.launch': ROOT / 'launch',
+}
+MOST_MODULES = 14
+MOST_LINES = 60
+BLOCK = 6
+# Longer, for they are one derivation that reads best in one piece, or one
+# table: name and why.
+EQUATIONS = {
+  'pixeldit_jax.config.get_config': 'all keys and their defaults',
+}
+
+
+def main() -> None:
+  sources = dict(_modules())
+  missed = [
+    *_print_sizes(),
+    *_print_few_importers(sources),
+    *_print_long(sources),
+    *_print_repeated(sources),
+  ]
+  if '--check' in sys.argv and missed:
+    sys.exit(f'house.py: {"; ".join(missed)}.')
+
+
+def _modules() -> Iterator[tuple[str, pathlib.Path]]:
+  """The modules of the package by name, with their files."""
+  for prefix, folder in FOLDERS.items():
+    for path in sorted(folder.rglob('*.py')):
+      parts = path.relative_to(folder).with_suffix('').parts
+      name = '.'.join([prefix, *parts])
+      yield name.removesuffix('.__init__'), path
+
+
+def _print_sizes() -> list[str]:
+  """Prints files and lines of each folder."""
+  print('folder                          files  lines')
+  total = collections.Counter()
+  for top in (*FOLDERS.values(), ROOT / 'tests'):
+    lines = collections.defaultdict(list)
+    for path in sorted(top.rglob('*.py')):
+      text = path.read_text()
+      lines[path.parent.relative_to(ROOT)].append(text.count('\n'))
+    for folder, counts in sorted(lines.items()):
+      if top.name != 'tests':
+        print(f'{str(folder):30} {len(counts):6} {sum(counts):6}')
+    kind = 'tests' if top.name == 'tests' else 'code'
+    total[kind, 'files'] += sum(map(len, lines.values()))
+    total[kind, 'lines'] += sum(map(sum, lines.values()))
+  for kind in ('code', 'tests'):
+    files, count = total[kind, 'files'], total[kind, 'lines']
+    print(f'{"all " + kind:30} {files:6} {count:6}')
+  return []
+
+
+def _print_few_importers(sources: dict[str, pathlib.Path]) -> list[str]:
+  """Prints the modules of the package that at most one other imports."""
+  importers = collections.Counter()
+  for name, path in sources.items():
+    importers.update(_imported(path, sources) - {name})
+  few = [
+    name
+    for name, path in sources.items()
+    if PACKAGE in path.parents
+    and path.name != '__init__.py'
+    and importers[name] <= 1
+  ]
+  print(f'\n{len(few)} modules with at most one importer:')
+  for name in few:
+    print(f'  {importers[name]} {name}')
+  return (
+    [f'{len(few)} modules with at most one importer']
+    if len(few) > MOST_MODULES
+    else []
+  )
+
+
+def _imported(path: pathlib.Path, sources: dict[str, pathlib.Path]) -> set[str]:
+  found = set()
+  for node in ast.walk(ast.parse(path.read_text())):
+    if isinstance(node, ast.ImportFrom) and node.module:
+      # Of a folder its modules, of a module its names.
+      names = [f'{node.module}.{alias.name}' for alias in node.names]
+      found |= {n if n in sources else node.module for n in names}
+    elif isinstance(node, ast.Import):
+      found |= {alias.name for alias in node.names}
+  return found & sources.keys()
+
+
+def _print_long(sources: dict[str, pathlib.Path]) -> list[str]:
+  """Prints the ten longest functions, and says which are too long."""
+  found = []
+  for name, path in sources.items():
+    for node in ast.walk(ast.parse(path.read_text())):
+      if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+        lines = node.end_lineno - node.lineno + 1
+        found.append((lines, f'{name}.{node.name}'))
+  found.sort(reverse=True)
+  print(f'\n{len(found)} functions; the longest, with their docstrings:')
+  for lines, function in found[:10]:
+    print(f'  {lines:4} {function}')
+  return [
+    f'{function} has {lines} lines'
+    for lines, function in found
+    if lines > MOST_LINES and function not in EQUATIONS
+  ]
+
+
+def _print_repeated(sources: dict[str, pathlib.Path]) -> list[str]:
+  """Prints code of at least `BLOCK` lines that two files share."""
+  windows = collections.defaultdict(list)
+  code = {name: _code(path) for name, path in sources.items()}
+  for name, lines in code.items():
+    for i in range(len(lines) - BLOCK + 1):
+      key = tuple(text for _, text in lines[i : i + BLOCK])
+      windows[key].append((name, i))
+  repeated, reported = [], set()
+  for places in windows.values():
+    names = {name for name, _ in places}
+    if len(names) < 2:
+      continue
+    # Of a longer block, the windows after the first say nothing new.
+    before = tuple(sorted((name, i - 1) for name, i in places))
+    reported.add(tuple(sorted(places)))
+    if before not in reported:
+      repeated.append([f'{name}:{code[name][i][0]}' for name, i in places])
+  print(f'\n{len(repeated)} blocks of {BLOCK} lines or more in two files:')
+  for places in repeated:
+    print('  ' + '  '.join(places))
+  return [f'{len(repeated)} repeated blocks'] if repeated else []
+
+
+def _code(path: pathlib.Path) -> list[tuple[int, str]]:
+  """Numbered lines without blanks, comments, imports, docstrings, brackets."""
+  text = path.read_text()
+  left_out = set()
+  for node in ast.walk(ast.parse(text)):
+    is_text = (
+      isinstance(node, ast.Expr)
+      and isinstance(node.value, ast.Constant)
+      and isinstance(node.value.value, str)
+    )
+    if is_text or isinstance(node, ast.Import | ast.ImportFrom):
+      left_out |= set(range(node.lineno, node.end_lineno + 1))
+  return [
+    (number, line.strip())
+    for number, line in enumerate(text.splitlines(), 1)
+    if number not in left_out
+    and line.strip(' ()[]{},')
+    and '#' != line.strip()[0]
+  ]
+
+
+if __name__ == '__main__':
+  main()
