@@ -3,6 +3,7 @@
 import importlib.util
 import pathlib
 
+import chex
 import jax
 import numpy as np
 import pytest
@@ -66,10 +67,6 @@ def stage(name: str, size: int, source: str, changes):
   return config
 
 
-def assert_equal(actual, expected):
-  jax.tree.map(np.testing.assert_array_equal, actual, expected)
-
-
 @pytest.mark.slow
 def test_each_stage_starts_from_the_ema_of_the_one_before(
   data, tmp_path, monkeypatch
@@ -92,7 +89,7 @@ def test_each_stage_starts_from_the_ema_of_the_one_before(
   assert two.data.buckets and two.repa.weight == 0
   second = train(two, run[2])
   with pytest.raises(AssertionError):
-    assert_equal(second.ema, first.ema)
+    chex.assert_trees_all_equal(second.ema, first.ema)
 
   # Twice the side; without a rate of learning, it stays where it started.
   start = quick | {'init_from': run[2]}
@@ -100,6 +97,6 @@ def test_each_stage_starts_from_the_ema_of_the_one_before(
   assert three.flow.shift == 4 and three.optimizer.clip_norm == 0.1
   three.optimizer.learning_rate = 0.0
   third = train(three, run[3])
-  assert_equal(third.weights, second.ema)
-  assert_equal(third.ema, second.ema)
+  chex.assert_trees_all_equal(third.weights, second.ema)
+  chex.assert_trees_all_equal(third.ema, second.ema)
   assert int(third.step) == 2  # it counts anew

@@ -6,6 +6,7 @@ That they are converted rightly is shown in tests/encoders/test_vision.py.
 import os
 import sys
 
+import chex
 import jax
 import numpy as np
 import pytest
@@ -87,7 +88,7 @@ def hugging_face(tensors):
 
 
 def same(found, expected):
-  jax.tree.map(np.testing.assert_array_equal, found, expected)
+  chex.assert_trees_all_equal(found, expected)
 
 
 @pytest.mark.parametrize('registers', [0, 4])

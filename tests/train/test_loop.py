@@ -2,8 +2,8 @@
 
 import logging
 
+import chex
 import jax
-import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
 from ml_collections import ConfigDict
@@ -38,10 +38,6 @@ def digits_config() -> ConfigDict:
   return config
 
 
-def assert_equal(actual, expected):
-  jax.tree.map(np.testing.assert_array_equal, actual, expected)
-
-
 def test_a_resumed_run_ends_bit_for_bit_as_an_unbroken_one(tmp_path):
   config = digits_config()
   unbroken = train(config, str(tmp_path / 'unbroken'))
@@ -49,9 +45,9 @@ def test_a_resumed_run_ends_bit_for_bit_as_an_unbroken_one(tmp_path):
   config.steps = 2
   train(config, workdir)
   config.steps = 6
-  assert_equal(train(config, workdir), unbroken)
+  chex.assert_trees_all_equal(train(config, workdir), unbroken)
   # A third start finds it finished and changes nothing.
-  assert_equal(train(config, workdir), unbroken)
+  chex.assert_trees_all_equal(train(config, workdir), unbroken)
 
 
 def test_the_step_compiles_once(tmp_path, caplog):
@@ -131,11 +127,11 @@ def test_weights_are_restored_without_optimizer_or_data(tmp_path):
   ref = CheckpointRef(str(tmp_path))
   ema, found = restore_weights(ref, model, mesh)
   assert found == CheckpointRef(str(tmp_path), step=6, ema=True)
-  assert_equal(ema, state.ema)
+  chex.assert_trees_all_equal(ema, state.ema)
   ref = CheckpointRef(str(tmp_path), step=6, ema=False)
   weights, found = restore_weights(ref, model, mesh)
   assert found == ref
-  assert_equal(weights, state.weights)
+  chex.assert_trees_all_equal(weights, state.weights)
   kernel = weights['patch_blocks']['mlp']['down']['kernel']
   assert kernel.sharding.spec == PartitionSpec(None, 'tensor', 'fsdp')
 

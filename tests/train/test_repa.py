@@ -2,6 +2,7 @@
 
 import re
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -229,10 +230,6 @@ def test_past_its_stop_step_the_teacher_rests(teacher, gradients):
   assert all((g == 0).all() for g in projector)
 
 
-def assert_equal(actual, expected):
-  jax.tree.map(np.testing.assert_array_equal, actual, expected)
-
-
 @pytest.mark.slow
 def test_a_run_logs_it_and_resumes_bit_for_bit(teacher, tmp_path, caplog):
   pytest.importorskip('mlxtend')
@@ -246,7 +243,7 @@ def test_a_run_logs_it_and_resumes_bit_for_bit(teacher, tmp_path, caplog):
   first = train(config, workdir, teacher=teacher)
   config.steps = 4
   resumed = train(config, workdir, teacher=teacher)
-  assert_equal(resumed, unbroken)
+  chex.assert_trees_all_equal(resumed, unbroken)
   assert any(
     (a != b).any()
     for a, b in zip(*map(jax.tree.leaves, (first.projector, resumed.projector)))
@@ -261,7 +258,7 @@ def test_a_run_logs_it_and_resumes_bit_for_bit(teacher, tmp_path, caplog):
     ref = CheckpointRef(workdir, ema=ema)
     weights, ref = restore_weights(ref, model, mesh)
     assert ref.step == 4
-    assert_equal(weights, expected)
+    chex.assert_trees_all_equal(weights, expected)
 
 
 @pytest.mark.slow

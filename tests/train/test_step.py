@@ -1,5 +1,6 @@
 """The training step against five steps of the authors' code."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -115,7 +116,7 @@ def test_each_step_draws_its_own_and_the_same_again():
   first, again, other = (
     draw_examples(jax.random.key(seed), batch, config) for seed in (1, 1, 2)
   )
-  jax.tree.map(np.testing.assert_array_equal, first, again)
+  chex.assert_trees_all_equal(first, again)
   for name in ('noise', 't', 'y', 'data'):
     assert bool((first[name] != other[name]).any())
   plain = np.asarray(batch['image']) / np.float32(127.5) - 1

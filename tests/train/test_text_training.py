@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 
+import chex
 import jax
 import numpy as np
 import pytest
@@ -90,7 +91,7 @@ def test_several_shapes_resume_exactly_and_compile_once_each(
   train(config, str(tmp_path / 'broken'))
   config.steps = 8
   resumed = train(config, str(tmp_path / 'broken'))
-  jax.tree.map(np.testing.assert_array_equal, resumed, unbroken)
+  chex.assert_trees_all_equal(resumed, unbroken)
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """AdamW or CAME with schedule and clipping, and the average of the weights."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import optax
@@ -116,6 +117,7 @@ def update_ema(
     warmup: holds the decay to (1 + step) / (10 + step), so that a young
       average is not made of the first random weights.
   """
+  chex.assert_trees_all_equal_shapes(ema, weights)  # else they broadcast
   d = jnp.float32(decay)
   if warmup:
     n = step.astype(jnp.float32)

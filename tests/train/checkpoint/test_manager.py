@@ -1,5 +1,6 @@
 """States that are saved while steps go on, kept by rule, restored anywhere."""
 
+import chex
 import grain
 import jax
 import jax.numpy as jnp
@@ -82,7 +83,7 @@ def test_what_is_being_written_is_not_what_steps_overwrite(tmp_path, config):
   like, data = make_state(0, four), make_data()
   restored, account = again.restore(like, data)
   again.close()
-  jax.tree.map(np.testing.assert_array_equal, restored, make_state(2))
+  chex.assert_trees_all_equal(restored, make_state(2))
   assert account == dict(seconds=2) and next(data) == 1
   for a, b in zip(jax.tree.leaves(restored), jax.tree.leaves(like)):
     assert a.sharding == b.sharding

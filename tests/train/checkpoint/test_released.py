@@ -3,6 +3,7 @@
 import json
 import os
 
+import chex
 import jax
 import ml_dtypes
 import numpy as np
@@ -50,7 +51,7 @@ def sets(golden):
 def same_weights(found, released):
   expected = weights_of(from_official(released))
   assert jax.tree.structure(found) == jax.tree.structure(expected)
-  jax.tree.map(np.testing.assert_array_equal, found, expected)
+  chex.assert_trees_all_equal(found, expected)
 
 
 def compiled(weights):

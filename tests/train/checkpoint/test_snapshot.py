@@ -1,8 +1,8 @@
 """A copy of the state, always in the same memory."""
 
+import chex
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from pixeldit_jax.train.checkpoint.snapshot import Snapshot
 
@@ -21,11 +21,11 @@ def test_it_takes_its_memory_once(monkeypatch):
   ]
   snapshot = Snapshot()
   first = snapshot.take(states[0])
-  jax.tree.map(np.testing.assert_array_equal, first, states[0])
+  chex.assert_trees_all_equal(first, states[0])
   places = pointers(first)
   assert not set(places) & set(pointers(states[0]))
   second = snapshot.take(states[1])
-  jax.tree.map(np.testing.assert_array_equal, second, states[1])
+  chex.assert_trees_all_equal(second, states[1])
   assert pointers(second) == places and first['a'].is_deleted()
   # An accelerator's goes to the host as it is.
   monkeypatch.setattr(jax, 'default_backend', lambda: 'tpu')
