@@ -1,4 +1,4 @@
-"""Weights of DINOv2, from the Hugging Face layout or the authors' own.
+"""Weights of DINOv2, in both its layouts, and how any encoder is found.
 
 Letters of the patterns, beyond those of `pixeldit_jax.typing`: S query, key
 and value, V the learned positions, R registers, h and w the sides of a patch,
@@ -14,10 +14,12 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from pixeldit_jax.convert import dinov3
 from pixeldit_jax.convert.files import fetch, read_weights
 from pixeldit_jax.convert.lazy import LazyTensors, flat, nested, specs_of
 from pixeldit_jax.convert.rules import Rule, to_ours, to_theirs
 from pixeldit_jax.convert.safetensors import write_safetensors
+from pixeldit_jax.encoders.dinov3 import DINOv3Config
 from pixeldit_jax.encoders.vision import VisionConfig
 from pixeldit_jax.errors import MissingFileError, UserError
 from pixeldit_jax.typing import PyTree
@@ -91,39 +93,69 @@ CACHE = pathlib.Path(
 )
 
 
-def load_dinov2(
+def load_vision(
   source: str | os.PathLike,
   keep: str | os.PathLike | None = None,
   **overrides,
-) -> tuple[VisionConfig, PyTree]:
-  """A teacher's configuration and weights, in host memory.
+) -> tuple[VisionConfig | DINOv3Config, PyTree]:
+  """A frozen network's configuration and weights, in host memory.
 
-  The weights have the form of `weights_of(DINOv2(config))`: place them by the
-  sharding rules and `nnx.merge` them. Kernels are in `config.dtype`, as they
-  are multiplied; the rest is float32.
+  DINOv2 and DINOv3 are told apart by the names of their tensors. The weights
+  have the form of `weights_of` of the network: place them by the sharding rules
+  and `nnx.merge` them. Kernels are in `config.dtype`, as they are multiplied;
+  the rest is float32.
 
   Args:
-    source: a name on the hub ('facebook/dinov2-base', with hf:// before it or
+    source: a name on the hub ('facebook/dinov2-base',
+      'facebook/dinov3-vits16-pretrain-lvd1689m', with hf:// before it or
       without), a folder with `model.safetensors`, or a `.safetensors` or
-      `.pth` file (Hugging Face's names of tensors, or the authors').
+      `.pth` file (names of tensors of Hugging Face, the authors or, of DINOv3,
+      timm).
     keep: a folder for the converted file; later calls read it, and need
       neither PyTorch nor a network.
-    overrides: fields of `VisionConfig` that weights do not tell: `dtype`,
-      `scan`, `position_offset`, and `heads` where a head is not 64 wide.
+    overrides: fields of the configuration that weights do not tell: `dtype`,
+      `scan`, `heads` where a head is not 64 wide, and of DINOv2
+      `position_offset`.
 
   Raises:
     FileNotFoundError: there are no weights; tells the two ways to get them.
-    UserError: tensors that are no DINOv2 of this form.
+    UserError: tensors that are neither network in this form.
   """
   kept = None
   if keep is not None:
     kept = pathlib.Path(keep) / f'{_identity(source)}.safetensors'
   if kept is not None and kept.is_file():
-    return from_dinov2(read_weights(kept), **overrides)
+    return from_vision(read_weights(kept), **overrides)
   weights = read_weights(_find(os.fspath(source)))
   if kept is not None:
-    write_safetensors(kept, _original(weights, **overrides))
+    write_safetensors(kept, _standard(weights, **overrides))
+  return from_vision(weights, **overrides)
+
+
+def from_vision(
+  weights: Mapping[str, np.ndarray], **overrides
+) -> tuple[VisionConfig | DINOv3Config, PyTree]:
+  """`load_vision` for tensors at hand, under any layout's names."""
+  if dinov3.layout_of(weights):
+    return dinov3.from_dinov3(weights, **overrides)
   return from_dinov2(weights, **overrides)
+
+
+def load_dinov2(
+  source: str | os.PathLike,
+  keep: str | os.PathLike | None = None,
+  **overrides,
+) -> tuple[VisionConfig, PyTree]:
+  """`load_vision` of a network that has to be a DINOv2.
+
+  Raises:
+    FileNotFoundError: see `load_vision`.
+    UserError: tensors that are no DINOv2.
+  """
+  config, weights = load_vision(source, keep, **overrides)
+  if not isinstance(config, VisionConfig):
+    raise UserError(f'{source} is a DINOv3: expected a DINOv2.')
+  return config, weights
 
 
 def from_dinov2(
@@ -218,8 +250,16 @@ def _authors(config: VisionConfig) -> list[Rule]:
   return ORIGINAL + [ORIGINAL_REGISTERS] * (config.registers > 0)
 
 
-def _original(weights: Mapping[str, np.ndarray], **overrides) -> LazyTensors:
-  """The same tensors under the authors' names."""
+def _standard(weights: Mapping[str, np.ndarray], **overrides) -> LazyTensors:
+  """The same tensors under the names that are kept.
+
+  The authors' of DINOv2, timm's of DINOv3.
+  """
+  if dinov3.layout_of(weights):
+    config, ours = dinov3.from_dinov3(
+      weights, **overrides | dict(dtype='float32')
+    )
+    return dinov3.to_dinov3(config, ours)
   config = infer_config(weights, **overrides)
   ours = _to_ours(weights, config)
   depths = {'blocks': config.depth}
@@ -269,10 +309,11 @@ def _find(source: str) -> pathlib.Path:
     return fetch(location)
   except (FileNotFoundError, ImportError) as error:
     raise MissingFileError(
-      f'no DINOv2 weights at {source!r}, and representation alignment needs '
-      'its teacher. Two ways to get them: (1) by name, where there is a '
-      'network: facebook/dinov2-base, with pip install huggingface_hub; (2) '
-      'by path: download model.safetensors of that repository, or '
-      'dinov2_vitb14_pretrain.pth of github.com/facebookresearch/dinov2, and '
+      f'no weights of an encoder at {source!r}. Two ways to get them: (1) by '
+      'name, where there is a network and with pip install huggingface_hub: '
+      'facebook/dinov2-base, or facebook/dinov3-vits16-pretrain-lvd1689m, '
+      'whose licence has to be accepted there first; (2) by path: download '
+      'model.safetensors of that repository, or the .pth of the authors '
+      '(dinov2_vitb14_pretrain.pth of github.com/facebookresearch/dinov2), and '
       f'give the path of the file.\nThe cause: {error}'
     ) from error

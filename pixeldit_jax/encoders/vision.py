@@ -12,6 +12,7 @@ import numpy as np
 from flax import nnx
 
 from pixeldit_jax.encoders.bicubic import resize_bicubic
+from pixeldit_jax.encoders.dinov3 import DINOv3, DINOv3Config
 from pixeldit_jax.errors import UserError
 from pixeldit_jax.model.attention import attend
 from pixeldit_jax.model.embed import patchify
@@ -223,6 +224,19 @@ class DINOv2(nnx.Module):
     return jnp.concatenate([positions[:1], resized.reshape(-1, config.width)])
 
 
+def make_network(
+  config: VisionConfig | DINOv3Config, *, rngs: nnx.Rngs
+) -> DINOv2 | DINOv3:
+  """The network of a configuration, with random weights."""
+  made = DINOv3 if isinstance(config, DINOv3Config) else DINOv2
+  return made(config, rngs=rngs)
+
+
+def abstract_network(config: VisionConfig | DINOv3Config) -> DINOv2 | DINOv3:
+  """The network with shapes in place of weights: nothing is allocated."""
+  return nnx.eval_shape(lambda: make_network(config, rngs=nnx.Rngs(0)))
+
+
 def imagenet_normalize(
   images: Float[Array, 'B H W C'],
 ) -> Float[Array, 'B H W 3']:
@@ -232,18 +246,19 @@ def imagenet_normalize(
 
 
 def teacher_features(
-  model: DINOv2, images: Float[Array, 'B H W C'], patch_size: int = 16
+  model: DINOv2 | DINOv3, images: Float[Array, 'B H W C'], patch_size: int = 16
 ) -> Float[Array, 'B L D']:
-  """What the teacher sees in clean images; no gradient flows through it.
+  """What a frozen network sees in images; no gradient flows through it.
 
-  Images are resized so that teacher and student have the same patches: from
-  256 to 224 (14/16 of the side) for a student of patch 16. Bicubic without
-  antialiasing, as `torch.nn.functional.interpolate` does it.
+  Images are resized so that it has the patches of the network that is trained:
+  from 256 to 224 (14/16 of the side) for a DINOv2 and patches of 16. Bicubic
+  without antialiasing, as `torch.nn.functional.interpolate` does it.
 
   Args:
-    model: the teacher.
-    images: in [-1, 1], three channels, or one that is shown in all three.
-    patch_size: the student's; both sides are multiples of it.
+    model: the teacher of REPA, or the encoder that grounds.
+    images: clean ones in [-1, 1], or noisy ones, which are not clipped; three
+      channels, or one that is shown in all three.
+    patch_size: of the network that is trained; divides both sides.
 
   Raises:
     UserError: sides that are not.

@@ -1,0 +1,258 @@
+"""DINOv3 (arXiv 2508.10104), the frozen encoder that grounds a network.
+
+A vision transformer as DINOv2, but its positions are rotary, so that it takes
+any grid of patches, and keys have no bias. The large sizes have a SwiGLU MLP.
+"""
+
+import contextlib
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from pixeldit_jax.errors import UserError
+from pixeldit_jax.model.attention import attend
+from pixeldit_jax.model.embed import patchify
+from pixeldit_jax.model.layers import LayerNorm, Linear, normal, zeros
+from pixeldit_jax.model.rope import Rotary, rotate
+from pixeldit_jax.model.stack import run_blocks, stack_blocks
+from pixeldit_jax.typing import Array, Float
+
+EPSILON = 1e-5  # of the norms; DINOv2 has 1e-6
+
+SIZES = {
+  'S': dict(width=384, depth=12, heads=6, mlp_width=1536),
+  'S+': dict(width=384, depth=12, heads=6, mlp_width=1536, gated=True),
+  'B': dict(width=768, depth=12, heads=12, mlp_width=3072),
+  'L': dict(width=1024, depth=24, heads=16, mlp_width=4096),
+  'H+': dict(width=1280, depth=32, heads=20, mlp_width=5120, gated=True),
+  '7B': dict(
+    width=4096, depth=40, heads=32, mlp_width=8192, gated=True, qv_bias=False
+  ),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class DINOv3Config:
+  """A DINOv3. The defaults are those of ViT-S/16.
+
+  Attributes:
+    width: of the tokens.
+    depth: blocks.
+    heads: attention heads; a head is a multiple of 4 wide.
+    mlp_width: hidden width of the MLP.
+    gated: SwiGLU in place of GELU.
+    patch_size: side of a patch.
+    registers: tokens between the class token and the patches.
+    qv_bias: whether queries and values have biases; keys never have.
+    theta: the longest rotary period, of coordinates that span 2.
+    layer_scale: what the residual scales start from in a random network.
+    dtype: of matrix products; the residual stream, norms and softmax are
+      float32.
+    scan: blocks as one loop, or unrolled; see `ModelConfig`.
+  """
+
+  width: int = 384
+  depth: int = 12
+  heads: int = 6
+  mlp_width: int = 1536
+  gated: bool = False
+  patch_size: int = 16
+  registers: int = 4
+  qv_bias: bool = True
+  theta: float = 100.0
+  layer_scale: float = 1.0
+  dtype: str = 'bfloat16'
+  scan: bool = True
+
+  def __post_init__(self):
+    if self.width % (4 * self.heads):
+      raise UserError(
+        f'an encoder of width={self.width} with {self.heads} heads: the width '
+        'must be a multiple of 4 x heads (a head is 64 wide in the released '
+        'networks, 128 in the largest).'
+      )
+
+  @property
+  def head_size(self) -> int:
+    return self.width // self.heads
+
+  def patches(self, height: int, width: int) -> tuple[int, int]:
+    """Patches down and across an image.
+
+    Raises:
+      UserError: a side that is not a multiple of the patch size.
+    """
+    p = self.patch_size
+    if height < p or width < p or height % p or width % p:
+      raise UserError(
+        f'DINOv3 takes images whose sides are multiples of {p}, not '
+        f'{height} x {width}: resize them, as encoder_tokens does.'
+      )
+    return height // p, width // p
+
+
+def sized(size: str, **overrides) -> DINOv3Config:
+  """The configuration of a released size: S, S+, B, L, H+ or 7B."""
+  if size not in SIZES:
+    raise UserError(f'DINOv3 size={size!r}: use one of {tuple(SIZES)}.')
+  return DINOv3Config(**(SIZES[size] | overrides))
+
+
+def rotary_centers(
+  config: DINOv3Config, grid: tuple[int, int], before: int = 0
+) -> Rotary:
+  """Cosines and sines of the angles of tokens, row by row.
+
+  The centres of the patches are evenly spaced inside [-1, 1] along each axis,
+  whatever the grid. Of the K/2 channel pairs of a head the first half turns
+  with the row, the second half with the column.
+
+  Args:
+    config: of the network.
+    grid: patches down and across.
+    before: tokens before the patches, which are not turned.
+  """
+  quarter = config.head_size // 4
+  frequencies = np.float32(config.theta) ** (
+    -np.arange(quarter, dtype=np.float32) / quarter
+  )
+  centers = [(np.arange(n, dtype=np.float32) + 0.5) / n * 2 - 1 for n in grid]
+  y, x = np.meshgrid(*centers, indexing='ij')
+  turns = np.stack([y.ravel(), x.ravel()], 1)[:, :, None] * frequencies
+  angles = (2 * np.pi * turns).astype(np.float32).reshape(-1, 2 * quarter)
+  angles = np.concatenate([np.zeros((before, 2 * quarter), np.float32), angles])
+  cos, sin = jnp.cos(angles), jnp.sin(angles)
+  return jnp.concatenate([cos, cos], -1), jnp.concatenate([-sin, sin], -1)
+
+
+class DINOv3Block(nnx.Module):
+  """x += ls1 * Attn(norm x); x += ls2 * MLP(norm x)."""
+
+  def __init__(self, config: DINOv3Config, *, rngs: nnx.Rngs):
+    width, heads, size = config.width, config.heads, config.head_size
+
+    def linear(inputs, outputs, axes, bias=True):
+      return Linear(
+        inputs,
+        outputs,
+        axes,
+        bias=bias,
+        kernel_init=normal,
+        bias_init=zeros,
+        dtype=config.dtype,
+        rngs=rngs,
+      )
+
+    def scale():
+      value = jnp.full(width, config.layer_scale, jnp.float32)
+      return nnx.Param(value, axes=(None,))
+
+    hidden = (2, config.mlp_width) if config.gated else config.mlp_width
+    mlp_axes = (None, 'mlp') if config.gated else ('mlp',)
+    self.gated = config.gated
+    self.norm1 = LayerNorm(width, EPSILON)
+    self.qkv = linear(
+      width, (3, heads, size), ('embed', None, 'heads', None), bias=False
+    )
+    self.has_bias = config.qv_bias
+    if config.qv_bias:
+      value = jnp.zeros((2, heads, size), jnp.float32)
+      self.qv_bias = nnx.Param(value, axes=(None, 'heads', None))
+    self.proj = linear((heads, size), width, ('heads', None, 'embed'))
+    self.scale1 = scale()
+    self.norm2 = LayerNorm(width, EPSILON)
+    self.up = linear(width, hidden, ('embed', *mlp_axes))
+    self.down = linear(config.mlp_width, width, ('mlp', 'embed'))
+    self.scale2 = scale()
+
+  def __call__(
+    self, x: Float[Array, 'B L D'], rotary: Rotary
+  ) -> Float[Array, 'B L D']:
+    q_BLNK, k_BLNK, v_BLNK = jnp.unstack(self.qkv(self.norm1(x)), axis=2)
+    if self.has_bias:
+      q_bias, v_bias = self.qv_bias[...].astype(q_BLNK.dtype)
+      q_BLNK, v_BLNK = q_BLNK + q_bias, v_BLNK + v_bias
+    h = attend(rotate(q_BLNK, rotary), rotate(k_BLNK, rotary), v_BLNK)
+    x += self.scale1[...] * self.proj(h).astype(x.dtype)
+    return x + self.scale2[...] * self._mlp(self.norm2(x)).astype(x.dtype)
+
+  def _mlp(self, x):
+    h = self.up(x)
+    if self.gated:
+      return self.down(jax.nn.silu(h[:, :, 0]) * h[:, :, 1])
+    return self.down(jax.nn.gelu(h, approximate=False))
+
+
+class DINOv3(nnx.Module):
+  """Images to one feature for each patch, after the last norm."""
+
+  def __init__(self, config: DINOv3Config, *, rngs: nnx.Rngs):
+    self.config = config
+    width = config.width
+
+    def tokens(count):
+      value = normal(rngs.params(), (count, width), jnp.float32)
+      return nnx.Param(value, axes=(None, 'embed'))
+
+    self.patch_embed = Linear(
+      (config.patch_size**2, 3),
+      width,
+      (None, None, 'embed'),
+      kernel_init=normal,
+      bias_init=zeros,
+      dtype=config.dtype,
+      rngs=rngs,
+    )
+    self.class_token = tokens(1)
+    if config.registers:
+      self.register_tokens = tokens(config.registers)
+    self.blocks = stack_blocks(
+      lambda rngs: DINOv3Block(config, rngs=rngs), config.depth, rngs
+    )
+    self.norm = LayerNorm(width, EPSILON)
+
+  def __call__(self, x: Float[Array, 'B H W 3']) -> Float[Array, 'B L D']:
+    """Features of the last layer, normed, float32.
+
+    Args:
+      x: images, ImageNet-normalised, sides multiples of the patch size.
+
+    Raises:
+      UserError: sides that are not.
+    """
+    return self.with_features(x)[0]
+
+  def with_features(
+    self, x: Float[Array, 'B H W 3']
+  ) -> tuple[Float[Array, 'B L D'], Float[Array, 'depth B S D']]:
+    """`__call__`, and all tokens after each block, the class token first."""
+    exact = self.config.dtype == 'float32'
+    # TPUs and new GPUs would multiply float32 in fewer bits.
+    with (
+      jax.default_matmul_precision('float32')
+      if exact
+      else contextlib.nullcontext()
+    ):
+      return self._forward(x)
+
+  def _forward(self, x):
+    config = self.config
+    grid = config.patches(*x.shape[1:3])
+    x = patchify(x.astype(config.dtype), config.patch_size)
+    # The residual stream is float32: features of noise are read as they are.
+    x = self.patch_embed(x).astype(jnp.float32)
+    first = [self.class_token[...]]
+    if config.registers:
+      first.append(self.register_tokens[...])
+    first = jnp.concatenate(first).astype(jnp.float32)
+    before = first.shape[0]
+    first = jnp.broadcast_to(first, (x.shape[0], *first.shape))
+    x = jnp.concatenate([first, x], axis=1)
+    rotary = rotary_centers(config, grid, before)
+    x, features = run_blocks(
+      self.blocks, x, rotary, scan=config.scan, remat='none'
+    )
+    return self.norm(x[:, before:]), features
