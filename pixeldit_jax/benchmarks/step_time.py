@@ -19,7 +19,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from pixeldit_jax import sharding
-from pixeldit_jax.config import STORED, model_config, validate
+from pixeldit_jax.config import STORED_FEATURES, model_config, validate
 from pixeldit_jax.encoders.inception import Inception
 from pixeldit_jax.encoders.vision import DINOv2, VisionConfig
 from pixeldit_jax.hardware import peak_flops
@@ -102,7 +102,7 @@ def measure_training(
   plain.repa.weight = 0.0
   without = _measure_steps(plain, steps, None)
   return report | dict(
-    teacher='stored' if config.repa.teacher == STORED else 'ViT-B/14',
+    teacher='stored' if config.repa.teacher == STORED_FEATURES else 'ViT-B/14',
     images_per_second_without_repa=without['images_per_second'],
     repa_share_of_step=1 - without['seconds'] / report['seconds'],
   )
@@ -152,10 +152,10 @@ def _random_target(
   if not config.repa.weight:
     return None, None, {}
   target = VisionConfig(dtype=model.dtype, scan=model.scan)
-  if config.repa.teacher == STORED:
+  if config.repa.teacher == STORED_FEATURES:
     grid = model.grid(side, side)
     shape = config.data.batch_size, math.prod(grid), target.width
-    features = {STORED: np.ones(shape, jnp.bfloat16)}
+    features = {STORED_FEATURES: np.ones(shape, jnp.bfloat16)}
     return StoredFeatures(target.width, grid), None, features
   random = weights_of(DINOv2(target, rngs=nnx.Rngs(0)))
   return target, place_teacher((target, random), mesh, None), {}

@@ -20,7 +20,7 @@ from ml_collections import ConfigDict, config_flags
 import pixeldit_jax.configs
 from pixeldit_jax.errors import UserError
 
-DEFAULTS = pathlib.Path(__file__).resolve().parents[1] / 'config.py'
+DEFAULTS = pathlib.Path(__file__).resolve().parents[1] / 'config/defaults.py'
 PACKAGED = pathlib.Path(next(iter(pixeldit_jax.configs.__path__)))
 flags.disclaim_key_flags()  # --config belongs to the command that defines it
 

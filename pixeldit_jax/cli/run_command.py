@@ -99,5 +99,5 @@ def _unknown_key(error: Exception) -> str:
   while isinstance(said, Exception):
     said = said.args[0]
   key, *near = said.replace('"', '').splitlines()
-  more = ' '.join([*near, 'All keys: pixeldit_jax/config.py.'])
+  more = ' '.join([*near, 'All keys: pixeldit_jax/config/keys.py.'])
   return f'--config has no key {key}. {more}'

@@ -19,18 +19,9 @@ from pixeldit_jax.metrics.feature_extractor import INCEPTION, FeatureNetwork
 from pixeldit_jax.metrics.frechet_distance import Gaussian, frechet_distance
 from pixeldit_jax.metrics.image_statistics import ImageStatistics, collect
 from pixeldit_jax.metrics.kernel_inception_distance import kernel_distance
+from pixeldit_jax.metrics.names import NAMES
 from pixeldit_jax.metrics.precision_recall import precision_recall
 
-_NAMES = {
-  'fid': 'FID',
-  'frechet_distance': 'Frechet',
-  'sfid': 'sFID',
-  'inception_score': 'IS',
-  'precision': 'precision',
-  'recall': 'recall',
-  'kid': 'KID',
-  'class_agreement': 'class agreement',
-}
 _BATCH = 256  # images read at a time
 _COLUMN = 17  # characters of a table
 _NO_FEATURES = (
@@ -162,7 +153,7 @@ def _compare_gaussians(name: str, ours: Gaussian, theirs: Gaussian, result):
   for side, gaussian, rank in sides:
     if gaussian.count is not None and gaussian.count <= distance.width:
       result['warnings'].append(
-        f'{_NAMES[name]}: the covariance of {gaussian.count:,} {side} has rank '
+        f'{NAMES[name]}: the covariance of {gaussian.count:,} {side} has rank '
         f'{rank:,} of {distance.width:,}. The number is larger than with more '
         f'images; compare it only with others of the same count.'
       )
@@ -206,9 +197,9 @@ def table(result: dict) -> str:
       continue
     deviation = metrics.get(f'{name}_std')
     spread = '' if deviation is None else f' +- {deviation:.4g}'
-    lines.append(f'{_NAMES.get(name, name):<18}{value:>10.4f}{spread}')
+    lines.append(f'{NAMES.get(name, name):<18}{value:>10.4f}{spread}')
   for name, reason in result['missing'].items():
-    lines.append(f'{_NAMES[name]:<18}{"-":>10}  {reason}')
+    lines.append(f'{NAMES[name]:<18}{"-":>10}  {reason}')
   count, reference = result['samples']['count'], result['reference']
   lines.append(f'{count:,} samples against {reference["path"]}')
   return '\n'.join(lines + [f'warning: {w}' for w in result['warnings']])
@@ -217,8 +208,8 @@ def table(result: dict) -> str:
 def table_row(result: dict, names: bool = False) -> str:
   """The metrics in one line of columns, or their names above it."""
   cells = [
-    _NAMES[name] if names else f'{result["metrics"][name]:.4f}'
-    for name in _NAMES
+    NAMES[name] if names else f'{result["metrics"][name]:.4f}'
+    for name in NAMES
     if name in result['metrics']
   ]
   return ''.join(f'{cell:>{_COLUMN}}' for cell in cells)

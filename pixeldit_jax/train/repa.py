@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from pixeldit_jax import sharding
-from pixeldit_jax.config import STORED, model_config
+from pixeldit_jax.config import STORED_FEATURES, model_config
 from pixeldit_jax.convert.vision import CACHE, load_dinov2
 from pixeldit_jax.data.source import Source
 from pixeldit_jax.encoders.vision import (
@@ -52,7 +52,7 @@ def load_teacher(config: ConfigDict) -> tuple[VisionConfig, PyTree] | None:
   Raises:
     FileNotFoundError, ValueError: see `load_dinov2`.
   """
-  if not config.repa.weight or config.repa.teacher == STORED:
+  if not config.repa.weight or config.repa.teacher == STORED_FEATURES:
     return None
   return load_dinov2(
     config.repa.teacher,
@@ -65,7 +65,11 @@ def load_teacher(config: ConfigDict) -> tuple[VisionConfig, PyTree] | None:
 def stored_arrays(config: ConfigDict) -> tuple[str, ...]:
   """The side arrays of the data that a run needs for alignment."""
   repa = config.repa
-  return (STORED,) if repa.weight and repa.teacher == STORED else ()
+  return (
+    (STORED_FEATURES,)
+    if repa.weight and repa.teacher == STORED_FEATURES
+    else ()
+  )
 
 
 def find_target(
@@ -80,7 +84,7 @@ def find_target(
   """
   if not stored_arrays(config):
     return check_target(config, teacher[0] if teacher else None)
-  stored = source.arrays[STORED]
+  stored = source.arrays[STORED_FEATURES]
   _, width = stored.shape
   return StoredFeatures(width, tuple(stored.meta['grid']))
 

@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 
 from pixeldit_jax import sharding
-from pixeldit_jax.config import FEATURES, get_config, validate
+from pixeldit_jax.config import get_config, validate
 from pixeldit_jax.eval.online_evaluator import make_metric_evaluator
 from pixeldit_jax.eval.reference import read_reference
 from pixeldit_jax.eval.report import evaluate_images
 from pixeldit_jax.images.grid import image_grid
 from pixeldit_jax.images.image_sets import open_images
+from pixeldit_jax.metrics.names import FEATURES
 from pixeldit_jax.sampling import sample_set
 
 

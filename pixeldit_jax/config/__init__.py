@@ -1,0 +1,29 @@
+"""The configuration of a run: every key, its default, its checks.
+
+`configs/*.py` start from `get_config()` and change values. Commands take
+`--config=configs/mnist.py:debug` and `--config.optimizer.learning_rate=1e-3`.
+"""
+
+from pixeldit_jax.config.defaults import (
+  get_config,
+  make_debug,
+  preset_of,
+  size_of,
+)
+from pixeldit_jax.config.keys import KEYS, STORED_FEATURES, Key
+from pixeldit_jax.config.options import parse_options
+from pixeldit_jax.config.validate import model_config, parse_steps, validate
+
+__all__ = [
+  'KEYS',
+  'STORED_FEATURES',
+  'Key',
+  'get_config',
+  'make_debug',
+  'model_config',
+  'parse_options',
+  'parse_steps',
+  'preset_of',
+  'size_of',
+  'validate',
+]

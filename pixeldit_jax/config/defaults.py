@@ -1,0 +1,88 @@
+"""A configuration with every key, and the changes that recipes share.
+
+The keys with their defaults and meanings are in `keys`.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from ml_collections import ConfigDict, config_dict
+
+from pixeldit_jax.config.keys import KEYS
+from pixeldit_jax.errors import UserError
+from pixeldit_jax.model.config import SIZES
+
+
+def get_config() -> ConfigDict:
+  """Every key there is, with the paper's values for ImageNet at 256."""
+  values: dict[str, Any] = {}
+  for key in KEYS:
+    *path, last = key.name.split('.')
+    node = values
+    for name in path:
+      node = node.setdefault(name, {})
+    optional = key.default is None
+    node[last] = config_dict.placeholder(float) if optional else key.default
+  return ConfigDict(values)
+
+
+def size_of(name: str) -> dict[str, int]:
+  """Widths and depths of a size of the paper, for `config.model.update`.
+
+  Raises:
+    UserError: not B, L, XL or T2I.
+  """
+  if name not in SIZES:
+    raise UserError(f'config option size={name!r}: use one of {list(SIZES)}.')
+  return SIZES[name]
+
+
+def preset_of(
+  name: str, presets: Mapping[str, Mapping[str, object]]
+) -> Mapping[str, object]:
+  """One of the presets of a configuration file.
+
+  Raises:
+    UserError: there is none of that name.
+  """
+  if name not in presets:
+    raise UserError(
+      f'config option preset={name!r}: use one of {list(presets)}.'
+    )
+  return presets[name]
+
+
+def make_debug(config: ConfigDict) -> None:
+  """Shrinks any run to four steps of seconds on the embedded digits.
+
+  Texts are words of captions of digits, and all images are squares.
+  """
+  config.steps = 4
+  text = bool(config.model.text_width)
+  config.model.update(
+    num_classes=0 if text else 10,
+    text_width=16 if text else 0,
+    text_tokens=8,
+    patch_size=7,
+    width=32,
+    heads=2,
+    patch_depth=2,
+    pixel_width=8,
+    pixel_depth=1,
+    pixel_attention_width=0,
+    pixel_heads=0,
+  )
+  config.data.update(
+    source='words:captioned_digits' if text else 'digits',
+    resolution=28,
+    batch_size=8,
+    buckets=False,
+    text_encoder='',
+  )
+  config.repa.weight = 0.0  # a teacher of photographs would have to be fetched
+  config.optimizer.update(
+    warmup_steps=min(1, config.optimizer.warmup_steps), drop_step=0
+  )
+  config.sampler.update(steps=2, batch_size=8)
+  config.checkpoint.every = 2
+  config.log.update(every=1, samples_every=0)

@@ -1,0 +1,273 @@
+"""The table of configuration keys: defaults, allowed values, meanings.
+
+`get_config` is made from it, `validate` checks by it. The defaults are the
+paper's values for ImageNet at 256.
+"""
+
+import dataclasses
+import inspect
+import math
+import numbers
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from pixeldit_jax.errors import UserError
+from pixeldit_jax.metrics.names import FEATURES
+from pixeldit_jax.model.config import ModelConfig
+from pixeldit_jax.samplers.solvers import SOLVERS
+from pixeldit_jax.sharding import RULES
+
+STORED_FEATURES = 'features'  # in place of a teacher: arrays of the data set
+
+
+@dataclasses.dataclass(frozen=True)
+class Key:
+  """One value of a configuration.
+
+  Attributes:
+    name: with dots, as 'optimizer.learning_rate'.
+    default: the value, of the type that every value must have; None is an
+      optional number.
+    allowed: the interval of a number, as '[0, 1)'; the words to choose from;
+      '' for all values of the type.
+    meaning: what it does, in a few words.
+  """
+
+  name: str
+  default: Any
+  allowed: str | Sequence[str] = ''
+  meaning: str = ''
+
+  def check(self, value: Any) -> None:
+    """Raises UserError for a value of another type or outside `allowed`."""
+    if not self._takes(value):
+      raise UserError(
+        f'{self.name}={value!r}: must be {self.expected} ({self.meaning}).'
+      )
+
+  @property
+  def expected(self) -> str:
+    """The allowed values, in words."""
+    if isinstance(self.default, bool):
+      return 'True or False'
+    if isinstance(self.default, str):
+      return f'one of {", ".join(self.allowed)}' if self.allowed else 'a text'
+    if isinstance(self.default, tuple):
+      return f'{len(self.default)} numbers in {self.allowed}'
+    kind = 'an integer' if isinstance(self.default, int) else 'a number'
+    kind = f'None or {kind}' if self.default is None else kind
+    return f'{kind} in {self.allowed}' if self.allowed else kind
+
+  def _takes(self, value: Any) -> bool:
+    if isinstance(self.default, bool):
+      return isinstance(value, bool)
+    if isinstance(self.default, str):
+      words = self.allowed
+      return isinstance(value, str) and (not words or value in words)
+    if isinstance(self.default, tuple):
+      # A list where the value was read from JSON.
+      same = isinstance(value, tuple | list) and len(value) == len(self.default)
+      return same and all(_is_number(v, self.allowed) for v in value)
+    if value is None:
+      return self.default is None
+    if isinstance(self.default, int) and not isinstance(value, int):
+      return False
+    return _is_number(value, self.allowed)
+
+
+def _is_number(value: Any, interval: str) -> bool:
+  """Whether a value is a number in an interval as '[0, 1)'; '' has all."""
+  if not isinstance(value, numbers.Real) or isinstance(value, bool):
+    return False
+  if not interval or math.isnan(value):
+    return not interval
+  low, high = map(float, interval[1:-1].split(','))
+  above = value >= low if interval[0] == '[' else value > low
+  below = value <= high if interval[-1] == ']' else value < high
+  return above and below
+
+
+def _model_keys() -> tuple[Key, ...]:
+  """The fields of `ModelConfig`, which checks their values itself."""
+  text = inspect.getdoc(ModelConfig) or ''
+  found = re.findall(r'^  (\w+): (.*(?:\n    .*)*)', text, re.M)
+  meanings = {name: ' '.join(words.split()) for name, words in found}
+  return tuple(
+    Key(f'model.{field.name}', field.default, '', meanings.get(field.name, ''))
+    for field in dataclasses.fields(ModelConfig)
+  )
+
+
+KEYS = (
+  Key('seed', 0, '[0, 4294967295]', 'of weights, data order and noise'),
+  Key('steps', 400_000, '[1, 1e9]', 'the last step'),
+  Key(
+    'init_from', '', '', "a workdir whose EMA a new run starts with; '' is none"
+  ),
+  Key(
+    'debug_nans', False, '', 'stop at the first NaN and name its first layer'
+  ),
+  *_model_keys(),
+  Key('data.source', '', '', 'digits, folder:PATH, shards:PATH and so on'),
+  Key('data.resolution', 256, '[1, 16384]', 'the side of images in pixels'),
+  Key('data.batch_size', 256, '[1, 1e6]', 'images of all devices together'),
+  Key(
+    'data.buckets',
+    False,
+    '',
+    'images of several aspect ratios, of about resolution**2 pixels',
+  ),
+  Key(
+    'data.text_encoder',
+    '',
+    '',
+    "the encoder that the texts must come from; '' is any",
+  ),
+  Key(
+    'data.caption_weights',
+    '',
+    '',
+    "how often captions of a kind are drawn, as human=1,long=3; '' is equally",
+  ),
+  Key('data.caption_min_score', None, '(-inf, inf)', 'the score captions need'),
+  Key('data.flip', False, '', 'mirror half of the images'),
+  Key('data.checksums', False, '', 'read all shards once before the start'),
+  Key('data.num_threads', 0, '[0, 4096]', 'to decode; 0 is one for each core'),
+  Key('data.num_workers', 0, '[0, 4096]', 'processes to decode; 0 is none'),
+  Key('data.prefetch', 4, '[1, 4096]', 'batches that are made ahead'),
+  Key('flow.shift', 1.0, '(0, inf)', 'of training times; above 1 is noisier'),
+  Key(
+    'flow.discrete_steps',
+    0,
+    '[0, 1e9]',
+    'n: times are multiples of 1 / n; 0 is any time',
+  ),
+  Key(
+    'flow.label_dropout', 0.1, '[0, 1]', 'the share of labels or texts dropped'
+  ),
+  Key('repa.weight', 0.0, '[0, inf)', 'of the loss that aligns patch tokens'),
+  Key('repa.block', 8, '[1, 1e4]', 'align the tokens after so many blocks'),
+  Key(
+    'repa.teacher',
+    '',
+    '',
+    'a name on the hub (facebook/dinov2-base), a folder or a file; or '
+    'features, those stored with the data',
+  ),
+  Key(
+    'repa.sharded', False, '', 'split the teacher as the network, or copy it'
+  ),
+  Key('repa.stop_step', 0, '[0, 1e9]', 'the weight is 0 from it; 0 is never'),
+  Key(
+    'repa.decay_steps',
+    0,
+    '[0, 1e9]',
+    'steps before stop_step in which the weight falls to 0',
+  ),
+  Key(
+    'optimizer.name', 'adamw', ('adamw', 'came'), 'the rule; came needs less'
+  ),
+  Key('optimizer.learning_rate', 1e-4, '[0, inf)', 'the rate after warmup'),
+  Key(
+    'optimizer.schedule',
+    'constant',
+    ('constant', 'cosine', 'linear'),
+    'of the rate after warmup',
+  ),
+  Key('optimizer.warmup_steps', 0, '[0, 1e9]', 'in which the rate rises'),
+  Key(
+    'optimizer.final_learning_rate',
+    0.0,
+    '[0, inf)',
+    'the rate of cosine and linear at the last step',
+  ),
+  Key(
+    'optimizer.drop_step',
+    0,
+    '[0, 1e9]',
+    'from it a constant rate is dropped_learning_rate; 0 is never',
+  ),
+  Key('optimizer.dropped_learning_rate', 1e-5, '[0, inf)', 'see drop_step'),
+  Key('optimizer.beta1', 0.9, '[0, 1)', 'decay of the mean of gradients'),
+  Key('optimizer.beta2', 0.999, '[0, 1)', 'decay of the mean of squares'),
+  Key('optimizer.beta3', 0.9999, '[0, 1)', 'of came: decay of instability'),
+  Key('optimizer.eps', 1e-8, '(0, inf)', 'of adamw: added to the root'),
+  Key('optimizer.weight_decay', 0.0, '[0, inf)', 'of kernels only'),
+  Key('optimizer.clip_norm', 1.0, '(0, inf]', 'the largest norm of gradients'),
+  Key('optimizer.accumulate', 1, '[1, 1e6]', 'parts a batch is computed in'),
+  Key(
+    'optimizer.max_bad_steps',
+    10,
+    '[1, 1e9]',
+    'steps in a row that are not finite, which stop the run',
+  ),
+  Key('ema.decay', 0.9999, '[0, 1)', 'of the average once it is warm'),
+  Key('ema.warmup', True, '', 'decay of at most (1 + step) / (10 + step)'),
+  Key(
+    'sampler.solver',
+    'flow_dpm',
+    tuple(solver.__name__ for solver in SOLVERS),
+    'from noise to image',
+  ),
+  Key('sampler.steps', 100, '[1, 1e5]', 'of the solver'),
+  Key('sampler.guidance', 3.25, '(-inf, inf)', 'the scale; 1 is none'),
+  Key('sampler.interval', (0.1, 1.0), '[0, 1]', 'the times with guidance'),
+  Key('sampler.shift', 1.0, '(0, inf)', 'of the times; above 1 is noisier'),
+  Key(
+    'sampler.start',
+    0.0,
+    '[0, 1)',
+    'the time of the noise: 0.001 in the text-to-image release',
+  ),
+  Key('sampler.batch_size', 64, '[1, 1e6]', 'images of all devices together'),
+  Key('checkpoint.every', 5_000, '[1, 1e9]', 'steps between checkpoints'),
+  Key('checkpoint.keep', 2, '[1, 1e9]', 'the newest checkpoints that stay'),
+  Key(
+    'checkpoint.keep_period',
+    100_000,
+    '[0, 1e9]',
+    'multiples of it stay too; 0 is none',
+  ),
+  Key('checkpoint.best', '', '', "the best by this metric stays; '' is none"),
+  Key('checkpoint.best_is', 'lowest', ('lowest', 'highest'), 'which is best'),
+  Key(
+    'checkpoint.checksums',
+    True,
+    '',
+    'read all files before a resume, or compare sizes only',
+  ),
+  Key('log.every', 100, '[1, 1e9]', 'steps between lines of the log'),
+  Key(
+    'log.samples_every', 10_000, '[0, 1e9]', 'steps between grids; 0 is never'
+  ),
+  Key('log.samples', 16, '[1, 1e4]', 'images of a grid'),
+  Key(
+    'log.gradient_rise',
+    10.0,
+    '[0, inf)',
+    'warn of a norm so many times the median; 0 is never',
+  ),
+  Key('log.trace', '', '', "steps for the profiler, as 100-110; '' is none"),
+  Key(
+    'eval.every', 0, '[0, 1e9]', 'steps between evaluations of the EMA; 0: none'
+  ),
+  Key('eval.samples', 5_000, '[2, 1e8]', 'images of an evaluation'),
+  Key('eval.features', 'inception', tuple(FEATURES), 'the feature network'),
+  Key('eval.reference', '', '', 'as --reference of launch/evaluate.py'),
+  Key('eval.weights', '', '', 'the file of the Inception network'),
+  Key('mesh.data', -1, '[-1, 1e6]', 'devices that are replicas; -1: the rest'),
+  Key('mesh.fsdp', 1, '[-1, 1e6]', 'devices that split batch and weights'),
+  Key('mesh.sequence', 1, '[-1, 1e6]', 'devices that split patches'),
+  Key('mesh.tensor', 1, '[-1, 1e6]', 'devices that split heads and widths'),
+  Key(
+    'mesh.slices',
+    1,
+    '[1, 1e6]',
+    'TPU slices joined by DCN only; the data axis spans them',
+  ),
+  *(
+    Key(f'mesh.rules.{axis}', default, '', 'mesh axes that split this axis')
+    for axis, default in RULES.items()
+  ),
+)

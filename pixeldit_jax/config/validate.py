@@ -1,0 +1,189 @@
+"""Checks a configuration before anything is built.
+
+The type and range of every value are those of the table in `keys`; here are
+the rules that hold between several keys.
+"""
+
+import dataclasses
+import difflib
+import math
+import re
+
+from ml_collections import ConfigDict
+
+from pixeldit_jax import sharding
+from pixeldit_jax.config.keys import KEYS, STORED_FEATURES
+from pixeldit_jax.data import captions
+from pixeldit_jax.errors import UserError
+from pixeldit_jax.metrics.names import FEATURES
+from pixeldit_jax.model.config import ModelConfig
+from pixeldit_jax.samplers.guidance import check_interval
+from pixeldit_jax.settings import flatten
+
+
+def validate(config: ConfigDict) -> None:
+  """Checks all that can be known before anything is built.
+
+  Raises:
+    UserError: the first key whose value cannot be, and what would do.
+  """
+  _check_values(config)
+  model = model_config(config)
+  model.grid(config.data.resolution, config.data.resolution)
+  sharding.make_rules(config.mesh)
+  check_interval(config.sampler.interval)
+  parse_steps(config.log.trace)
+  _check_data(config)
+  _check_optimizer(config)
+  if config.repa.weight:
+    _check_repa(config, model)
+  if config.eval.every:
+    _check_eval(config)
+  if config.checkpoint.best:
+    _check_best(config)
+
+
+def model_config(config: ConfigDict) -> ModelConfig:
+  """`config.model` as the network takes it.
+
+  Raises:
+    UserError: unknown keys, or values that do not go together.
+  """
+  known = {field.name for field in dataclasses.fields(ModelConfig)}
+  unknown = set(config.model) - known
+  if unknown:
+    raise UserError(
+      f'config.model has unknown keys {sorted(unknown)}; there are '
+      f'{sorted(known)}.'
+    )
+  return ModelConfig(**config.model)
+
+
+def parse_steps(text: str) -> range:
+  """'100-110' to range(100, 111), and '' to none.
+
+  Raises:
+    UserError: anything else.
+  """
+  if not text:
+    return range(0)
+  match = re.fullmatch(r'(\d+)-(\d+)', text)
+  if not match or int(match[1]) > int(match[2]) or not int(match[1]):
+    raise UserError(
+      f"log.trace={text!r}: first and last step, as in '100-110', or ''."
+    )
+  return range(int(match[1]), int(match[2]) + 1)
+
+
+def _check_values(config: ConfigDict) -> None:
+  """Raises UserError unless all keys are there, and each has a fit value."""
+  values = flatten(config.to_dict())
+  known = {key.name: key for key in KEYS}
+  for name in values:
+    if name not in known:
+      near = difflib.get_close_matches(name, known, n=1)
+      hint = f'did you mean {near[0]}? ' if near else ''
+      raise UserError(
+        f'config.{name} is not known: {hint}All keys: '
+        'pixeldit_jax/config/keys.py.'
+      )
+  for name, key in known.items():
+    if name not in values:
+      raise UserError(
+        f'config.{name} is missing: start from get_config(), where it is '
+        f'{key.default!r}.'
+      )
+    key.check(values[name])
+
+
+def _check_data(config: ConfigDict) -> None:
+  """Raises UserError for batches or captions that cannot be drawn."""
+  weights = captions.parse_weights(config.data.caption_weights) or {}
+  if not all(map(math.isfinite, weights.values())):
+    raise UserError(
+      f'data.caption_weights={config.data.caption_weights!r}: weights must be '
+      'finite.'
+    )
+  if config.data.batch_size % config.optimizer.accumulate:
+    raise UserError(
+      f'data.batch_size={config.data.batch_size} does not divide into '
+      f'optimizer.accumulate={config.optimizer.accumulate} parts.'
+    )
+
+
+def _check_optimizer(config: ConfigDict) -> None:
+  """Raises UserError for times of the schedules that do not go together."""
+  optimizer, repa = config.optimizer, config.repa
+  if optimizer.warmup_steps >= config.steps:
+    raise UserError(
+      f'optimizer.warmup_steps={optimizer.warmup_steps} leaves none of '
+      f'steps={config.steps}: warm up for less, or train for longer.'
+    )
+  if optimizer.drop_step and optimizer.schedule != 'constant':
+    raise UserError(
+      f'optimizer.drop_step={optimizer.drop_step} with optimizer.schedule='
+      f'{optimizer.schedule!r}: only a constant rate drops; set one of them.'
+    )
+  for name, value, limit, highest in (
+    ('optimizer.drop_step', optimizer.drop_step, 'steps', config.steps),
+    ('repa.decay_steps', repa.decay_steps, 'repa.stop_step', repa.stop_step),
+  ):
+    if value > highest:
+      raise UserError(f'{name}={value}: at most {limit}={highest}.')
+
+
+def _check_eval(config: ConfigDict) -> None:
+  """Raises UserError where no evaluation can be had."""
+  options = config.eval
+  if not options.reference and options.features != 'digits':
+    raise UserError(
+      'eval.reference is empty: give what --reference of launch/evaluate.py '
+      'takes, such as the statistics that its --make_reference wrote.'
+    )
+  if not config.model.num_classes:
+    raise UserError(
+      'eval.every: evaluation is of classes, but this network has none; set '
+      'eval.every=0.'
+    )
+
+
+def _check_best(config: ConfigDict) -> None:
+  """Raises UserError where no evaluation tells which checkpoint is best."""
+  best, features = config.checkpoint.best, config.eval.features
+  if not config.eval.every:
+    raise UserError(
+      f'checkpoint.best={best!r} is a metric of evaluations: set eval.every.'
+    )
+  if best not in FEATURES[features]:
+    raise UserError(
+      f'checkpoint.best={best!r}: evaluations with eval.features={features!r} '
+      f'give {", ".join(FEATURES[features])}.'
+    )
+
+
+def _check_repa(config: ConfigDict, model: ModelConfig) -> None:
+  """Raises UserError where a run cannot be aligned with a teacher."""
+  repa = config.repa
+  if not repa.teacher:
+    raise UserError(
+      f'repa.weight={repa.weight} needs a teacher. Two ways to name one: '
+      'repa.teacher=facebook/dinov2-base fetches it by name, where there is a '
+      'network; repa.teacher=FILE takes model.safetensors of that repository, '
+      'or the .pth of the authors. (repa.teacher=features takes features that '
+      'launch/prepare_data.py stored; repa.weight=0 trains without.)'
+    )
+  if repa.block > model.patch_depth:
+    raise UserError(
+      f'repa.block={repa.block}: between 1 and model.patch_depth='
+      f'{model.patch_depth}.'
+    )
+  if model.in_channels not in (1, 3):
+    raise UserError(
+      f'repa.weight={repa.weight} with model.in_channels={model.in_channels}: '
+      'teachers see images of 1 or 3 channels.'
+    )
+  if repa.teacher == STORED_FEATURES and config.data.flip:
+    raise UserError(
+      'repa.teacher=features with data.flip=True: stored features are of the '
+      'images that are not mirrored. Set data.flip=False, or name a teacher.'
+    )
