@@ -23,8 +23,9 @@ import zlib
 
 import numpy as np
 
+from pixeldit_jax.data.sources.open_source import is_source
 from pixeldit_jax.errors import MissingFileError, UserError
-from pixeldit_jax.eval.source_images import SourceImages, is_source
+from pixeldit_jax.eval.source_images import SourceImages
 from pixeldit_jax.images import image_sets
 from pixeldit_jax.metrics.feature_extractor import FeatureNetwork
 from pixeldit_jax.metrics.frechet_distance import Gaussian
