@@ -4,7 +4,6 @@ A vision transformer as DINOv2, but its positions are rotary, so that it takes
 any grid of patches, and keys have no bias. The large sizes have a SwiGLU MLP.
 """
 
-import contextlib
 import dataclasses
 
 import jax
@@ -15,7 +14,13 @@ from flax import nnx
 from pixeldit_jax.errors import UserError
 from pixeldit_jax.model.attention import attend
 from pixeldit_jax.model.embed import patchify
-from pixeldit_jax.model.layers import LayerNorm, Linear, normal, zeros
+from pixeldit_jax.model.layers import (
+  LayerNorm,
+  Linear,
+  matmul_precision,
+  normal,
+  zeros,
+)
 from pixeldit_jax.model.rope import Rotary, rotate
 from pixeldit_jax.model.stack import run_blocks, stack_blocks
 from pixeldit_jax.typing import Array, Float
@@ -124,8 +129,7 @@ def rotary_centers(
   turns = np.stack([y.ravel(), x.ravel()], 1)[:, :, None] * frequencies
   angles = (2 * np.pi * turns).astype(np.float32).reshape(-1, 2 * quarter)
   angles = np.concatenate([np.zeros((before, 2 * quarter), np.float32), angles])
-  cos, sin = jnp.cos(angles), jnp.sin(angles)
-  return jnp.concatenate([cos, cos], -1), jnp.concatenate([-sin, sin], -1)
+  return jnp.cos(angles), jnp.sin(angles)
 
 
 class DINOv3Block(nnx.Module):
@@ -229,13 +233,7 @@ class DINOv3(nnx.Module):
     self, x: Float[Array, 'B H W 3']
   ) -> tuple[Float[Array, 'B L D'], Float[Array, 'depth B S D']]:
     """`__call__`, and all tokens after each block, the class token first."""
-    exact = self.config.dtype == 'float32'
-    # TPUs and new GPUs would multiply float32 in fewer bits.
-    with (
-      jax.default_matmul_precision('float32')
-      if exact
-      else contextlib.nullcontext()
-    ):
+    with matmul_precision(self.config.dtype):
       return self._forward(x)
 
   def _forward(self, x):
