@@ -7,7 +7,7 @@ only this table says which of them are split, and over what.
 import contextlib
 import contextvars
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import jax
 import numpy as np
@@ -40,8 +40,9 @@ RULES: Rules = {
   'pixels': 'tensor',
 }
 
-_context: contextvars.ContextVar[tuple[Mesh, Rules] | None] = (
-  contextvars.ContextVar('mesh_and_rules', default=None)
+# The rules of `use`; the mesh itself is in JAX's own context.
+_rules: contextvars.ContextVar[Rules | None] = contextvars.ContextVar(
+  'rules', default=None
 )
 
 
@@ -49,14 +50,14 @@ def make_mesh(config: Mapping, devices: Sequence | None = None) -> Mesh:
   """The mesh of `MESH_AXES`; a size of -1 takes the devices left over.
 
   Args:
-    config: `config.mesh`: sizes by axis, those not named have 1; 'slices', of
-      devices that are joined by the data center's network alone: the data axis
-      goes across them, the other axes stay inside one; 'rules' are not read.
+    config: `config.mesh`: the size of each axis, by default 1; 'slices', the
+      groups of devices that only the data center's network joins (the data axis
+      goes across them, the other axes stay inside one); 'rules' are not read.
     devices: the devices to use, all by default.
 
   Raises:
     UserError: unknown axes, or sizes whose product is not the device count, or
-      that do not lie on the torus of a TPU slice.
+      that do not fit the torus of a TPU slice.
   """
   devices = jax.devices() if devices is None else devices
   sizes = {k: v for k, v in config.items() if k not in ('rules', 'slices')}
@@ -69,7 +70,7 @@ def make_mesh(config: Mapping, devices: Sequence | None = None) -> Mesh:
   auto = (AxisType.Auto,) * len(shape)
   slices = config.get('slices', 1)
   found = len({getattr(d, 'slice_index', 0) for d in devices})
-  # GPUs tell their hosts as slices; there a mesh may go across them in any way.
+  # GPUs report their hosts as slices; there a mesh may go across them freely.
   free = slices == 1 and devices[0].platform != 'tpu'
   if slices != found and not free:
     raise UserError(
@@ -82,7 +83,7 @@ def make_mesh(config: Mapping, devices: Sequence | None = None) -> Mesh:
     except NotImplementedError as error:
       sizes = ', '.join(f'{a}={n}' for a, n in zip(MESH_AXES, shape) if n > 1)
       raise UserError(
-        f'mesh {sizes} does not lie on the torus of these TPUs, whose axes '
+        f'mesh {sizes} does not fit the torus of these TPUs, whose axes '
         'make up those of a mesh: take sizes that are products of its own '
         '(config.mesh).'
       ) from error
@@ -116,10 +117,10 @@ def _shape(sizes: Mapping[str, int], devices: int) -> list[int]:
 
 
 def make_rules(config: Mapping) -> Rules:
-  """The table of `config.mesh`: `RULES` with the changes of its 'rules'.
+  """The rules of `config.mesh`: `RULES` with the changes of its 'rules'.
 
   Raises:
-    UserError: a logical or mesh axis that there is not.
+    UserError: a logical or mesh axis that does not exist.
   """
   changes = dict(config.get('rules', {}))
   if unknown := set(changes) - set(RULES):
@@ -142,25 +143,24 @@ def _split(axes: str) -> tuple[str, ...]:
 
 
 @contextlib.contextmanager
-def use(mesh: Mesh, rules: Rules = RULES):
-  """Within it, programs are compiled for `mesh`.
+def use(mesh: Mesh, rules: Rules = RULES) -> Iterator[None]:
+  """Within it, programs are traced for a mesh whose axes `rules` assign.
 
-  `constrain` places activations on it by `rules`, and attention takes both
-  from the context.
+  `constrain` and attention take both from the context.
   """
-  token = _context.set((mesh, rules))
+  token = _rules.set(rules)
   try:
     with jax.set_mesh(mesh):
       yield
   finally:
-    _context.reset(token)
+    _rules.reset(token)
 
 
 def platform(mesh: Mesh | AbstractMesh | None = None) -> str:
-  """'cpu', 'gpu' or 'tpu': what a program is compiled for.
+  """The platform that a program is compiled for: 'cpu', 'gpu' or 'tpu'.
 
-  That is where the devices of `mesh`, by default that of the context, are;
-  without a mesh JAX's default.
+  Args:
+    mesh: the devices; by default those of the context, else JAX's default.
   """
   mesh = jax.sharding.get_abstract_mesh() if mesh is None else mesh
   if isinstance(mesh, Mesh):
@@ -170,13 +170,21 @@ def platform(mesh: Mesh | AbstractMesh | None = None) -> str:
 
 
 def mesh_axes(name: str) -> tuple[str, ...]:
-  """What splits a logical axis, by the rules in use."""
-  context = _context.get()
-  return _split((RULES if context is None else context[1])[name])
+  """The mesh axes that split a logical axis, by the rules of `use`.
+
+  Raises:
+    RuntimeError: outside `use`, where no rules are known.
+  """
+  if (rules := _rules.get()) is None:
+    raise RuntimeError(
+      f'which mesh axes split {name!r} is known only inside sharding.use(mesh, '
+      'rules).'
+    )
+  return _split(rules[name])
 
 
 def spec(axes: tuple[str | None, ...], rules: Rules = RULES) -> PartitionSpec:
-  """Logical axis names to the mesh axes that split them.
+  """The partition of an array by the names of its logical axes.
 
   Raises:
     UserError: a name without a rule, or a mesh axis that splits two.
@@ -199,12 +207,10 @@ def spec(axes: tuple[str | None, ...], rules: Rules = RULES) -> PartitionSpec:
 
 
 def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
-  """Fixes how an activation is split; nothing outside `use`."""
-  if (context := _context.get()) is None:
+  """Constrains the sharding of an activation; a no-op outside `use`."""
+  if (rules := _rules.get()) is None:
     return x
-  mesh, rules = context
-  sharding = NamedSharding(mesh, spec(axes, rules))
-  return jax.lax.with_sharding_constraint(x, sharding)
+  return jax.lax.with_sharding_constraint(x, spec(axes, rules))
 
 
 def weight_shardings(axes: PyTree, mesh: Mesh, rules: Rules = RULES) -> PyTree:
@@ -216,14 +222,14 @@ def weight_shardings(axes: PyTree, mesh: Mesh, rules: Rules = RULES) -> PyTree:
   )
 
 
-def placed(shapes: PyTree, shardings: PyTree) -> PyTree:
-  """Shapes with shardings: nothing is allocated.
+def with_shardings(shapes: PyTree, shardings: PyTree) -> PyTree:
+  """Abstract arrays: shapes with shardings, nothing is allocated.
 
   Raises:
     UserError: an axis that the mesh does not divide.
   """
 
-  def place(path, a, sharding):
+  def check(path, a, sharding):
     for size, axes in zip(a.shape, sharding.spec):
       axes = (axes,) if isinstance(axes, str) else axes or ()
       parts = math.prod(sharding.mesh.shape[axis] for axis in axes)
@@ -235,29 +241,30 @@ def placed(shapes: PyTree, shardings: PyTree) -> PyTree:
         )
     return jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding)
 
-  return jax.tree_util.tree_map_with_path(place, shapes, shardings)
+  return jax.tree_util.tree_map_with_path(check, shapes, shardings)
 
 
 def batch_sharding(mesh: Mesh, rules: Rules = RULES) -> NamedSharding:
-  """The first axis split over the devices that share a batch."""
+  """The sharding of a batch: its first axis is split over the devices."""
   return NamedSharding(mesh, spec(('batch',), rules))
 
 
 def batch_shards(mesh: Mesh, rules: Rules = RULES) -> int:
-  """In how many parts a batch is split."""
+  """The number of parts that a batch is split into."""
   return math.prod(mesh.shape[axis] for axis in _split(rules['batch']))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
+  """The sharding of an array that every device has a copy of."""
   return NamedSharding(mesh, PartitionSpec())
 
 
 def local_rows(
   sharding: NamedSharding, batch_size: int
 ) -> Int[np.ndarray, 'B']:
-  """The rows of a global batch that devices of this process hold, rising.
+  """The rows of a global batch that devices of this process hold, ascending.
 
-  On a pod these need not be neighbours, and processes may share some.
+  On a pod these need not be consecutive, and processes may share some.
   """
   parts = sharding.addressable_devices_indices_map((batch_size,)).values()
   rows = [np.arange(batch_size)[index] for index in parts]
@@ -265,12 +272,12 @@ def local_rows(
 
 
 def put_batch(batch: PyTree, sharding: NamedSharding) -> PyTree:
-  """Each process's rows (`local_rows`) to one global array on the devices."""
+  """Makes global arrays of each process's rows (`local_rows`)."""
 
   def put(x):
     return jax.make_array_from_process_local_data(sharding, np.asarray(x))
 
-  # JAX takes this transfer for a slip of a host array where the processes are
-  # several, and the training loop allows none.
+  # With several processes, JAX takes this transfer for an implicit one, which
+  # the training loop forbids.
   with jax.transfer_guard_host_to_device('allow'):
     return jax.tree.map(put, batch)

@@ -110,7 +110,7 @@ def test_a_weight_that_does_not_divide_is_named():
   shapes = {'up': {'kernel': jax.ShapeDtypeStruct((6, 4), np.float32)}}
   places = sharding.weight_shardings({'up': {'kernel': ('embed', 'mlp')}}, mesh)
   with pytest.raises(ValueError, match=r'up/kernel \(6, 4\): 6 .* fsdp = 4'):
-    sharding.placed(shapes, places)
+    sharding.with_shardings(shapes, places)
 
 
 def test_rules_turn_logical_axes_into_mesh_axes():
@@ -132,3 +132,13 @@ def test_constrain_places_activations_inside_use_only():
   assert inside.sharding.shard_shape((8, 4)) == (1, 4)
   outside = jax.jit(lambda x: place(x) * 1)(x)
   assert len(outside.sharding.device_set) == 1
+
+
+def test_rules_are_known_inside_use_only():
+  mesh = sharding.make_mesh({'data': 8})
+  rules = sharding.make_rules({'rules': {'heads': ''}})
+  with sharding.use(mesh, rules):
+    assert sharding.mesh_axes('batch') == ('data', 'fsdp')
+    assert sharding.mesh_axes('heads') == ()
+  with jax.set_mesh(mesh), pytest.raises(RuntimeError, match='sharding.use'):
+    sharding.mesh_axes('heads')

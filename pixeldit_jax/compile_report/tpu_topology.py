@@ -144,7 +144,7 @@ def lower_sampling(config: ConfigDict, mesh: Mesh) -> Lowered:
 def _placed(arrays: PyTree, mesh: Mesh, rules: sharding.Rules) -> PyTree:
   """The same, their rows split over the mesh."""
   place = sharding.batch_sharding(mesh, rules)
-  return sharding.placed(arrays, jax.tree.map(lambda _: place, arrays))
+  return sharding.with_shardings(arrays, jax.tree.map(lambda _: place, arrays))
 
 
 def compile_for_tpu(lowered: jax.stages.Lowered) -> jax.stages.Compiled:

@@ -1,6 +1,6 @@
 """Scaled dot-product attention: the only switch between its kernels.
 
-The mesh is that of the context (`jax.set_mesh`) unless one is passed. It says
+The mesh is that of the context (`sharding.use`) unless one is passed. It says
 how the work is split, and for which platform the program is compiled: a TPU
 program is right also where it is compiled without a TPU. Without a mesh the
 platform is JAX's default backend, and nothing is split.

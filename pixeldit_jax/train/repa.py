@@ -130,7 +130,7 @@ def abstract_teacher(
   places = jax.tree.map(lambda _: sharding.replicated(mesh), shapes)
   if rules is not None:
     places = sharding.weight_shardings(axes_of(network), mesh, rules)
-  return sharding.placed(shapes, places)
+  return sharding.with_shardings(shapes, places)
 
 
 def place_teacher(

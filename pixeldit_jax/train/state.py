@@ -154,4 +154,4 @@ def abstract_state(
     UserError: an axis of a weight that the mesh does not divide.
   """
   shapes = jax.eval_shape(lambda: init_state(config, tx, 0, teacher_width))
-  return sharding.placed(shapes, shardings)
+  return sharding.with_shardings(shapes, shardings)

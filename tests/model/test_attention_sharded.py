@@ -12,6 +12,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from pixeldit_jax.model.attention import attend
 from pixeldit_jax.model.kernels.flash import flash_attention
 from pixeldit_jax.model.kernels.sharded import MeshAxes, sharded
+from pixeldit_jax.sharding import use
 
 AXES = ('data', 'fsdp', 'sequence', 'tensor')
 SPEC = PartitionSpec(('data', 'fsdp'), 'sequence', 'tensor')
@@ -57,7 +58,7 @@ def test_sharded_is_unsharded(sizes, implementation):
   expected = jax.jit(run)(*arrays, mask)
   mesh = make_mesh(*sizes)
   arrays = [jax.device_put(x, NamedSharding(mesh, SPEC)) for x in arrays]
-  with jax.set_mesh(mesh):
+  with use(mesh):
     actual = jax.jit(run)(*arrays, mask)
   expected_sharding = NamedSharding(mesh, SPEC)
   assert actual[0].sharding.is_equivalent_to(expected_sharding, 4)
@@ -84,9 +85,8 @@ def test_flash_runs_on_a_mesh():
 def test_axes_that_do_not_divide_are_left_out(L, S):
   *arrays, mask = example(B=3, L=L, S=S, N=5)
   expected = outputs(*arrays, mask)
-  actual = jax.jit(functools.partial(outputs, mesh=make_mesh(1, 2, 2, 2)))(
-    *arrays, mask
-  )
+  options = dict(mesh=make_mesh(1, 2, 2, 2), axes=MESH_AXES)
+  actual = jax.jit(functools.partial(outputs, **options))(*arrays, mask)
   assert_equal(actual, expected)
 
 
@@ -102,7 +102,7 @@ def test_axes_can_be_renamed():
 def test_inside_a_shard_map_arrays_are_taken_as_they_are():
   *arrays, _ = example()
   batch = PartitionSpec('data')
-  with jax.set_mesh(make_mesh(8, 1, 1, 1)):
+  with use(make_mesh(8, 1, 1, 1)):
     run = jax.shard_map(outputs, in_specs=batch, out_specs=batch)
     actual = jax.jit(run)(*arrays)
   assert_equal(actual, outputs(*arrays))
@@ -111,7 +111,7 @@ def test_inside_a_shard_map_arrays_are_taken_as_they_are():
 def test_only_keys_values_and_their_gradients_travel():
   """A sequence axis costs two gathers and two reduce-scatters."""
   q, k, v, do, _ = example(B=2, N=2)
-  with jax.set_mesh(make_mesh(1, 1, 8, 1)):
+  with use(make_mesh(1, 1, 8, 1)):
     sharding = NamedSharding(jax.sharding.get_mesh(), SPEC)
     arrays = [jax.device_put(x, sharding) for x in (q, k, v, do)]
     program = jax.jit(outputs).lower(*arrays).compile().as_text()
@@ -133,7 +133,7 @@ def test_65536_tokens_over_eight_devices():
   )
   rows = np.array([0, 1, 8191, 8192, 40000, L - 1])
   do *= np.isin(np.arange(L), rows)[None, :, None, None]
-  with jax.set_mesh(make_mesh(1, 1, 8, 1)):
+  with use(make_mesh(1, 1, 8, 1)):
     sharding = NamedSharding(jax.sharding.get_mesh(), SPEC)
     arrays = [jax.device_put(x, sharding) for x in (q, k, v, do)]
     compiled = jax.jit(outputs).lower(*arrays).compile()

@@ -15,6 +15,7 @@ from pixeldit_jax.compile_report.memory_traffic import buffers
 from pixeldit_jax.compile_report.tpu_topology import make_topology
 from pixeldit_jax.model.attention import attend
 from pixeldit_jax.model.kernels import RESIDUALS
+from pixeldit_jax.sharding import use
 
 pytestmark = pytest.mark.slow
 AXES = ('data', 'fsdp', 'sequence', 'tensor')
@@ -41,7 +42,7 @@ def compile_for(monkeypatch):
       one = functools.partial(attend, mask_BS=mask if masked else None)
       return jax.vjp(wrap(one), q, k, v)[1](do)
 
-    with jax.set_mesh(mesh):
+    with use(mesh):
       return jax.jit(run).lower(x, x, x, x, mask).compile()
 
   return compile_

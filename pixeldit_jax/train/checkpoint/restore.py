@@ -77,7 +77,7 @@ def restore_weights(
   """
   ref = ref.resolve()
   network = abstract_model(model)
-  like = sharding.placed(
+  like = sharding.with_shardings(
     weights_of(network),
     sharding.weight_shardings(axes_of(network), mesh, rules),
   )
