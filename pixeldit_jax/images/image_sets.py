@@ -16,9 +16,9 @@ from collections.abc import Iterator
 import numpy as np
 
 from pixeldit_jax.errors import MissingFileError, UserError
+from pixeldit_jax.images.image_files import is_image, walk
 from pixeldit_jax.typing import Int, UInt8
 
-_SUFFIXES = ('.png', '.jpg', '.jpeg')
 _UNFINISHED = ('.tmp', '.part', '.partial', '.crdownload')
 _DECODERS = 8  # threads; Pillow decodes without Python's lock
 
@@ -26,7 +26,7 @@ _DECODERS = 8  # threads; Pillow decodes without Python's lock
 def open_images(
   path: str | os.PathLike, count: int | None = None
 ) -> 'NpzImages | FolderImages':
-  """Opens a `.npz` or a folder of PNG or JPEG files.
+  """Opens a `.npz` or a folder of image files.
 
   Args:
     path: the file or folder.
@@ -144,7 +144,9 @@ def _refuse_damage(path):
 
 
 class FolderImages:
-  """The PNG or JPEG files of one folder, in the order of their names.
+  """The image files of a folder and of those below, in the order of names.
+
+  Opaque images of any 8-bit mode count as RGB.
 
   Attributes:
     path: the folder.
@@ -154,27 +156,29 @@ class FolderImages:
 
   def __init__(self, path: str | os.PathLike):
     self.path = pathlib.Path(path)
-    names = sorted(os.listdir(self.path))
+    names = sorted(
+      f'{inside}/{name}' if inside else name
+      for inside, files in walk(self.path)
+      for name in files
+    )
     unfinished = [n for n in names if n.endswith(_UNFINISHED)]
     if unfinished:
       raise UserError(
         f'{self.path} is still being written: it holds {unfinished[0]}.'
       )
-    self._names = [n for n in names if n.lower().endswith(_SUFFIXES)]
+    self._names = [n for n in names if is_image(n)]
     if not self._names:
-      raise UserError(f'{self.path} holds no PNG or JPEG files.')
+      raise UserError(f'{self.path} holds no image files.')
     _refuse_gaps(self.path, self._names)
     self.count = len(self._names)
     self.shape = self._decode(self._names[0]).shape
 
-  def _decode(self, name: str) -> np.ndarray:
+  def _decode(self, name: str) -> UInt8[np.ndarray, 'H W 3']:
     from PIL import Image
 
     try:
       with Image.open(self.path / name) as image:
-        if image.mode not in ('RGB', 'L'):
-          raise UserError(f'its mode is {image.mode}, expected RGB or grey')
-        return np.asarray(image.convert('RGB'))
+        return np.asarray(_opaque(image).convert('RGB'))
     except (OSError, SyntaxError, ValueError) as error:
       raise UserError(f'{self.path / name} is no image: {error}.') from error
 
@@ -204,12 +208,31 @@ class FolderImages:
     return digest.hexdigest()
 
 
+def _opaque(image):
+  """The image, refused where its mode has no meaning as opaque 8-bit RGB."""
+  if image.mode in ('RGB', 'L'):
+    return image
+  if image.mode not in ('RGBA', 'LA', 'P', 'PA', '1', 'CMYK', 'YCbCr'):
+    raise UserError(f'its mode is {image.mode}, expected 8-bit RGB or grey')
+  if image.has_transparency_data:
+    image = image.convert('RGBA')
+    if image.getextrema()[3][0] < 255:
+      raise UserError('it has transparent pixels; put it on a background first')
+  return image
+
+
 def _refuse_gaps(path: pathlib.Path, names: list[str]):
-  """Files named by number must be consecutive, or some are missing."""
-  stems = [os.path.splitext(name)[0] for name in names]
-  if not all(stem.isdecimal() for stem in stems):
+  """Files that are numbered in a row have no gap, or some are missing.
+
+  Numbers with more gaps than files, such as the ids of COCO, are only names.
+  """
+  stems = [os.path.splitext(os.path.basename(name))[0] for name in names]
+  if not all(stem.isascii() and stem.isdecimal() for stem in stems):
     return
   numbers = sorted(int(stem) for stem in stems)
+  span = numbers[-1] - numbers[0] + 1
+  if len(set(numbers)) < len(numbers) or span > 2 * len(numbers):
+    return
   for expected, number in enumerate(numbers, start=numbers[0]):
     if number != expected:
       raise UserError(

@@ -126,7 +126,7 @@ def test_half_a_folder_is_refused(tmp_path):
   with pytest.raises(ValueError, match='still being written'):
     image_sets.open_images(path)
   (tmp_path / 'empty').mkdir()
-  with pytest.raises(ValueError, match='no PNG or JPEG'):
+  with pytest.raises(ValueError, match='no image files'):
     image_sets.open_images(tmp_path / 'empty')
   with pytest.raises(FileNotFoundError):
     image_sets.open_images(tmp_path / 'absent')
@@ -142,5 +142,25 @@ def test_bad_files_of_a_folder_are_named(tmp_path):
   with pytest.raises(ValueError, match='0009.png is of .6, 6, 3.'):
     list(image_sets.open_images(path).batches(4))
   Image.new('RGBA', (5, 5)).save(path / '0009.png')
-  with pytest.raises(ValueError, match='mode is RGBA'):
+  with pytest.raises(ValueError, match='transparent pixels'):
     list(image_sets.open_images(path).batches(4))
+
+
+def test_opaque_images_of_other_modes_are_measured(tmp_path):
+  image = Image.fromarray(np.arange(48, dtype=np.uint8).reshape(4, 4, 3))
+  folder = tmp_path / 'modes' / 'class'
+  folder.mkdir(parents=True)
+  image.convert('RGBA').save(folder / '139.png')
+  image.quantize(16).save(folder / '285.png')
+  image.save(folder / '431.webp', lossless=True)
+  (folder / '._139.png').write_bytes(b'\0\5\26\7')
+  images = image_sets.open_images(tmp_path / 'modes', 3)
+  (batch,) = images.batches(3)
+  np.testing.assert_array_equal(batch[0], np.asarray(image))
+  np.testing.assert_array_equal(batch[2], np.asarray(image))
+
+
+def test_transparent_images_are_refused(tmp_path):
+  Image.new('RGBA', (4, 4), (0, 0, 0, 128)).save(tmp_path / 'a.png')
+  with pytest.raises(ValueError, match='transparent'):
+    image_sets.open_images(tmp_path)

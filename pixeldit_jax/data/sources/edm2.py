@@ -16,9 +16,9 @@ import zlib
 import numpy as np
 
 from pixeldit_jax.data.source import Example, Source
-from pixeldit_jax.data.sources.folder import IMAGE_SUFFIXES
 from pixeldit_jax.data.transforms import BadExample
 from pixeldit_jax.errors import MissingFileError, MissingPackageError, UserError
+from pixeldit_jax.images.image_files import is_image, walk
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ class Edm2Source(Source):
     self._files = _open_files(path)
     labels = _read_labels(path, self._files.read(_INDEX))
     there = set(self._files.names())
-    names = {name for name in there if name.lower().endswith(IMAGE_SUFFIXES)}
+    names = {name for name in there if is_image(name)}
     others = sorted((labels.keys() & there) - names)
     if others:
       raise UserError(
@@ -124,8 +124,8 @@ class _Folder:
 
   def names(self) -> list[str]:
     return [
-      os.path.relpath(os.path.join(base, name), self._path)
-      for base, _, files in os.walk(self._path)
+      f'{inside}/{name}' if inside else name
+      for inside, files in walk(self._path)
       for name in files
     ]
 
@@ -225,7 +225,7 @@ class _H5:
     index = os.path.splitext(self._path)[0] + '_h5.json'
     if os.path.exists(index):
       with open(index, encoding='utf-8') as file:
-        return [name for name in json.load(file) if name in self._file]
+        return [name for name in json.load(file) if self._holds(name)]
     import h5py
 
     names = []
@@ -236,9 +236,38 @@ class _H5:
     )
     return names
 
+  def _holds(self, name: str) -> bool:
+    """Whether a name is in this file, not behind a link to another one.
+
+    Raises:
+      UserError: a link or a data set that leads to another file.
+    """
+    import h5py
+
+    parts = name.strip('/').split('/')
+    for end in range(1, len(parts) + 1):
+      path = '/'.join(parts[:end])
+      link = self._file.get(path, getlink=True)
+      if link is None:
+        return False
+      if isinstance(link, h5py.ExternalLink):
+        raise UserError(
+          f'{self._path}: {path!a} is a link to another file, which is not '
+          'followed; copy its data into this file (h5repack, h5copy).'
+        )
+    item = self._file[name]
+    if isinstance(item, h5py.Dataset) and (item.external or item.is_virtual):
+      raise UserError(
+        f'{self._path}: the data of {name!a} are stored in another file, which '
+        'is not read; copy them into this one (h5repack).'
+      )
+    return True
+
   def read(self, name: str) -> bytes:
     try:
       with self._lock:
+        if not self._holds(name):
+          raise KeyError(name)
         return np.asarray(self._file[name]).tobytes()
     except KeyError as error:
       raise MissingFileError(f'{self._path} has no {name!r}') from error

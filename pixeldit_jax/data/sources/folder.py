@@ -11,12 +11,15 @@ from pixeldit_jax.data import captions
 from pixeldit_jax.data.source import Example, Source
 from pixeldit_jax.data.transforms import BadExample
 from pixeldit_jax.errors import MissingFileError, UserError
+from pixeldit_jax.images.image_files import (
+  IMAGE_SUFFIXES,
+  is_image,
+  is_left_behind,
+  walk,
+)
 
 log = logging.getLogger(__name__)
 
-IMAGE_SUFFIXES = (
-  *('.jpg', '.jpeg', '.png', '.webp', '.bmp', '.gif', '.tif', '.tiff'),
-)
 _SUFFIXES = ('', *captions.SUFFIXES)
 
 
@@ -68,7 +71,7 @@ class FolderSource(Source):
         sorted(
           entry.name
           for entry in entries
-          if entry.is_dir() and not entry.name.startswith('.')
+          if entry.is_dir() and not is_left_behind(entry.name)
         )
       )
     for name in self.class_names:
@@ -173,10 +176,7 @@ def _list_images(
   The second result counts the other files, by suffix.
   """
   found, others = [], collections.Counter()
-  for base, folders, files in os.walk(root, followlinks=True):
-    folders[:] = [name for name in folders if not name.startswith('.')]
-    files = [name for name in files if not name.startswith('.')]
-    inside = os.path.relpath(base, root)
+  for inside, files in walk(root):
     kinds = {
       os.path.splitext(name)[0]: _SUFFIXES.index(suffix)
       for suffix in _SUFFIXES[1:]
@@ -184,10 +184,10 @@ def _list_images(
       if name.endswith(suffix)
     }
     for name in files:
-      path = name if inside == '.' else f'{inside}/{name}'
+      path = f'{inside}/{name}' if inside else name
       if not _is_text(path):
         others[f'{path!a} is not UTF-8'] += 1
-      elif name.lower().endswith(IMAGE_SUFFIXES):
+      elif is_image(name):
         kind = kinds.get(os.path.splitext(name)[0], 0)
         found.append((os.fsencode(path), kind))
       elif not name.endswith(captions.SUFFIXES) and name not in captions.TABLES:

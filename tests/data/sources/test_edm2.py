@@ -159,3 +159,35 @@ def test_other_places_are_refused(tmp_path):
     open_source.open_source(f'edm2:{tmp_path}/nowhere')
   with pytest.raises(ValueError, match='found no dataset.json'):
     open_source.open_source(f'edm2:{tmp_path}')
+
+
+def test_hdf5_data_in_other_files_are_refused(tmp_path):
+  h5py = pytest.importorskip('h5py')
+  other = tmp_path / 'other.bin'
+  other.write_bytes(b'words of another file')
+  labels = json.dumps({'labels': [['0.png', 0]]}).encode()
+  for link in (False, True):
+    path = tmp_path / f'{link}.h5'
+    with h5py.File(path, 'w') as file:
+      file['dataset.json'] = np.frombuffer(labels, np.uint8)
+      if link:
+        with h5py.File(tmp_path / 'linked.h5', 'w') as target:
+          target['0.png'] = np.zeros(3, np.uint8)
+        file['0.png'] = h5py.ExternalLink('linked.h5', '/0.png')
+      else:
+        external = [(str(other), 0, 21)]
+        file.create_dataset('0.png', (21,), np.uint8, external=external)
+    index = tmp_path / f'{link}_h5.json'
+    index.write_text(json.dumps(['dataset.json', '0.png']))
+    with pytest.raises(ValueError, match='another file'):
+      open_source.open_source(f'edm2:{path}')
+
+
+def test_linked_shard_folders_are_read(tmp_path):
+  (tmp_path / 'disk').mkdir()
+  Image.new('RGB', (4, 4)).save(tmp_path / 'disk' / 'img0.png')
+  (tmp_path / 'set').mkdir()
+  labels = {'labels': [['00000/img0.png', 0]]}
+  (tmp_path / 'set' / 'dataset.json').write_text(json.dumps(labels))
+  (tmp_path / 'set' / '00000').symlink_to('../disk')
+  assert len(open_source.open_source(f'edm2:{tmp_path / "set"}')) == 1

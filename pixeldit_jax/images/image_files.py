@@ -1,0 +1,97 @@
+"""Image files under a folder: which names count, and what is passed over.
+
+Every part that lists a user's folder uses this: data sources, evaluation,
+prompts. Folders and files that operating systems and disk servers leave behind
+are passed over; links are followed, each folder is visited once.
+"""
+
+import os
+from collections.abc import Iterator
+
+# The formats that Pillow reads, by the endings that they go by.
+IMAGE_SUFFIXES = (
+  '.jpg',
+  '.jpeg',
+  '.jpe',
+  '.jfif',
+  '.png',
+  '.webp',
+  '.bmp',
+  '.gif',
+  '.tif',
+  '.tiff',
+  '.avif',
+  '.jp2',
+  '.ppm',
+  '.pgm',
+  '.tga',
+)
+# In lower case. Names that begin with a dot are passed over as well: '.git',
+# '.DS_Store', and the '._name' that macOS writes next to each file.
+_SYSTEM_FOLDERS = frozenset(
+  {
+    '__macosx',  # a zip made by macOS
+    '@eadir',  # Synology's thumbnails
+    '@tmp',
+    '#recycle',
+    '#snapshot',
+    '$recycle.bin',
+    'recycler',
+    'system volume information',
+    'lost+found',
+    '__pycache__',
+  }
+)
+_SYSTEM_FILES = frozenset({'thumbs.db', 'desktop.ini', 'ehthumbs.db'})
+
+
+def is_image(name: str) -> bool:
+  """Whether a file is an image by the ending of its name."""
+  return name.lower().endswith(IMAGE_SUFFIXES)
+
+
+def is_left_behind(name: str) -> bool:
+  """Whether a file or folder is an operating system's, not the user's."""
+  lower = name.lower()
+  return (
+    name.startswith('.') or lower in _SYSTEM_FOLDERS or lower in _SYSTEM_FILES
+  )
+
+
+def walk(root: str | os.PathLike) -> Iterator[tuple[str, list[str]]]:
+  """Yields each folder under `root`, '' first, and the names of its files.
+
+  Paths are relative to `root`, with '/' between names, in no promised order.
+  Links to folders are followed after all real folders, so that a folder keeps
+  its own path where a link leads to it too, and a link upwards ends.
+
+  Args:
+    root: the folder.
+  """
+  root = os.fspath(root)
+  seen: set[tuple[int, int]] = set()
+  folders, links = [''], []
+  while folders or links:
+    inside = folders.pop() if folders else links.pop()
+    path = os.path.join(root, inside)
+    try:
+      status = os.stat(path)
+    except OSError:
+      continue  # a link that leads nowhere
+    identity = status.st_dev, status.st_ino
+    if identity in seen:
+      continue
+    seen.add(identity)
+    files = []
+    with os.scandir(path) as entries:
+      for entry in sorted(entries, key=lambda e: e.name, reverse=True):
+        if is_left_behind(entry.name):
+          continue
+        name = f'{inside}/{entry.name}' if inside else entry.name
+        if not entry.is_dir():
+          files.append(entry.name)
+        elif entry.is_symlink():
+          links.append(name)
+        else:
+          folders.append(name)
+    yield inside, files[::-1]
