@@ -10,7 +10,7 @@ import io
 
 import jax.numpy as jnp
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from pixeldit_jax.typing import Array, Float, UInt8
 
@@ -49,8 +49,7 @@ def decode(image: bytes | UInt8[np.ndarray, 'H W C']) -> Image.Image:
     raise BadExample('the file is empty')
   try:
     opened = Image.open(io.BytesIO(image))
-    ImageOps.exif_transpose(opened, in_place=True)
-    return _to_rgb(opened)
+    return _to_rgb(_upright(opened))
   except BadExample:
     raise
   except UnidentifiedImageError as error:
@@ -59,6 +58,39 @@ def decode(image: bytes | UInt8[np.ndarray, 'H W C']) -> Image.Image:
   # struct.error, KeyError, ...).
   except Exception as error:
     raise BadExample(f'{type(error).__name__}: {error}') from error
+
+
+# EXIF orientation to what makes the image upright.
+_ORIENTATION = 0x0112
+_UPRIGHT = {
+  2: Image.Transpose.FLIP_LEFT_RIGHT,
+  3: Image.Transpose.ROTATE_180,
+  4: Image.Transpose.FLIP_TOP_BOTTOM,
+  5: Image.Transpose.TRANSPOSE,
+  6: Image.Transpose.ROTATE_270,
+  7: Image.Transpose.TRANSVERSE,
+  8: Image.Transpose.ROTATE_90,
+}
+
+
+def _upright(image: Image.Image) -> Image.Image:
+  """Applies the EXIF orientation where it can be read.
+
+  Metadata that cannot be parsed never costs the pixels: Pillow's own
+  `exif_transpose` writes all of it again, and fails on what it cannot write.
+  """
+  try:
+    orientation = image.getexif().get(_ORIENTATION)
+  except Exception:  # whatever the parser met in damaged metadata
+    return image
+  if orientation not in _UPRIGHT:
+    return image
+  image.load()  # a file cut short is found here
+  transparency = image.info.get('transparency')
+  image = image.transpose(_UPRIGHT[orientation])
+  if transparency is not None:
+    image.info['transparency'] = transparency
+  return image
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

@@ -192,3 +192,28 @@ def test_every_level_survives_the_scaling():
 def test_to_uint8_clips_and_rounds():
   x = jnp.array([-3.0, -1.0, 0.0, 1.0, 3.0], jnp.float32)
   np.testing.assert_array_equal(transforms.to_uint8(x), [0, 0, 128, 255, 255])
+
+
+def _jpeg_with_exif(image, payload):
+  data = encode(image, 'JPEG', quality=95)
+  length = (len(payload) + 2).to_bytes(2, 'big')
+  return data[:2] + b'\xff\xe1' + length + payload + data[2:]
+
+
+def test_exif_that_cannot_be_parsed_costs_no_pixels():
+  image = Image.fromarray(
+    np.arange(8 * 16 * 3, dtype=np.uint8).reshape(8, 16, 3)
+  )
+  # Orientation 6, and a resolution that is text where a fraction is due.
+  entries = (
+    struct.pack('<HHIHH', 0x112, 3, 1, 6, 0),
+    struct.pack('<HHI4s', 0x11A, 2, 2, b'72\0\0'),
+  )
+  header = b'Exif\0\0II*\0\x08\0\0\0' + struct.pack('<H', len(entries))
+  odd = _jpeg_with_exif(image, header + b''.join(entries) + bytes(4))
+  assert transforms.decode(odd).size == (8, 16)  # turned all the same
+  broken = _jpeg_with_exif(image, b'Exif\0\0' + b'\0\x08\0\2\1\x12\0\3')
+  plain = transforms.decode(encode(image, 'JPEG', quality=95))
+  np.testing.assert_array_equal(
+    np.asarray(transforms.decode(broken)), np.asarray(plain)
+  )
