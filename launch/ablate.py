@@ -31,7 +31,6 @@ flags.adopt_module_key_flags(cluster_flags)
 def main():
   import jax
 
-  from pixeldit_jax import sharding
   from pixeldit_jax.cli.log import start_log
   from pixeldit_jax.convert.vision import load_dinov2, write_dinov2
   from pixeldit_jax.demo import ablation
@@ -52,14 +51,12 @@ def main():
     write_dinov2(file, *teacher)
     print(f'The teacher names {right:.1%} of digits that it never saw.')
   teacher = load_dinov2(file, dtype=config.model.dtype, scan=False)
-  mesh = sharding.make_mesh(config.mesh)
   results = {}
   for i, name in enumerate(configs):
     print(f'{i + 1} of {len(configs)}: {name}', flush=True)
     results[name] = ablation.run_variant(
       configs[name],
       str(folder / name.replace(' ', '_')),
-      mesh,
       teacher,
       _NUM_SAMPLES.value,
     )

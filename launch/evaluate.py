@@ -112,39 +112,31 @@ def _measure(first: bool):
   network = feature_networks.open_network(
     _FEATURES.value, _WEIGHTS.value, _FEATURE_BATCH.value
   )
-  config = images = None
+  run = images = None
   resolution = 28 if _FEATURES.value == 'digits' else None
   if sample_flags.WORKDIR.value:
-    config, points = _read_run()
-    resolution = config.data.resolution
+    run, points = _read_run()
+    resolution = run[0].config.data.resolution
   elif _IMAGES.value:
     images = image_sets.open_images(_IMAGES.value, _NUM_SAMPLES.value)
     resolution = images.shape[0]
   read = None
   if first:
     read = _read_reference(network, _RESOLUTION.value or resolution)
-  options = dict(network=network, reference=read)
-  if images and first:
-    return evaluate_run.measure_images(images, _OUT.value, **options)
-  if config is None:
-    return None
-  options |= dict(
+  options = evaluate_run.EvaluationOptions(
+    network=network,
+    reference=read,
     labels=sample_flags.LABELS.value,
-    step=sample_flags.STEP.value,
-    overwrite=sample_flags.OVERWRITE.value,
     png=_PNG.value,
+    overwrite=sample_flags.OVERWRITE.value,
   )
-  ema = sample_flags.EMA.value
+  if images and first:
+    return evaluate_run.measure_images(images, _OUT.value, options)
+  if run is None:
+    return None
   if points:
-    config, ema = _best_of_sweep(config, points, ema, options)
-  return evaluate_run.measure_run(
-    config,
-    sample_flags.WORKDIR.value,
-    _OUT.value,
-    _count(),
-    ema=ema,
-    **options,
-  )
+    run = _best_of_sweep(run, points, options)
+  return evaluate_run.evaluate_run(*run, _OUT.value, _count(), options)
 
 
 def _count() -> int:
@@ -152,44 +144,35 @@ def _count() -> int:
 
 
 def _read_run():
-  """The configuration and the points of the sweep; all flags are checked."""
+  """The run with its weights, and the points of the sweep, all checked."""
   from pixeldit_jax.eval import sweep
   from pixeldit_jax.sampling import sample_set
-  from pixeldit_jax.train.checkpoint.manager import newest_for_reading
 
-  config = sample_flags.read_config()
-  if config.model.text_width:
+  context, ref = sample_flags.read_run()
+  model = context.config.model
+  if model.text_width:
     raise UserError(
       'the run draws what prompts ask for: make samples with launch/sample.py '
       '--prompts_file=, and measure them by --images=.../samples.npz.'
     )
   points = sweep.parse_factors(_SWEEP.value)
   for point in points:
-    sweep.at_point(config, point)
+    sweep.at_point(context, ref, point)
   count = min(_count(), _SWEEP_SAMPLES.value) if points else _count()
   labels = sample_flags.LABELS.value
-  sample_set.parse_labels(labels, config.model.num_classes, count)
-  item = 'ema' if sample_flags.EMA.value else 'weights'
-  newest_for_reading(sample_flags.WORKDIR.value, item, sample_flags.STEP.value)
-  return config, points
+  sample_set.parse_labels(labels, model.num_classes, count)
+  ref.resolve()  # refuses a checkpoint that is not there
+  return (context, ref), points
 
 
-def _best_of_sweep(config, points, ema, options):
-  """The configuration and EMA of the best point, found with fewer samples."""
+def _best_of_sweep(run, points, options):
+  """The run at its best point, found with fewer samples."""
   from pixeldit_jax.eval import sweep
 
-  best = sweep.sweep(
-    config,
-    sample_flags.WORKDIR.value,
-    pathlib.Path(_OUT.value) / 'sweep',
-    points,
-    _SWEEP_SAMPLES.value,
-    ema=ema,
-    **options,
-  )
+  folder = pathlib.Path(_OUT.value) / 'sweep'
+  best = sweep.sweep(*run, folder, points, _SWEEP_SAMPLES.value, options)
   print(f'Best: {sweep.name_of(best)}')
-  config, chosen = sweep.at_point(config, best)
-  return config, ema if chosen is None else chosen
+  return sweep.at_point(*run, best)
 
 
 def _read_reference(network, resolution):

@@ -60,29 +60,30 @@ def main():
   cluster_flags.initialize()
   start_log(jax.process_index())
   out = pathlib.Path(_OUT.value)
-  weights = dict(ema=sample_flags.EMA.value, step=sample_flags.STEP.value)
-  options = dict(labels=sample_flags.LABELS.value, **weights)
-  config = sample_flags.read_config()
-  prompts, benchmark = _read_prompts(config)
+  context, ref = sample_flags.read_run()
+  labels = sample_flags.LABELS.value
+  overwrite = sample_flags.OVERWRITE.value
+  prompts, benchmark = _read_prompts(context.config)
   if benchmark:
-    run = (config, sample_flags.WORKDIR.value, benchmark, prompts)
-    overwrite = sample_flags.OVERWRITE.value
-    return benchmark_exports.export_run(*run, overwrite=overwrite, **weights)
+    benchmark_exports.export_run(
+      context, ref, benchmark, prompts, overwrite=overwrite
+    )
+    return
   count = len(prompts.texts) if prompts else 100
   sample_set.make_sample_set(
-    config,
-    sample_flags.WORKDIR.value,
+    context,
+    ref,
     out / 'samples.npz',
     count if _NUM_SAMPLES.value is None else _NUM_SAMPLES.value,
+    labels=labels,
     prompts=prompts,
-    overwrite=sample_flags.OVERWRITE.value,
-    **options,
+    overwrite=overwrite,
   )
   if jax.process_index() == 0:
     sample_set.write_pngs(out / 'images', out / 'samples.npz')
     sample_set.write_grid(out / 'samples.png', out / 'samples.npz', prompts)
   if _TRAJECTORY.value:
-    trajectory.draw_path(config, sample_flags.WORKDIR.value, out, **options)
+    trajectory.draw_trajectory(context, ref, out, labels=labels)
 
 
 def _read_prompts(config):
@@ -96,8 +97,7 @@ def _read_prompts(config):
   if sample_flags.LABELS.value or _TRAJECTORY.value:
     raise UserError('--labels and --trajectory are of runs with classes.')
   from pixeldit_jax.encoders.text import open_encoder
-  from pixeldit_jax.sampling import benchmark_exports
-  from pixeldit_jax.sampling import prompts as prompt_set
+  from pixeldit_jax.sampling import benchmark_exports, text_sampler
   from pixeldit_jax.train.run.text_encoder_metadata import read_text
 
   benchmark = None
@@ -108,14 +108,14 @@ def _read_prompts(config):
     benchmark = benchmark_exports.open_export(_EXPORT.value, _OUT.value)
     texts = benchmark.prompts
   else:
-    texts = prompt_set.read_prompts(_PROMPTS.value, _PROMPTS_FILE.value)
+    texts = text_sampler.read_prompts(_PROMPTS.value, _PROMPTS_FILE.value)
   side = config.data.resolution
   size = tuple(
     side if flag.value is None else flag.value for flag in (_HEIGHT, _WIDTH)
   )
   meta = read_text(sample_flags.WORKDIR.value)
   encoder = open_encoder(meta, _TEXT_ENCODER.value)
-  prompts = prompt_set.Prompts(texts, encoder, _NEGATIVE.value, size)
+  prompts = text_sampler.Prompts(texts, encoder, _NEGATIVE.value, size)
   return prompts, benchmark
 
 

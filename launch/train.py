@@ -32,26 +32,24 @@ def main():
   # Imported here: --help has no need of them.
   import jax
 
-  from pixeldit_jax import sharding
   from pixeldit_jax.cli.log import start_log
-  from pixeldit_jax.config import validate
   from pixeldit_jax.eval import feature_networks
   from pixeldit_jax.eval.sample_grid_evaluator import make_grid_evaluator
+  from pixeldit_jax.run_context import RunContext
   from pixeldit_jax.train.loop import train
   from pixeldit_jax.train.repa import load_teacher
 
   cluster_flags.initialize()
   start_log(jax.process_index())
   config = _CONFIG.value
-  validate(config)
+  context = RunContext.build(config)
   teacher = load_teacher(config)
-  mesh = sharding.make_mesh(config.mesh)
   evaluators = []
   if config.log.samples_every:
     every = config.log.samples_every
-    evaluators.append((every, make_grid_evaluator(config, mesh)))
+    evaluators.append((every, make_grid_evaluator(context)))
   if config.eval.every:
-    evaluator = feature_networks.make_evaluator(config, mesh)
+    evaluator = feature_networks.make_evaluator(context)
     evaluators.append((config.eval.every, evaluator))
   train(config, _WORKDIR.value, evaluators, teacher, _ALLOW_CHANGE.value)
 

@@ -120,11 +120,20 @@ def write_records(path: str) -> Iterator[Any]:
 
 
 def remove_temporaries(folder: str, names: Sequence[str] | None = None):
-  """Removes what a killed run left half-written: of these files, or of all."""
+  """Removes the half-written files and folders that a killed run left.
+
+  Args:
+    folder: where they are.
+    names: of the files or folders that were to be written; all by default.
+  """
   for name in os.listdir(folder) if os.path.isdir(folder) else ():
     ends = name.removeprefix(TEMPORARY).partition('-')[2]
     if name.startswith(TEMPORARY) and (names is None or ends in names):
-      os.remove(os.path.join(folder, name))
+      path = epath.Path(folder) / name
+      if path.is_dir():
+        path.rmtree()
+      else:
+        path.unlink()
 
 
 def open_records(path: str, entries: list[dict[str, Any]]) -> Any:

@@ -208,8 +208,11 @@ def tiny_weights():
 
 @pytest.fixture(scope='session')
 def tiny_run(tiny_weights, tmp_path_factory):
-  """The configuration and folder of a run that was never trained."""
+  """The context of a run that was never trained, and its newest EMA."""
   import orbax.checkpoint as ocp
+
+  from pixeldit_jax.run_context import RunContext
+  from pixeldit_jax.train.checkpoint.restore import CheckpointRef
 
   config, ema, raw = tiny_weights
   workdir = tmp_path_factory.mktemp('run')
@@ -217,4 +220,4 @@ def tiny_run(tiny_weights, tmp_path_factory):
   with ocp.StandardCheckpointer() as checkpointer:
     for name, weights in (('ema', ema), ('weights', raw)):
       checkpointer.save(workdir / 'checkpoints' / '4' / name, weights)
-  return config, str(workdir)
+  return RunContext.build(config), CheckpointRef(str(workdir))

@@ -29,8 +29,9 @@ from pixeldit_jax.metrics.feature_extractor import (
 )
 from pixeldit_jax.model.cost import forward_flops, train_flops
 from pixeldit_jax.model.pixeldit import weights_of
+from pixeldit_jax.run_context import RunContext
 from pixeldit_jax.samplers.grid import time_grid
-from pixeldit_jax.sampling.sampler import make_sample_fn
+from pixeldit_jax.sampling.sampler import Sampler
 from pixeldit_jax.train.optim.optimizer import make_optimizer
 from pixeldit_jax.train.repa import StoredFeatures, Target, place_teacher
 from pixeldit_jax.train.state import init_state, state_shardings
@@ -168,21 +169,23 @@ def measure_sampling(
 
   Guided evaluations count twice; at the ends of the interval, once.
   """
-  validate(config)
-  model, tx = model_config(config), make_optimizer(config)
-  mesh = sharding.make_mesh(config.mesh)
-  rules = sharding.make_rules(config.mesh)
+  context = RunContext.build(config)
+  model, tx = context.model, make_optimizer(config)
+  shardings = state_shardings(model, tx, context.mesh, context.rules)
   weights = jax.jit(
     lambda: init_state(model, tx, config.seed).weights,
-    out_shardings=state_shardings(model, tx, mesh, rules).weights,
+    out_shardings=shardings.weights,
   )()
   B, side = config.sampler.batch_size, config.data.resolution
   indices, labels = jax.device_put(
     (np.arange(B, dtype=np.int32), np.zeros(B, np.int32)),
-    sharding.batch_sharding(mesh, rules),
+    context.batch_sharding,
   )
-  sample = make_sample_fn(config, mesh)
-  timed = _timed(lambda: sample(weights, indices, labels), count, profile)
+  program = Sampler(context).jitted
+  with context.use():
+    timed = _timed(
+      lambda: program(weights, indices, labels, None), count, profile
+    )
   flops = B * sampling_evaluations(config) * forward_flops(model, side, side)
   return _report(timed, B, flops)
 

@@ -34,15 +34,13 @@ OVERWRITE = flags.DEFINE_bool(
 )
 
 
-def read_config() -> ConfigDict:
-  """The run's configuration, with the sampler and seed that the flags ask for.
+def _read_config() -> ConfigDict:
+  """The run's configuration, with the sampler and seed of the flags.
 
   Raises:
-    FileNotFoundError: there is no run.
-    UserError: a value that cannot be, or that is not the sampler's.
+    MissingFileError: there is no run.
+    UserError: a value that is not the sampler's.
   """
-  from pixeldit_jax.config import validate
-
   overrides = config_flag.overrides()
   if SOURCE.value:
     _convert(SOURCE.value, WORKDIR.value, overrides)
@@ -61,8 +59,21 @@ def read_config() -> ConfigDict:
       )
     config.update_from_flattened_dict({key: value})
   config.seed = SEED.value
-  validate(config)
   return config
+
+
+def read_run() -> 'tuple[RunContext, CheckpointRef]':
+  """The run, with the sampler and seed of the flags, and the weights.
+
+  Raises:
+    MissingFileError: there is no run.
+    UserError: see `_read_config` and `RunContext.build`.
+  """
+  from pixeldit_jax.run_context import RunContext
+  from pixeldit_jax.train.checkpoint.restore import CheckpointRef
+
+  context = RunContext.build(_read_config())
+  return context, CheckpointRef(WORKDIR.value, STEP.value, EMA.value)
 
 
 def _convert(source: str, workdir: str, overrides: dict[str, object]):

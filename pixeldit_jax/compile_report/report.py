@@ -11,7 +11,6 @@ import time
 import jax
 from ml_collections import ConfigDict
 
-from pixeldit_jax import sharding
 from pixeldit_jax.benchmarks.step_time import sampling_evaluations
 from pixeldit_jax.compile_report import memory_traffic
 from pixeldit_jax.compile_report.flops_and_collectives import (
@@ -31,6 +30,7 @@ from pixeldit_jax.compile_report.tpu_topology import (
 from pixeldit_jax.config import model_config, validate
 from pixeldit_jax.hardware import chip_of, peak_flops
 from pixeldit_jax.model.cost import forward_flops, train_flops
+from pixeldit_jax.run_context import RunContext
 from pixeldit_jax.typing import PyTree
 
 LARGE = 2**20  # bytes from which on a replicated array is told
@@ -53,11 +53,12 @@ def compile_report(config: ConfigDict, topology: str, what: str) -> dict:
     OutOfMemory: the program does not fit.
     ModuleNotFoundError: no TPU compiler.
   """
-  validate(config)
+  validate(config)  # before the compiler is loaded
   devices = make_topology(topology, config.mesh.slices)
-  mesh = sharding.make_mesh(config.mesh, devices)
+  context = RunContext.build(config, devices)
+  mesh = context.mesh
   lower = lower_training if what == 'train' else lower_sampling
-  program = lower(config, mesh)
+  program = lower(context)
   started, cpu_started = time.perf_counter(), time.process_time()
   compiled = compile_for_tpu(program.lowered)
   seconds = dict(

@@ -13,20 +13,18 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh
-from ml_collections import ConfigDict
 
 from pixeldit_jax import sharding
-from pixeldit_jax.config import model_config
 from pixeldit_jax.encoders.vision import VisionConfig
 from pixeldit_jax.errors import MissingPackageError, UserError
-from pixeldit_jax.sampling.sampler import make_sample_fn
+from pixeldit_jax.run_context import RunContext
+from pixeldit_jax.sampling.sampler import Sampler
 from pixeldit_jax.train.inputs import abstract_batch
 from pixeldit_jax.train.optim.optimizer import make_optimizer
 from pixeldit_jax.train.repa import abstract_teacher
 from pixeldit_jax.train.state import abstract_state, state_shardings
 from pixeldit_jax.train.step import make_train_step
-from pixeldit_jax.typing import PyTree
+from pixeldit_jax.typing import PyTree, TextCondition
 
 
 class OutOfMemory(Exception):
@@ -96,10 +94,11 @@ def _wrapped(name: str) -> tuple[bool, ...]:
   return (*(n == 16 for n in sizes), False)
 
 
-def lower_training(config: ConfigDict, mesh: Mesh) -> Lowered:
+def lower_training(context: RunContext) -> Lowered:
   """One training step of a configuration, donated as in training."""
-  rules = sharding.make_rules(config.mesh)
-  model, tx = model_config(config), make_optimizer(config)
+  config, model = context.config, context.model
+  mesh, rules = context.mesh, context.rules
+  tx = make_optimizer(config)
   target = teacher = width = None
   if config.repa.weight:
     target = VisionConfig(dtype=model.dtype, scan=model.scan)  # a ViT-B/14
@@ -108,43 +107,44 @@ def lower_training(config: ConfigDict, mesh: Mesh) -> Lowered:
     teacher = abstract_teacher(target, mesh, split_by)
   shardings = state_shardings(model, tx, mesh, rules, width)
   state = abstract_state(model, tx, shardings, width)
-  batch = _placed(abstract_batch(config), mesh, rules)
+  batch = _placed(abstract_batch(config), context)
   step = jax.jit(
     make_train_step(config, target),
     out_shardings=(shardings, sharding.replicated(mesh)),
     donate_argnums=0,
   )
-  with sharding.use(mesh, rules):
+  with context.use():
     lowered = step.lower(state, batch, teacher)
   return Lowered(lowered, state.weights, (state, batch, teacher))
 
 
-def lower_sampling(config: ConfigDict, mesh: Mesh) -> Lowered:
-  """The whole sampling loop of a configuration."""
-  rules = sharding.make_rules(config.mesh)
-  model, tx = model_config(config), make_optimizer(config)
-  shardings = state_shardings(model, tx, mesh, rules)
+def lower_sampling(context: RunContext) -> Lowered:
+  """The complete sampling loop of a configuration."""
+  config, model = context.config, context.model
+  tx = make_optimizer(config)
+  shardings = state_shardings(model, tx, context.mesh, context.rules)
   weights = abstract_state(model, tx, shardings).weights
   B = config.sampler.batch_size
   indices = condition = jax.ShapeDtypeStruct((B,), jnp.int32)
+  unconditional = None
   if model.text_width:
-    text = (B, model.text_tokens, model.text_width)
-    text = jax.ShapeDtypeStruct(text, jnp.float32)
-    condition = dict(text=text, negative=text)
+    tokens = (B, model.text_tokens, model.text_width)
+    mask = None
     if model.text_mask:
-      mask = jax.ShapeDtypeStruct(text.shape[:2], jnp.bool_)
-      condition |= dict(text_mask=mask, negative_mask=mask)
-  arguments = weights, *_placed((indices, condition), mesh, rules)
-  with sharding.use(mesh, rules):
-    sample = make_sample_fn(config, mesh).jitted
-    lowered = sample.lower(*arguments)
+      mask = jax.ShapeDtypeStruct(tokens[:2], jnp.bool_)
+    tokens = jax.ShapeDtypeStruct(tokens, jnp.bfloat16)  # as encoders give it
+    condition = unconditional = TextCondition(tokens, mask)
+  batch = _placed((indices, condition, unconditional), context)
+  arguments = weights, *batch
+  with context.use():
+    lowered = Sampler(context).jitted.lower(*arguments)
   return Lowered(lowered, weights, arguments)
 
 
-def _placed(arrays: PyTree, mesh: Mesh, rules: sharding.Rules) -> PyTree:
+def _placed(arrays: PyTree, context: RunContext) -> PyTree:
   """The same, their rows split over the mesh."""
-  place = sharding.batch_sharding(mesh, rules)
-  return sharding.with_shardings(arrays, jax.tree.map(lambda _: place, arrays))
+  split = jax.tree.map(lambda _: context.batch_sharding, arrays)
+  return sharding.with_shardings(arrays, split)
 
 
 def compile_for_tpu(lowered: jax.stages.Lowered) -> jax.stages.Compiled:

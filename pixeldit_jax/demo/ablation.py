@@ -5,7 +5,6 @@ the same digits, noise and times for all, and the share of samples that show
 the digit that was asked for.
 """
 
-import json
 import logging
 import pathlib
 from collections.abc import Mapping
@@ -14,10 +13,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.sharding import Mesh
 from ml_collections import ConfigDict
 from PIL import Image, ImageDraw, ImageFont
 
+from pixeldit_jax import files
 from pixeldit_jax.config import model_config, validate
 from pixeldit_jax.data.sources.mnist_digits import SIDE
 from pixeldit_jax.data.transforms import normalize
@@ -28,8 +27,9 @@ from pixeldit_jax.flow.loss import flow_matching_loss
 from pixeldit_jax.flow.time import sample_time
 from pixeldit_jax.model.cost import count_parameters
 from pixeldit_jax.model.pixeldit import abstract_model
+from pixeldit_jax.run_context import RunContext
 from pixeldit_jax.samplers.noise import sample_noise
-from pixeldit_jax.sampling.sampler import make_sample_fn, sample_images
+from pixeldit_jax.sampling.sampler import Sampler
 from pixeldit_jax.train.loop import train
 from pixeldit_jax.typing import PyTree
 
@@ -68,7 +68,6 @@ def variant_config(config: ConfigDict, name: str) -> ConfigDict:
 def run_variant(
   config: ConfigDict,
   workdir: str,
-  mesh: Mesh,
   teacher: tuple[VisionConfig, PyTree],
   samples: int,
 ) -> dict[str, float]:
@@ -77,7 +76,6 @@ def run_variant(
   Args:
     config: of the variant.
     workdir: of its run; the result is kept there.
-    mesh: the devices.
     teacher: for REPA, where the variant has it.
     samples: how many to draw, all classes in turn.
 
@@ -89,7 +87,7 @@ def run_variant(
   """
   path, asked = pathlib.Path(workdir) / 'result.json', (config.steps, samples)
   if path.is_file():
-    result = json.loads(path.read_text())
+    result = files.read_json(path)
     there = result['steps'], result['samples']
     if there != asked:
       raise UserError(
@@ -100,9 +98,8 @@ def run_variant(
   state = train(config, workdir, teacher=teacher)
   ema = jax.device_get(state.ema)
   labels = (np.arange(samples) % config.model.num_classes).astype(np.int32)
-  drawn = sample_images(
-    config, mesh, make_sample_fn(config, mesh), ema, np.arange(samples), labels
-  )
+  sampler = Sampler(RunContext.build(config))
+  drawn = sampler.sample(ema, np.arange(samples), labels)
   result = dict(
     loss=digit_loss(config, ema),
     agreement=class_agreement(np.concatenate([*drawn]), labels),
@@ -110,9 +107,7 @@ def run_variant(
     steps=config.steps,
     samples=samples,
   )
-  beside = path.with_suffix('.tmp')
-  beside.write_text(json.dumps(result, indent=2) + '\n')
-  beside.replace(path)
+  files.write_json(path, result)
   return result
 
 

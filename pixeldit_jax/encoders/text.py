@@ -20,7 +20,7 @@ import numpy as np
 from pixeldit_jax.encoders import language_models
 from pixeldit_jax.encoders.words import WordEncoder
 from pixeldit_jax.errors import MissingFileError, UserError
-from pixeldit_jax.typing import Bool, Float
+from pixeldit_jax.typing import Bool, TextCondition
 
 log = logging.getLogger(__name__)
 
@@ -156,7 +156,7 @@ class TextEncoder:
 
   def encode(
     self, texts: Sequence[str], *, negative: bool = False
-  ) -> tuple[Float[np.ndarray, 'B T C'], Bool[np.ndarray, 'B T']]:
+  ) -> TextCondition:
     """Embeddings in bf16, and True for the tokens that are of the text.
 
     Args:
@@ -185,7 +185,7 @@ class TextEncoder:
     while len(self._cache) > self._cache_size:
       del self._cache[next(iter(self._cache))]
     embeddings, masks = zip(*(found[key] for key in keys))
-    return np.stack(embeddings), np.stack(masks)
+    return TextCondition(np.stack(embeddings), np.stack(masks))
 
   def mask(self, texts: Sequence[str]) -> Bool[np.ndarray, 'B T']:
     """The mask of `encode` alone; the network is not run."""

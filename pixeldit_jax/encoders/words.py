@@ -11,7 +11,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from pixeldit_jax.typing import Bool, Float
+from pixeldit_jax.typing import Bool, Float, TextCondition
 
 
 class WordEncoder:
@@ -32,7 +32,7 @@ class WordEncoder:
 
   def encode(
     self, texts: Sequence[str], *, negative: bool = False
-  ) -> tuple[Float[np.ndarray, 'B T C'], Bool[np.ndarray, 'B T']]:
+  ) -> TextCondition:
     """Embeddings in bf16, zero after the last word, and True for words."""
     del negative  # there is no instruction to leave out
     shape = len(texts), self.tokens, self.width
@@ -43,7 +43,7 @@ class WordEncoder:
     for i, text in enumerate(texts):
       for j, word in enumerate(text.lower().split()[: self.tokens]):
         vectors[i, j], mask[i, j] = self._vector(word), True
-    return vectors, mask
+    return TextCondition(vectors, mask)
 
   def mask(self, texts: Sequence[str]) -> Bool[np.ndarray, 'B T']:
     """The mask of `encode` alone."""

@@ -1,27 +1,30 @@
 """From a run, or a set of images, to a result on disk; all processes call it.
 
-All processes sample. The first one alone runs the feature network, on its own
+All processes sample. Only the first one runs the feature network, on its own
 devices, while the others wait: 50,000 images take minutes on one host.
 """
 
-import json
+import dataclasses
 import logging
 import os
 import pathlib
 
 import jax
-from ml_collections import ConfigDict
 
 from pixeldit_jax.eval.reference import Reference
 from pixeldit_jax.eval.report import evaluate_images, write_result
+from pixeldit_jax.files import read_json
 from pixeldit_jax.images.image_sets import FolderImages, NpzImages, open_images
 from pixeldit_jax.metrics.feature_extractor import FeatureNetwork
 from pixeldit_jax.progress import Progress
+from pixeldit_jax.run_context import RunContext
 from pixeldit_jax.sampling.sample_set import (
   make_sample_set,
   write_grid,
   write_pngs,
 )
+from pixeldit_jax.settings import as_json, differences
+from pixeldit_jax.train.checkpoint.restore import CheckpointRef
 
 log = logging.getLogger(__name__)
 
@@ -29,64 +32,86 @@ SAMPLES, GRID, PNGS = 'samples.npz', 'samples.png', 'images'
 RESULT = 'result.json'
 
 
-def measure_run(
-  config: ConfigDict,
-  workdir: str,
+@dataclasses.dataclass(frozen=True)
+class EvaluationOptions:
+  """How samples of a run are made and measured.
+
+  Attributes:
+    network: the feature network.
+    reference: what to compare with; needed only by the first process.
+    labels: classes that are used in turn, see `sample_set.parse_labels`.
+    png: write every image as PNG too.
+    overwrite: remove a sample set of other settings first.
+  """
+
+  network: FeatureNetwork
+  reference: Reference | None
+  labels: str | None = None
+  png: bool = False
+  overwrite: bool = False
+
+
+def evaluate_run(
+  context: RunContext,
+  ref: CheckpointRef,
   out: str | os.PathLike,
   count: int,
-  *,
-  network: FeatureNetwork,
-  reference: Reference | None,
-  png: bool = False,
-  **which,
+  options: EvaluationOptions,
 ) -> dict | None:
   """Makes or completes a sample set and measures it.
 
-  What was measured before, of the same samples by the same network and
-  reference, is read again.
+  A result of the same samples, network and reference is read, not made again.
 
   Args:
-    config: of the run, with the sampler and seed wanted.
-    workdir: the run.
+    context: of the run, with the sampler and seed wanted.
+    ref: the weights.
     out: folder for samples.npz, samples.png (a grid) and result.json.
     count: images to make.
-    network: the feature network.
-    reference: what to compare with; needed by the first process alone.
-    png: whether to write every image as PNG too.
-    **which: labels, ema, step and overwrite of `make_sample_set`.
+    options: how they are measured.
 
   Returns:
     The result, in the first process.
   """
   out = pathlib.Path(out)
-  settings = make_sample_set(config, workdir, out / SAMPLES, count, **which)
+  settings = make_sample_set(
+    context,
+    ref,
+    out / SAMPLES,
+    count,
+    labels=options.labels,
+    overwrite=options.overwrite,
+  )
   if jax.process_index():
     return None
   write_grid(out / GRID, out / SAMPLES)
-  if png:
+  if options.png:
     write_pngs(out / PNGS, out / SAMPLES)
-  if result := _measured(out / RESULT, settings, network, reference):
+  result = _stored_result(out / RESULT, settings, options)
+  if result is not None:
     log.info('%s was measured before.', out / SAMPLES)
     return result
   images = open_images(out / SAMPLES, count)
-  return measure_images(
-    images, out, network=network, reference=reference, settings=settings
-  )
+  return measure_images(images, out, options, settings)
 
 
 def measure_images(
   images: NpzImages | FolderImages,
   out: str | os.PathLike,
-  *,
-  network: FeatureNetwork,
-  reference: Reference,
+  options: EvaluationOptions,
   settings: dict | None = None,
 ) -> dict:
-  """Measures images that are there, and writes result.json."""
+  """Measures images on disk, and writes result.json.
+
+  Args:
+    images: from `open_images`.
+    out: folder for the result.
+    options: network and reference.
+    settings: how the images were made, where that is known.
+  """
   result = evaluate_images(
     images,
-    reference,
-    network,
+    options.reference,
+    options.network,
     settings=settings or {},
     progress=Progress('Measured', images.count),
   )
@@ -94,16 +119,21 @@ def measure_images(
   return result
 
 
-def _measured(path, settings, network, reference) -> dict | None:
+def _stored_result(
+  path: pathlib.Path, settings: dict, options: EvaluationOptions
+) -> dict | None:
   """The result at `path`, if it is of these samples and this reference."""
   if not path.exists():
     return None
-  result = json.loads(path.read_text())
-  asked = json.loads(json.dumps(settings))  # tuples become lists
-  same = (
-    {k: result['settings'].get(k) for k in asked} == asked
-    and result['network']['checksum'] == network.checksum
-    and result['reference']['checksum'] == reference.checksum
-    and result['reference']['kind'] == reference.kind
+  result = read_json(path)
+  asked = as_json(settings)
+  if differences(result['settings'], asked, keys=asked):
+    return None
+  measured_by = (
+    result['network']['checksum'],
+    result['reference']['checksum'],
+    result['reference']['kind'],
   )
-  return result if same else None
+  reference = options.reference
+  wanted = options.network.checksum, reference.checksum, reference.kind
+  return result if measured_by == wanted else None

@@ -48,15 +48,15 @@ def open_reference(spec, network, resolution, keep=None):
   )
 
 
-def make_evaluator(config, mesh):
+def make_evaluator(context):
   """The evaluator that `config.eval` describes, for `train.loop.train`."""
   import jax
 
   from pixeldit_jax.eval.online_evaluator import make_metric_evaluator
 
-  options, reference = config.eval, None
+  options, reference = context.config.eval, None
   network = open_network(options.features, options.weights)
   if jax.process_index() == 0:
-    resolution = config.data.resolution
+    resolution = context.config.data.resolution
     reference = open_reference(options.reference, network, resolution)
-  return make_metric_evaluator(config, mesh, network, reference)
+  return make_metric_evaluator(context, network, reference)

@@ -1,4 +1,4 @@
-"""Numbers during training: the same seeds and labels every time, on the EMA."""
+"""Metrics of the EMA during training, with the same seeds and labels."""
 
 import json
 import logging
@@ -6,15 +6,14 @@ import logging
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
-from jax.sharding import Mesh
-from ml_collections import ConfigDict
 
 from pixeldit_jax.eval.reference import Reference
 from pixeldit_jax.eval.report import class_agreement, evaluate
 from pixeldit_jax.images.grid import image_grid
 from pixeldit_jax.metrics.feature_extractor import FeatureNetwork
 from pixeldit_jax.metrics.image_statistics import collect
-from pixeldit_jax.sampling.sampler import make_sample_fn, sample_images
+from pixeldit_jax.run_context import RunContext
+from pixeldit_jax.sampling.sampler import Sampler
 
 log = logging.getLogger(__name__)
 
@@ -22,8 +21,7 @@ _BYTES = 4096  # for the numbers of the first process
 
 
 def make_metric_evaluator(
-  config: ConfigDict,
-  mesh: Mesh,
+  context: RunContext,
   network: FeatureNetwork,
   reference: Reference | None,
 ):
@@ -33,18 +31,18 @@ def make_metric_evaluator(
   `config.eval.samples` images. Images are neither kept nor written.
 
   Args:
-    config: of the run.
-    mesh: of the weights.
-    network: the feature network; the first process alone runs it.
-    reference: what to compare with; needed by the first process alone.
+    context: of the run.
+    network: the feature network; only the first process runs it.
+    reference: what to compare with; needed only by the first process.
   """
+  config = context.config
   count = config.eval.samples
   indices = np.arange(count)
   labels = indices % config.model.num_classes
-  sample = make_sample_fn(config, mesh)
+  sampler = Sampler(context)
 
   def measure(weights):
-    batches = sample_images(config, mesh, sample, weights, indices, labels)
+    batches = sampler.sample(weights, indices, labels)
     if jax.process_index():
       for _ in batches:  # its devices take part
         pass

@@ -4,9 +4,7 @@ Definitions are the ADM suite's (arXiv 2105.05233) and KID's; the result says
 what was measured on what, and why a metric is missing.
 """
 
-import json
 import os
-import pathlib
 import sys
 from collections.abc import Callable
 
@@ -14,6 +12,7 @@ import jax
 import numpy as np
 
 from pixeldit_jax.eval.reference import Reference
+from pixeldit_jax.files import write_json
 from pixeldit_jax.images.image_sets import FolderImages, NpzImages
 from pixeldit_jax.metrics.feature_extractor import INCEPTION, FeatureNetwork
 from pixeldit_jax.metrics.frechet_distance import Gaussian, frechet_distance
@@ -179,13 +178,8 @@ def _compare_features(ours, theirs, result):
 
 
 def write_result(path: str | os.PathLike, result: dict):
-  """Writes a result as JSON, beside and renamed."""
-  path = pathlib.Path(path)
-  path.parent.mkdir(parents=True, exist_ok=True)
-  text = json.dumps(result, indent=2, allow_nan=False) + '\n'
-  beside = path.with_name(f'{path.name}.tmp')
-  beside.write_text(text)
-  os.replace(beside, path)
+  """Writes a result as JSON; a value that is not finite is an error."""
+  write_json(path, result, allow_nan=False)
 
 
 def table(result: dict) -> str:

@@ -1,5 +1,6 @@
 """One checkpoint under many samplers: a table, a plot, and the best point."""
 
+import dataclasses
 import itertools
 import logging
 import os
@@ -9,14 +10,16 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
-from ml_collections import ConfigDict
 
+from pixeldit_jax import files
 from pixeldit_jax.config import validate
 from pixeldit_jax.errors import UserError
-from pixeldit_jax.eval import evaluate_run
+from pixeldit_jax.eval.evaluate_run import EvaluationOptions, evaluate_run
 from pixeldit_jax.eval.report import table_row, write_result
 from pixeldit_jax.images import plots
 from pixeldit_jax.images.grid import write_png
+from pixeldit_jax.run_context import RunContext
+from pixeldit_jax.train.checkpoint.restore import CheckpointRef
 
 log = logging.getLogger(__name__)
 
@@ -48,18 +51,18 @@ def parse_factors(texts: Sequence[str]) -> list[Point]:
 
 
 def at_point(
-  config: ConfigDict, point: Point
-) -> tuple[ConfigDict, bool | None]:
-  """The configuration of a point, and whether it takes the EMA, if it says.
+  context: RunContext, ref: CheckpointRef, point: Point
+) -> tuple[RunContext, CheckpointRef]:
+  """The same with the sampler and the weights of a point.
 
   Raises:
     UserError: a value that the sampler does not take.
   """
-  config, ema = config.copy_and_resolve_references(), None
+  config = context.config.copy_and_resolve_references()
   for name, text in point.items():
     try:
       if name == 'ema':
-        ema = _TRUTH[text.lower()]
+        ref = dataclasses.replace(ref, ema=_TRUTH[text.lower()])
       elif name == 'interval':
         low, high = text.split(':')
         config.sampler.interval = (float(low), float(high))
@@ -67,52 +70,45 @@ def at_point(
         kind = type(config.sampler[name])
         config.sampler[name] = kind(text)
     except (ValueError, KeyError) as error:
-      raise UserError(f'sweep {name}={text}: not a value of it.') from error
+      raise UserError(
+        f'sweep {name}={text}: {name} takes no such value.'
+      ) from error
   validate(config)
-  return config, ema
+  return dataclasses.replace(context, config=config), ref
 
 
 def sweep(
-  config: ConfigDict,
-  workdir: str,
+  context: RunContext,
+  ref: CheckpointRef,
   out: str | os.PathLike,
   points: Sequence[Point],
   count: int,
-  *,
-  ema: bool,
-  **options,
+  options: EvaluationOptions,
 ) -> Point:
   """Measures every point; called by all processes.
 
-  Each point has a folder of its own below `out`, and goes on where it was
-  stopped. sweep.json holds all results, sweep.txt a table and sweep.png a plot.
+  Each point has its own folder below `out`; one that was stopped is continued.
+  sweep.json holds all results, sweep.txt a table and sweep.png a plot.
 
   Args:
-    config: of the run, with what the points leave as it is.
-    workdir: the run.
+    context: of the run, with the values that no point changes.
+    ref: the weights; points may choose `ema`.
     out: the folder to write to.
     points: from `parse_factors`.
     count: samples of each point.
-    ema: of the points that do not say.
-    **options: more of `measure_run`.
+    options: how they are measured.
 
   Returns:
     The point of the lowest Frechet distance.
   """
   out = pathlib.Path(out)
-  configs = [at_point(config, point) for point in points]  # before any sampling
+  # All points are checked before any is sampled.
+  changed = [at_point(context, ref, point) for point in points]
   results = []
-  for number, (point, (changed, chosen)) in enumerate(zip(points, configs)):
-    log.info('Point %d of %d: %s', number + 1, len(points), name_of(point))
-    result = evaluate_run.measure_run(
-      changed,
-      workdir,
-      out / name_of(point),
-      count,
-      ema=ema if chosen is None else chosen,
-      **options,
-    )
-    results.append(result)
+  for number, (point, run) in enumerate(zip(points, changed), start=1):
+    log.info('Point %d of %d: %s', number, len(points), name_of(point))
+    folder = out / name_of(point)
+    results.append(evaluate_run(*run, folder, count, options))
   best = 0
   if jax.process_index() == 0:
     best = int(np.argmin([_distance(result)[1] for result in results]))
@@ -139,7 +135,7 @@ def _write(out, points, results, best):
   ]
   write_result(out / 'sweep.json', dict(points=rows, best=points[best]))
   text = table_of(points, results, best)
-  (out / 'sweep.txt').write_text(text + '\n')
+  files.write_text(out / 'sweep.txt', text + '\n')
   log.info('%s', text)
   write_png(out / 'sweep.png', np.asarray(plot_of(points, results)))
 

@@ -13,19 +13,17 @@ import shutil
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
-from ml_collections import ConfigDict
 
+from pixeldit_jax import files
 from pixeldit_jax.errors import MissingFileError, UserError
 from pixeldit_jax.images.grid import write_png
 from pixeldit_jax.progress import Progress
+from pixeldit_jax.run_context import RunContext
 from pixeldit_jax.sampling import provenance
-from pixeldit_jax.sampling.checkpoint_weights import restore_run, settings_of
-from pixeldit_jax.sampling.prompts import Prompts
-from pixeldit_jax.sampling.sampler import whole_batch
-from pixeldit_jax.sampling.text_sampler import (
-  PromptSampler,
-  make_prompt_sampler,
-)
+from pixeldit_jax.sampling.checkpoint_weights import image_settings
+from pixeldit_jax.sampling.text_sampler import Prompts, TextSampler
+from pixeldit_jax.settings import as_json
+from pixeldit_jax.train.checkpoint.restore import CheckpointRef, restore_weights
 from pixeldit_jax.typing import UInt8
 
 IMAGES = 4  # of each prompt
@@ -35,7 +33,7 @@ class GenEval:
   """00000/metadata.jsonl and 00000/samples/0000.png to 0003.png, and on.
 
   Attributes:
-    prompts: of all lines.
+    prompts: one for each line.
     out: the folder to write to.
   """
 
@@ -43,8 +41,8 @@ class GenEval:
     """Reads the lines of `metadata`; nothing is written yet.
 
     Raises:
-      FileNotFoundError: there is no such file.
-      ValueError: a line that is no JSON with a 'prompt', or no line.
+      MissingFileError: there is no such file.
+      UserError: a line that is no JSON with a 'prompt', or no line.
     """
     if not os.path.isfile(metadata):
       raise MissingFileError(
@@ -73,16 +71,14 @@ class GenEval:
     return self.out / f'{number:05d}'
 
   def write(self, number: int, images: UInt8[np.ndarray, 'B H W 3']) -> None:
-    """Writes the images of a prompt; its folder comes whole."""
-    beside = self.path(number).with_suffix('.part')
-    shutil.rmtree(beside, ignore_errors=True)
-    (beside / 'samples').mkdir(parents=True)
-    (beside / 'metadata.jsonl').write_text(
-      self._lines[number] + '\n', encoding='utf-8'
-    )
-    for i, image in enumerate(images):
-      write_png(beside / 'samples' / f'{i:04d}.png', image)
-    beside.replace(self.path(number))
+    """Writes the images of a prompt; its folder appears when complete."""
+    with files.replacing(self.path(number)) as folder:
+      (folder / 'samples').mkdir(parents=True)
+      (folder / 'metadata.jsonl').write_text(
+        self._lines[number] + '\n', encoding='utf-8'
+      )
+      for i, image in enumerate(images):
+        write_png(folder / 'samples' / f'{i:04d}.png', image)
 
 
 class DPGBench:
@@ -97,7 +93,7 @@ class DPGBench:
     """Reads the folder `prompts`; nothing is written yet.
 
     Raises:
-      FileNotFoundError: there are no text files.
+      MissingFileError: there are no text files.
     """
     files = sorted(pathlib.Path(prompts).glob('*.txt'))
     if not files:
@@ -122,7 +118,7 @@ def open_export(spec: str, out: str | os.PathLike) -> GenEval | DPGBench:
   """The benchmark of 'geneval:FILE' or 'dpg:FOLDER', to be written to `out`.
 
   Raises:
-    FileNotFoundError: its prompts are not there.
+    MissingFileError: its prompts are not there.
     UserError: another benchmark, or prompts that cannot be read.
   """
   kind, _, path = spec.partition(':')
@@ -137,17 +133,17 @@ def open_export(spec: str, out: str | os.PathLike) -> GenEval | DPGBench:
 
 
 def export_samples(
-  benchmark: GenEval | DPGBench, sample: PromptSampler, prompts_at_once: int
+  benchmark: GenEval | DPGBench, sampler: TextSampler, prompts_at_once: int
 ) -> None:
-  """Makes what is missing of a benchmark's images, called by all processes.
+  """Makes the missing images of a benchmark, called by all processes.
 
-  Image k of prompt i is number 4 i + k of the sample set, so what was done
-  before, or by how many devices, changes none.
+  Image k of prompt i has index 4 i + k in the sample set, so no image depends
+  on those made before, or on the number of devices.
 
   Args:
     benchmark: from `open_export`.
-    sample: from `prompts.make_prompt_sampler`.
-    prompts_at_once: between two writes.
+    sampler: of the run.
+    prompts_at_once: prompts between two writes.
   """
   count = len(benchmark.prompts)
   missing = np.array([not benchmark.path(i).exists() for i in range(count)])
@@ -158,8 +154,8 @@ def export_samples(
   for start in range(0, len(todo), prompts_at_once):
     numbers = todo[start : start + prompts_at_once]
     prompts = [benchmark.prompts[i] for i in numbers for _ in range(IMAGES)]
-    places = (numbers[:, None] * IMAGES + np.arange(IMAGES)).reshape(-1)
-    images = np.concatenate(list(sample(prompts, places)))
+    indices = (numbers[:, None] * IMAGES + np.arange(IMAGES)).reshape(-1)
+    images = np.concatenate(list(sampler.sample(prompts, indices)))
     for j, number in enumerate(numbers):
       if number % jax.process_count() == jax.process_index():
         benchmark.write(number, images[j * IMAGES : (j + 1) * IMAGES])
@@ -168,71 +164,66 @@ def export_samples(
 
 
 def export_run(
-  config: ConfigDict,
-  workdir: str,
+  context: RunContext,
+  ref: CheckpointRef,
   benchmark: GenEval | DPGBench,
   prompts: Prompts,
   *,
-  ema: bool = True,
-  step: int | None = None,
   overwrite: bool = False,
 ) -> None:
   """`export_samples` of a run, called by all processes.
 
-  Beside the folder OUT lies OUT.json, which says how the images are made.
+  Next to the folder OUT is OUT.json, the settings of the images.
 
   Args:
-    config: of the run, with the sampler and seed wanted.
-    workdir: the run.
+    context: of the run, with the sampler and seed wanted.
+    ref: the weights.
     benchmark: from `open_export`.
     prompts: encoder, negative prompt and size; the texts are the benchmark's.
-    ema, step: which weights.
-    overwrite: whether images of other settings make room.
+    overwrite: remove images of other settings first.
 
   Raises:
-    FileNotFoundError: the run has no such checkpoint.
+    MissingFileError: the run has no such checkpoint.
     UserError: images of other settings are there.
   """
-  mesh, weights, step = restore_run(config, workdir, ema=ema, step=step)
-  sample = make_prompt_sampler(
-    *(config, mesh, weights, prompts.encoder),
-    negative=prompts.negative,
-    size=prompts.size,
+  weights, ref = restore_weights(
+    ref, context.model, context.mesh, context.rules
   )
-  settings = settings_of(config, weights, ema=ema, step=step) | prompts.told
+  sampler = TextSampler(context, weights, prompts)
+  settings = image_settings(context.config, weights, ref) | prompts.settings
   if jax.process_index() == 0:
-    keep_plan(benchmark, settings, overwrite)
-  multihost_utils.sync_global_devices('plan of the export')
-  at_once = max(1, whole_batch(config, mesh) // IMAGES)
-  export_samples(benchmark, sample, at_once)
+    check_settings(benchmark, settings, overwrite)
+    files.remove_temporaries(str(benchmark.out))
+  multihost_utils.sync_global_devices('settings of the export')
+  export_samples(benchmark, sampler, max(1, sampler.batch_size // IMAGES))
 
 
-def keep_plan(
-  benchmark: GenEval | DPGBench, settings: provenance.Plan, overwrite: bool
+def check_settings(
+  benchmark: GenEval | DPGBench,
+  settings: provenance.Settings,
+  overwrite: bool,
 ) -> None:
-  """Writes how the images are made, or compares it with that of before.
+  """Writes the settings of the images, or compares them with those stored.
 
   Raises:
-    UserError: images of other settings are there, and may not make room.
+    UserError: images of other settings are there, and `overwrite` is not set.
   """
-  asked, there = (
-    provenance.as_json(settings),
-    provenance.read_plan(benchmark.out),
-  )
-  if asked == there:
+  asked = as_json(settings)
+  stored = provenance.read_settings(benchmark.out)
+  if asked == stored:
     return
   numbers = range(len(benchmark.prompts))
   made = [path for path in map(benchmark.path, numbers) if path.exists()]
   if made and not overwrite:
-    if there is None:
+    if stored is None:
       raise UserError(
         f'{made[0]} exists, but no {provenance.path_of(benchmark.out)} says '
         'how it was made. Choose another folder, or --overwrite.'
       )
-    provenance.refuse_other(benchmark.out, there, asked)
+    provenance.check_same(benchmark.out, stored, asked)
   for path in made:
     if path.is_dir():
       shutil.rmtree(path)
     else:
       path.unlink()
-  provenance.write_plan(benchmark.out, asked)
+  provenance.write_settings(benchmark.out, asked)

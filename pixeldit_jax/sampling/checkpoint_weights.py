@@ -1,45 +1,28 @@
-"""The weights of a run on the devices, and what of it decides its images."""
+"""The weights of a checkpoint among the settings that decide an image.
 
+Weights are known by their bits, however they are sharded.
+"""
+
+import hashlib
 from typing import Any
 
-from jax.sharding import Mesh
+import jax
+import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from pixeldit_jax import sharding
-from pixeldit_jax.config import model_config
-from pixeldit_jax.sampling.fingerprint import fingerprint
-from pixeldit_jax.train.checkpoint.manager import restore_weights
+from pixeldit_jax.train.checkpoint.restore import CheckpointRef
 from pixeldit_jax.typing import PyTree
 
 
-def restore_run(
-  config: ConfigDict, workdir: str, *, ema: bool = True, step: int | None = None
-) -> tuple[Mesh, PyTree, int]:
-  """The mesh, the weights placed on it, and their step; in all processes.
+def image_settings(
+  config: ConfigDict, weights: PyTree, ref: CheckpointRef
+) -> dict[str, Any]:
+  """Everything that decides an image but its index, label and prompt, as JSON.
 
   Args:
-    config: of the run.
-    workdir: its folder.
-    ema: the average of the weights, or the last.
-    step: of the checkpoint, by default the newest.
-
-  Raises:
-    FileNotFoundError: the run has no such checkpoint.
-  """
-  mesh = sharding.make_mesh(config.mesh)
-  rules = sharding.make_rules(config.mesh)
-  weights, step = restore_weights(
-    workdir, model_config(config), mesh, ema=ema, step=step, rules=rules
-  )
-  return mesh, weights, step
-
-
-def settings_of(
-  config: ConfigDict, weights: PyTree, *, ema: bool, step: int
-) -> dict[str, Any]:
-  """All that decides an image but its place and its label or prompt, as JSON.
-
-  The arguments are those of `restore_run`, and what it gave.
+    config: of the run, with the sampler and seed wanted.
+    weights: of the network, as `restore_weights` reads them.
+    ref: where they are from, with the number of the step.
   """
   sampler = config.sampler.to_dict()
   sampler.pop('batch_size')
@@ -49,6 +32,34 @@ def settings_of(
     resolution=config.data.resolution,
     dtype=config.model.dtype,
     weights=fingerprint(weights),
-    step=step,
-    ema=ema,
+    step=ref.step,
+    ema=ref.ema,
   )
+
+
+def fingerprint(weights: PyTree) -> str:
+  """16 hexadecimal digits that change with any bit of any weight.
+
+  Sums of integers do not depend on their order, so any mesh gives the same.
+  """
+  leaves = jax.tree.leaves_with_path(weights)
+  names = [jax.tree_util.keystr(path) for path, _ in leaves]
+  sums = jax.device_get(_sums([leaf for _, leaf in leaves]))
+  text = [f'{name} {value}' for name, value in zip(names, sums)]
+  return hashlib.sha256('\n'.join(text).encode()).hexdigest()[:16]
+
+
+@jax.jit
+def _sums(leaves: list[jax.Array]) -> list[jax.Array]:
+  return [_sum(leaf) for leaf in leaves]
+
+
+def _sum(leaf: jax.Array) -> jax.Array:
+  """Sum modulo 2^32 of the bits, each times an odd number of its position."""
+  bits = jnp.dtype(f'uint{8 * leaf.dtype.itemsize}')
+  words = jax.lax.bitcast_convert_type(leaf, bits).astype(jnp.uint32)
+  position = jnp.zeros_like(words)
+  for axis in range(leaf.ndim):
+    index = jax.lax.broadcasted_iota(jnp.uint32, leaf.shape, axis)
+    position = position * jnp.uint32(0x9E3779B1) + index
+  return jnp.sum(words * (2 * position + 1), dtype=jnp.uint32)

@@ -1,8 +1,9 @@
 """Writes a sample set to ADM's `.npz`, image by image and restartable.
 
-Samples arrive in shards, each a file beside the `.npz`; a restarted run asks
-which are missing. At the end they are streamed into one file, which appears
-under its name only when it is whole. The bytes depend on the images alone.
+Samples arrive in shards, each a file in a folder next to the `.npz`; a
+restarted run asks which are missing. At the end they are streamed into one
+file, which appears under its name only when it is complete. Its bytes depend
+only on the images and labels.
 """
 
 import os
@@ -12,18 +13,20 @@ import zipfile
 
 import numpy as np
 
+from pixeldit_jax import files
 from pixeldit_jax.errors import UserError
-from pixeldit_jax.sampling import provenance as plans
+from pixeldit_jax.sampling import provenance
+from pixeldit_jax.settings import as_json
 from pixeldit_jax.typing import Int, UInt8
 
 SHARD = 64  # images per file: 13 MB at 256x256
 
 
 class SampleStore:
-  """A sample set on its way into one `.npz`; any host may write any shard.
+  """A sample set that becomes one `.npz`; any host may write any shard.
 
-  Beside `samples.npz` lie `samples.npz.json`, which says how the samples are
-  made, and until the end the folder `samples.npz.shards`.
+  Next to `samples.npz` are `samples.npz.json`, the settings of the samples,
+  and until the end the folder `samples.npz.shards`.
   """
 
   def __init__(
@@ -36,47 +39,50 @@ class SampleStore:
     shard: int = SHARD,
     overwrite: bool = False,
   ):
-    """Opens or continues a sample set.
+    """Starts or continues a sample set.
 
     Args:
       path: the `.npz` to write.
       count: images in the set.
       shape: (H, W, 3) of each.
-      settings: all that decides the images (checkpoint, sampler, guidance,
-        seed...), as JSON values; a set of other settings is never continued.
+      settings: everything that decides the images (checkpoint, sampler,
+        guidance, seed...), as JSON values; a set of other settings is never
+        continued.
       shard: images per shard file.
-      overwrite: whether a set of other settings makes room for this one.
+      overwrite: remove a set of other settings first.
 
     Raises:
-      ValueError: a set of other settings is there.
+      UserError: a set of other settings exists, or a file without settings.
     """
     self.path = pathlib.Path(path)
     self.count, self.shape, self.shard = count, tuple(shape), shard
     self._folder = self.path.with_name(self.path.name + '.shards')
-    plan = dict(settings, count=count, shape=list(shape), shard=shard)
-    plan = plans.as_json(plan)
-    there = plans.read_plan(self.path)
-    if overwrite and there != plan:
-      self._remove()
-    elif there is not None:
-      plans.refuse_other(self.path, there, plan)
+    asked = dict(settings, count=count, shape=list(shape), shard=shard)
+    asked = as_json(asked)
+    stored = provenance.read_settings(self.path)
+    if stored == asked:
       return
+    if overwrite:
+      self._remove()
+    elif stored is not None:
+      provenance.check_same(self.path, stored, asked)
     elif self.path.exists():
       raise UserError(
-        f'{self.path} exists, but no {plans.path_of(self.path).name} says how '
-        'it was made. Evaluate it with --images, or move it away.'
+        f'{self.path} exists, but no {provenance.path_of(self.path).name} says '
+        'how it was made. Evaluate it with --images, or move it away.'
       )
     self._folder.mkdir(parents=True, exist_ok=True)
-    plans.write_plan(self.path, plan)
+    provenance.write_settings(self.path, asked)
 
   def _remove(self):
-    # The plan goes last: images without one are never taken for any set's.
+    # The settings go last: images without them are never taken for a set's.
     self.path.unlink(missing_ok=True)
     shutil.rmtree(self._folder, ignore_errors=True)
-    plans.path_of(self.path).unlink(missing_ok=True)
+    provenance.path_of(self.path).unlink(missing_ok=True)
 
   @property
   def finished(self) -> bool:
+    """Whether the `.npz` is complete."""
     return self.path.exists()
 
   def _name(self, start: int) -> pathlib.Path:
@@ -88,24 +94,24 @@ class SampleStore:
     return [range(s, min(s + self.shard, self.count)) for s in starts]
 
   def pending(self) -> list[range]:
-    """Sample indices still to be made, one range per shard."""
+    """Sample indices that are still missing, one range per shard."""
     if self.finished:
       return []
     size = int(np.prod(self.shape))
-    there = {}
+    sizes = {}
     if self._folder.is_dir():
-      there = {f.name: f.stat().st_size for f in os.scandir(self._folder)}
+      sizes = {f.name: f.stat().st_size for f in os.scandir(self._folder)}
     return [
       span
       for span in self.spans()
-      if there.get(self._name(span.start).name) != len(span) * size
+      if sizes.get(self._name(span.start).name) != len(span) * size
     ]
 
   def write(self, span: range, images: UInt8[np.ndarray, 'B H W 3']):
     """Stores the samples of one pending range.
 
     Raises:
-      ValueError: images of another count, shape or dtype.
+      UserError: images of another count, shape or dtype.
     """
     expected = (len(span), *self.shape)
     if images.shape != expected or images.dtype != np.uint8:
@@ -114,8 +120,7 @@ class SampleStore:
         f'{span.stop - 1}, expected uint8 {expected}.'
       )
     data = np.ascontiguousarray(images).data
-    self._folder.mkdir(parents=True, exist_ok=True)
-    _replace(self._name(span.start), lambda file: file.write(data))
+    files.write_bytes(self._name(span.start), data)
 
   def finish(self, labels: Int[np.ndarray, 'N'] | None = None) -> pathlib.Path:
     """Joins the shards into the `.npz`, with labels as ADM's `arr_1`.
@@ -123,7 +128,7 @@ class SampleStore:
     Called by one host, after all have written.
 
     Raises:
-      ValueError: samples are missing.
+      UserError: samples are missing.
     """
     missing = self.pending()
     if missing:
@@ -132,7 +137,11 @@ class SampleStore:
         f'are missing, from number {missing[0].start} on.'
       )
     if not self.finished:
-      _replace(self.path, lambda file: self._join(file, labels))
+      # A process that was killed here left its half-written file.
+      files.remove_temporaries(str(self.path.parent), [self.path.name])
+      with files.replacing(self.path) as temporary:
+        with open(temporary, 'wb') as file:
+          self._join(file, labels)
     shutil.rmtree(self._folder, ignore_errors=True)
     return self.path
 
@@ -148,14 +157,6 @@ class SampleStore:
         with _member(archive, 'arr_1') as stream:
           _write_header(stream, labels.dtype, labels.shape)
           stream.write(labels.tobytes())
-
-
-def _replace(path: pathlib.Path, write):
-  """Writes a file beside its place, then renames it."""
-  beside = path.with_name(f'{path.name}.tmp')
-  with open(beside, 'wb') as file:
-    write(file)
-  os.replace(beside, path)
 
 
 def _member(archive: zipfile.ZipFile, name: str):

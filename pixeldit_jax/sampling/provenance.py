@@ -1,15 +1,14 @@
-"""How images on disk are made, in a file beside them: no others join them."""
+"""The settings that images on disk are made with, in a JSON file next to them.
 
-import json
-import os
+Images of other settings never join them.
+"""
+
 import pathlib
-import uuid
 from typing import Any
 
-from pixeldit_jax.errors import UserError
+from pixeldit_jax import files, settings
 
-Plan = dict[str, Any]
-_SHOWN = 200  # characters of a setting in an error
+Settings = dict[str, Any]
 
 
 def path_of(images: pathlib.Path) -> pathlib.Path:
@@ -17,38 +16,26 @@ def path_of(images: pathlib.Path) -> pathlib.Path:
   return images.with_name(f'{images.name}.json')
 
 
-def read_plan(images: pathlib.Path) -> Plan | None:
-  """The plan of images that are there or under way; None if there is none."""
+def read_settings(images: pathlib.Path) -> Settings | None:
+  """The settings of images, finished or not; None if nothing was started."""
   path = path_of(images)
-  return json.loads(path.read_text()) if path.exists() else None
+  return files.read_json(path) if path.exists() else None
 
 
-def write_plan(images: pathlib.Path, plan: Plan) -> None:
-  """Writes it beside and renames."""
-  path = path_of(images)
-  path.parent.mkdir(parents=True, exist_ok=True)
-  # All hosts write the same plan: each beside in a file of its own.
-  beside = path.with_name(f'{path.name}.{uuid.uuid4().hex}.tmp')
-  beside.write_text(json.dumps(plan, indent=2, sort_keys=True) + '\n')
-  os.replace(beside, path)
+def write_settings(images: pathlib.Path, made_with: Settings) -> None:
+  """Writes the settings next to the images; any process may do it."""
+  files.write_json(path_of(images), made_with, sort_keys=True)
 
 
-def as_json(plan: Plan) -> Plan:
-  """The plan as it will be read: tuples become lists."""
-  return json.loads(json.dumps(plan))
+def check_same(images: pathlib.Path, stored: Settings, asked: Settings) -> None:
+  """Refuses to add images of other settings.
 
-
-def refuse_other(images: pathlib.Path, there: Plan, asked: Plan) -> None:
-  """Raises UserError, naming the first setting that differs."""
-  for key in sorted(there.keys() | asked.keys()):
-    if there.get(key) != asked.get(key):
-      raise UserError(
-        f'{path_of(images)} describes samples of {key}='
-        f'{_short(there.get(key))}, now asked for {key}='
-        f'{_short(asked.get(key))}. Choose another folder, or --overwrite.'
-      )
-
-
-def _short(value: Any) -> str:
-  text = str(value)
-  return text if len(text) <= _SHOWN else f'{text[:_SHOWN]}...'
+  Raises:
+    UserError: names every setting that differs.
+  """
+  settings.check_same(
+    f'{path_of(images)} describes samples of',
+    settings.flatten(stored),
+    settings.flatten(asked),
+    'Choose another folder, or --overwrite.',
+  )

@@ -1,8 +1,8 @@
-"""A set of samples on disk: made by all processes, held whole by none.
+"""A set of samples on disk, made by all processes; none holds all of it.
 
-Image i depends on the weights, the sampler, the seed, its label or prompt and
-i alone. Each process writes the shards that fall to it; the set goes on where
-it was stopped.
+Image i depends only on the weights, the sampler, the seed, its label or prompt
+and i. The processes write the shards in turn; a set that was stopped is
+continued.
 """
 
 import concurrent.futures
@@ -11,29 +11,25 @@ import math
 import os
 import pathlib
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
-from ml_collections import ConfigDict
 
-from pixeldit_jax.config import model_config
+from pixeldit_jax import files
 from pixeldit_jax.errors import UserError
 from pixeldit_jax.images import contact_sheet
 from pixeldit_jax.images.grid import image_grid, write_png
 from pixeldit_jax.images.image_sets import NpzImages
 from pixeldit_jax.progress import Progress
-from pixeldit_jax.sampling.checkpoint_weights import restore_run, settings_of
+from pixeldit_jax.run_context import RunContext
+from pixeldit_jax.sampling.checkpoint_weights import image_settings
 from pixeldit_jax.sampling.npz_writer import SHARD, SampleStore
-from pixeldit_jax.sampling.prompts import Prompts
-from pixeldit_jax.sampling.sampler import (
-  make_sample_fn,
-  sample_images,
-  whole_batch,
-)
-from pixeldit_jax.sampling.text_sampler import make_prompt_sampler
-from pixeldit_jax.typing import Int
+from pixeldit_jax.sampling.sampler import Sampler
+from pixeldit_jax.sampling.text_sampler import Prompts, TextSampler
+from pixeldit_jax.train.checkpoint.restore import CheckpointRef, restore_weights
+from pixeldit_jax.typing import Int, PyTree, UInt8
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +44,7 @@ def parse_labels(
   """'0,3,5-7' to `count` labels that take these classes in turn.
 
   Raises:
-    UserError: not of this form, a class that is not there, or no images.
+    UserError: not of this form, a class that does not exist, or no images.
   """
   if count < 1:
     raise UserError(f'num_samples={count}: at least 1.')
@@ -71,81 +67,89 @@ def parse_labels(
 
 
 def make_sample_set(
-  config: ConfigDict,
-  workdir: str,
+  context: RunContext,
+  ref: CheckpointRef,
   path: str | os.PathLike,
   count: int,
   *,
   labels: str | None = None,
   prompts: Prompts | None = None,
-  ema: bool = True,
-  step: int | None = None,
   overwrite: bool = False,
 ) -> dict:
   """Makes or completes a set, called by all processes.
 
   Args:
-    config: of the run, with the sampler and seed wanted.
-    workdir: the run.
+    context: of the run, with the sampler and seed wanted.
+    ref: the weights.
     path: the `.npz` to write, on a disk that all processes see.
     count: images in the set.
-    labels: classes that take turns, as `parse_labels` reads them.
-    prompts: of a text network; they take turns.
-    ema, step: which weights.
-    overwrite: whether a set of other settings at `path` makes room.
+    labels: classes that are used in turn, as `parse_labels` reads them.
+    prompts: of a text network, used in turn.
+    overwrite: remove a set of other settings at `path` first.
 
   Returns:
     What was sampled and how, as JSON values.
 
   Raises:
-    FileNotFoundError: the run has no such checkpoint.
-    UserError: labels that are not there, a size that does not divide into
+    MissingFileError: the run has no such checkpoint.
+    UserError: labels that do not exist, a size that does not divide into
       patches, or a set of other settings.
   """
+  model = context.config.model
   if prompts is None:
-    classes = parse_labels(labels, config.model.num_classes, count)
-    told = dict(labels=labels or f'0-{config.model.num_classes - 1}')
+    classes = parse_labels(labels, model.num_classes, count)
+    asked = dict(labels=labels or f'0-{model.num_classes - 1}')
   else:
-    classes = prompts.numbers(count)
-    told = prompts.told
-  side = config.data.resolution
+    classes, asked = prompts.numbers(count), prompts.settings
+  side = context.config.data.resolution
   size = prompts and prompts.size or (side, side)
-  model_config(config).grid(*size)  # before anything is written
-  mesh, weights, step = restore_run(config, workdir, ema=ema, step=step)
-  settings = settings_of(config, weights, ema=ema, step=step) | told
-  shape = (*size, config.model.in_channels)
+  context.model.grid(*size)  # refused before anything is written
+  weights, ref = restore_weights(
+    ref, context.model, context.mesh, context.rules
+  )
+  settings = image_settings(context.config, weights, ref) | asked
+  shape = (*size, model.in_channels)
   store, pending = _open(path, count, shape, settings, overwrite)
   if pending:
+    missing = sum(map(len, pending))
     log.info(
-      'Sampling %s of %s images from step %d of %s.',
-      f'{sum(map(len, pending)):,}',
-      f'{count:,}',
-      step,
-      workdir,
+      f'Sampling {missing:,} of {count:,} images from step {ref.step} of '
+      f'{ref.workdir}.'
     )
-    images_of = _make_images_of(config, mesh, weights, classes, prompts)
-    _fill(store, pending, classes, whole_batch(config, mesh), images_of)
+    images_of, batch_size = _make_images_of(context, weights, classes, prompts)
+    _fill(store, pending, count, batch_size, images_of)
   multihost_utils.sync_global_devices(f'sampled {path}')
   if jax.process_index() == 0:
     store.finish(None if prompts else classes)
   multihost_utils.sync_global_devices(f'samples {path}')
-  return dict(settings, count=count, workdir=str(workdir))
+  return dict(settings, count=count, workdir=str(ref.workdir))
 
 
-def _make_images_of(config, mesh, weights, classes, prompts):
-  """f(indices) -> batches of these images of the set."""
+# f(indices) -> batches of these images of a sample set.
+ImagesOf = Callable[
+  [Int[np.ndarray, 'N']], Iterator[UInt8[np.ndarray, 'B H W C']]
+]
+
+
+def _make_images_of(
+  context: RunContext,
+  weights: PyTree,
+  classes: Int[np.ndarray, 'N'],
+  prompts: Prompts | None,
+) -> tuple[ImagesOf, int]:
+  """Makes the images of the set, and says how many at once."""
   if prompts is None:
-    sample = make_sample_fn(config, mesh)
-    return lambda indices: sample_images(
-      config, mesh, sample, weights, indices, classes[indices]
+    sampler = Sampler(context)
+    return (
+      lambda indices: sampler.sample(weights, indices, classes[indices]),
+      sampler.batch_size,
     )
-  sample = make_prompt_sampler(
-    *(config, mesh, weights, prompts.encoder),
-    negative=prompts.negative,
-    size=prompts.size,
-  )
-  return lambda indices: sample(
-    [prompts.texts[k] for k in classes[indices]], indices
+  of_texts = TextSampler(context, weights, prompts)
+  return (
+    lambda indices: of_texts.sample(
+      [prompts.texts[k] for k in classes[indices]], indices
+    ),
+    of_texts.batch_size,
   )
 
 
@@ -158,7 +162,7 @@ def _open(
     options = dict(shard=SHARD, overwrite=overwrite)
     store = SampleStore(path, count, shape, settings, **options)
     missing = store.pending()
-  # The others open what is there then: nothing for them to remove.
+  # The others open what exists then: they have nothing to remove.
   multihost_utils.sync_global_devices(f'opened {path}')
   if store is None:
     store = SampleStore(path, count, shape, settings, shard=SHARD)
@@ -170,21 +174,31 @@ def _open(
   return store, [span for span, wanted in zip(spans, mask) if wanted]
 
 
-def _fill(store, pending, classes, size, images_of):
+def _fill(
+  store: SampleStore,
+  pending: list[range],
+  count: int,
+  batch_size: int,
+  images_of: ImagesOf,
+) -> None:
   """Samples the pending shards, each written by one of the processes."""
-  # Batches begin where they do in an unbroken run: equal to the last bit.
+  # Batches start at the same indices as in a run without a stop, so that the
+  # images are equal to the last bit.
   wanted = np.concatenate([np.asarray(span) for span in pending])
-  indices = np.unique(wanted // size)[:, None] * size + np.arange(size)
-  indices = indices[indices < len(classes)]
-  batches = _watched(images_of(indices), Progress('Sampled', len(indices)))
+  starts = np.unique(wanted // batch_size)[:, None] * batch_size
+  indices = starts + np.arange(batch_size)
+  indices = indices[indices < count]
+  batches = _reported(images_of(indices), Progress('Sampled', len(indices)))
   parts = _cut(batches, indices, pending)
   for number, (span, images) in enumerate(parts):
     if number % jax.process_count() == jax.process_index():
       store.write(span, images)
 
 
-def _watched(batches: Iterator[np.ndarray], report) -> Iterator[np.ndarray]:
-  """The batches; how many images they were is reported as they come."""
+def _reported(
+  batches: Iterator[np.ndarray], report: Callable[[int], None]
+) -> Iterator[np.ndarray]:
+  """The same batches; reports after each how many images there were."""
   done = 0
   for images in batches:
     done += len(images)
@@ -211,8 +225,8 @@ def write_grid(
   path: str | os.PathLike,
   npz: str | os.PathLike,
   prompts: Prompts | None = None,
-):
-  """Draws the first images of a set, with the prompts below if there are."""
+) -> None:
+  """Draws the first images of a set, with their prompts below, if any."""
   images = next(NpzImages(npz).batches(GRID))
   if prompts is None:
     picture = image_grid(images, GRID_COLUMNS)
@@ -227,25 +241,27 @@ def write_grid(
   log.info('Wrote %s', path)
 
 
-def write_pngs(folder: str | os.PathLike, npz: str | os.PathLike):
-  """Writes the images of a set as 000000.png and on; the folder comes whole."""
+def write_pngs(folder: str | os.PathLike, npz: str | os.PathLike) -> None:
+  """Writes the images of a set as 000000.png and on.
+
+  The folder is replaced when all of them are written.
+  """
   from PIL import Image
 
   folder = pathlib.Path(folder)
-  beside = folder.with_name(folder.name + '.tmp')
-  shutil.rmtree(beside, ignore_errors=True)
-  beside.mkdir(parents=True)
   images = NpzImages(npz)
   report, done = Progress('Wrote', images.count), 0
+  files.remove_temporaries(str(folder.parent), [folder.name])
+  with files.replacing(folder) as temporary:
+    temporary.mkdir()
 
-  def write(numbered):
-    number, image = numbered
-    Image.fromarray(image).save(beside / f'{number:06d}.png')
+    def write(numbered):
+      number, image = numbered
+      Image.fromarray(image).save(temporary / f'{number:06d}.png')
 
-  with concurrent.futures.ThreadPoolExecutor() as pool:
-    for batch in images.batches(256):
-      list(pool.map(write, enumerate(batch, start=done)))
-      done += len(batch)
-      report(done)
-  shutil.rmtree(folder, ignore_errors=True)
-  beside.replace(folder)
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+      for batch in images.batches(256):
+        list(pool.map(write, enumerate(batch, start=done)))
+        done += len(batch)
+        report(done)
+    shutil.rmtree(folder, ignore_errors=True)

@@ -1,155 +1,157 @@
 """Images from weights: the network, guidance and a solver as one program."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.sharding import Mesh
-from ml_collections import ConfigDict
 
 from pixeldit_jax import sharding
-from pixeldit_jax.config import model_config
 from pixeldit_jax.data.transforms import to_uint8
 from pixeldit_jax.model.pixeldit import abstract_model
+from pixeldit_jax.run_context import RunContext
 from pixeldit_jax.samplers import solvers
 from pixeldit_jax.samplers.grid import time_grid
 from pixeldit_jax.samplers.guidance import guide
 from pixeldit_jax.samplers.noise import sample_noise
-from pixeldit_jax.typing import Condition, Int, PyTree, TextCondition, UInt8
+from pixeldit_jax.typing import (
+  Array,
+  Condition,
+  Int,
+  PyTree,
+  TextCondition,
+  UInt8,
+)
 
-# f(weights, indices [B], condition) -> uint8 [B, H, W, C]. The condition is
-# labels [B] or, of a text network, a dict: 'text' and 'negative' [B, T, C], of
-# which guidance leads away from the latter (a negative prompt, or the null
-# text), and with model.text_mask 'text_mask' and 'negative_mask' [B, T].
-SampleFn = Callable[[PyTree, jax.Array, PyTree], jax.Array]
 
+class Sampler:
+  """The compiled sampler of a run, batches split over its mesh.
 
-def make_sample_fn(
-  config: ConfigDict,
-  mesh: Mesh,
-  *,
-  size: tuple[int, int] | None = None,
-  path: bool = False,
-) -> SampleFn:
-  """The compiled sampler of `config.sampler`, batches split over the mesh.
-
-  Args:
-    config: of the run.
-    mesh: the devices.
-    size: height and width of the images; the run's resolution by default.
-    path: give the noise and what each step makes of it [B, steps + 1, H, W, C]
-      in place of the images alone.
-
-  Raises:
-    UserError: unknown solver, impossible steps, shift or interval, or a size
-      that does not divide into patches.
+  Attributes:
+    batch_size: images made at once: that asked for, or by default
+      `config.sampler.batch_size`, rounded up to fill the devices.
   """
-  sampler, side = config.sampler, config.data.resolution
-  size = size or (side, side)
-  model_config(config).grid(*size)
-  solver = solvers.named(sampler.solver)
-  times = time_grid(sampler.steps, sampler.shift, sampler.start)
-  shape = (*size, config.model.in_channels)
-  graphdef = nnx.graphdef(abstract_model(model_config(config)))
-  seed = config.seed
 
-  def sample(weights, indices, condition):
-    model = nnx.merge(graphdef, weights)
-    wanted, unwanted = _branches(config, condition)
-    velocity = guide(
-      lambda x, t: model(x, t, wanted),
-      lambda x, t: model(x, t, unwanted),
-      sampler.guidance,
-      sampler.interval,
+  def __init__(
+    self,
+    context: RunContext,
+    *,
+    size: tuple[int, int] | None = None,
+    batch_size: int | None = None,
+    return_trajectory: bool = False,
+  ):
+    """Prepares the program, which is compiled for the first batch.
+
+    Args:
+      context: of the run; `config.sampler` and `config.seed` decide the images.
+      size: height and width of the images; the run's resolution by default.
+      batch_size: see the attribute; the images do not depend on it.
+      return_trajectory: give the noise and what each step makes of it
+        [B, steps + 1, H, W, C] instead of only the images.
+
+    Raises:
+      UserError: unknown solver, impossible steps, shift or interval, or a size
+        that does not divide into patches.
+    """
+    config = context.config
+    side = config.data.resolution
+    size = size or (side, side)
+    context.model.grid(*size)
+    options = config.sampler
+    devices = sharding.batch_shards(context.mesh, context.rules)
+    wanted = batch_size or options.batch_size
+    self.batch_size = -(-wanted // devices) * devices
+    self._context, self._return_trajectory = context, return_trajectory
+    self._solver = solvers.named(options.solver)
+    self._times = time_grid(options.steps, options.shift, options.start)
+    self._shape = (*size, config.model.in_channels)
+    self._graphdef = nnx.graphdef(abstract_model(context.model))
+    batch = context.batch_sharding
+    self._jitted = jax.jit(
+      self._solve,
+      in_shardings=(None, batch, batch, batch),
+      out_shardings=sharding.replicated(context.mesh),
     )
-    noise = sample_noise(seed, indices, shape)
-    images = solver(velocity, noise, times, path)
-    if path:
+
+  @property
+  def jitted(self) -> Any:
+    """The jitted f(weights, indices, condition, unconditional) -> images.
+
+    For reports on the compiled program, and for timing it.
+    """
+    return self._jitted
+
+  def _solve(
+    self,
+    weights: PyTree,
+    indices: Int[Array, 'B'],
+    condition: Condition,
+    unconditional: TextCondition | None,
+  ) -> UInt8[Array, 'B *steps H W C']:
+    config = self._context.config
+    model = nnx.merge(self._graphdef, weights)
+    if unconditional is None:
+      unconditional = jnp.full_like(condition, config.model.num_classes)
+    velocity = guide(
+      lambda x, t: model(x, t, condition),
+      lambda x, t: model(x, t, unconditional),
+      config.sampler.guidance,
+      config.sampler.interval,
+    )
+    noise = sample_noise(config.seed, indices, self._shape)
+    images = self._solver(velocity, noise, self._times, self._return_trajectory)
+    if self._return_trajectory:
       images = jnp.concatenate([noise[None], images]).swapaxes(0, 1)
     return to_uint8(images)
 
-  rules = sharding.make_rules(config.mesh)
-  batch = sharding.batch_sharding(mesh, rules)
-  compiled = jax.jit(
-    sample,
-    in_shardings=(None, batch, batch),
-    out_shardings=sharding.replicated(mesh),
-  )
+  def sample(
+    self,
+    weights: PyTree,
+    indices: Int[np.ndarray, 'N'],
+    condition: Condition,
+    unconditional: TextCondition | None = None,
+  ) -> Iterator[UInt8[np.ndarray, 'B *steps H W C']]:
+    """Yields batches of images in the order of `indices`, in all processes.
 
-  def call(weights, indices, condition):
-    with sharding.use(mesh, rules):
-      return compiled(weights, indices, condition)
+    While one batch is used, the devices make the next.
 
-  call.jitted = compiled  # to be compiled for devices that are not there
-  return call
+    Args:
+      weights: of the network, on the mesh or in host memory.
+      indices: of the images in the sample set; with the seed they decide the
+        noise.
+      condition: for each image, in NumPy arrays: labels [N], or texts.
+      unconditional: of a network of texts, the text that guidance leads away
+        from, one for each image: a negative prompt, or the null text. A network
+        of classes has its null class.
+    """
+    pending = None
+    for start in range(0, len(indices), self.batch_size):
+      part = slice(start, start + self.batch_size)
+      arguments = jax.tree.map(
+        lambda x, part=part: self._put(x[part]),
+        (indices, condition, unconditional),
+      )
+      with self._context.use():
+        images = self._jitted(weights, *arguments)
+      if pending:
+        yield _fetch(*pending)
+      pending = images, len(indices[part])
+    if pending:
+      yield _fetch(*pending)
 
+  def _put(self, x: np.ndarray) -> jax.Array:
+    """Splits one batch over the devices; the last one is filled with zeros.
 
-def _branches(
-  config: ConfigDict, condition: PyTree
-) -> tuple[Condition, Condition]:
-  """The conditions of the two networks of guidance."""
-  if not config.model.text_width:
-    return condition, jnp.full_like(condition, config.model.num_classes)
-
-  def y(text, mask):
-    mask = condition[mask] if config.model.text_mask else None
-    return TextCondition(condition[text], mask)
-
-  return y('text', 'text_mask'), y('negative', 'negative_mask')
-
-
-def whole_batch(
-  config: ConfigDict, mesh: Mesh, batch_size: int | None = None
-) -> int:
-  """`config.sampler.batch_size`, or another, rounded up to fill the devices."""
-  devices = sharding.batch_shards(mesh, sharding.make_rules(config.mesh))
-  return -(-(batch_size or config.sampler.batch_size) // devices) * devices
-
-
-def sample_images(
-  config: ConfigDict,
-  mesh: Mesh,
-  sample: SampleFn,
-  weights: PyTree,
-  indices: Int[np.ndarray, 'N'],
-  condition: PyTree,
-  batch_size: int | None = None,
-) -> Iterator[UInt8[np.ndarray, 'B H W C']]:
-  """Batches of images in the order of `indices`, in all processes alike.
-
-  While one batch is looked at, the devices make the next.
-
-  Args:
-    config: of `sample`, which is from `make_sample_fn`.
-    mesh: that of `sample`.
-    sample: the sampler.
-    weights: placed on the mesh.
-    indices: the places of the images in the sample set.
-    condition: of each, in NumPy arrays [N, ...] as `SampleFn` tells.
-    batch_size: made at once, see `whole_batch`; the images do not depend on it.
-  """
-  size = whole_batch(config, mesh, batch_size)
-  place = sharding.batch_sharding(mesh, sharding.make_rules(config.mesh))
-
-  def put(x):
-    # One program for all batches: the last one is filled up and cut.
+    So there is one program for all batches.
+    """
     x = np.asarray(x, jax.dtypes.canonicalize_dtype(x.dtype))
-    whole = np.zeros((size, *x.shape[1:]), x.dtype)
-    whole[: len(x)] = x
-    return jax.make_array_from_callback(whole.shape, place, lambda i: whole[i])
-
-  under_way = None
-  for start in range(0, len(indices), size):
-    part = slice(start, start + size)
-    told = jax.tree.map(lambda x, part=part: put(x[part]), condition)
-    images = sample(weights, put(indices[part]), told)
-    if under_way:
-      yield _fetch(*under_way)
-    under_way = images, len(indices[part])
-  if under_way:
-    yield _fetch(*under_way)
+    full = np.zeros((self.batch_size, *x.shape[1:]), x.dtype)
+    full[: len(x)] = x
+    return jax.make_array_from_callback(
+      full.shape, self._context.batch_sharding, lambda index: full[index]
+    )
 
 
 def _fetch(images: jax.Array, count: int) -> np.ndarray:

@@ -1,24 +1,17 @@
-"""Images for prompts: a text encoder before the sampler."""
+"""Images for prompts: a text encoder in front of the sampler."""
 
-from collections.abc import Callable, Iterator, Sequence
+import dataclasses
+import pathlib
+from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
+import jax
 import numpy as np
-from jax.sharding import Mesh
-from ml_collections import ConfigDict
 
 from pixeldit_jax.errors import UserError
-from pixeldit_jax.sampling.sampler import (
-  make_sample_fn,
-  sample_images,
-  whole_batch,
-)
-from pixeldit_jax.typing import Bool, Float, Int, PyTree, UInt8
-
-# f(prompts, places in the sample set) -> batches of images, in this order.
-PromptSampler = Callable[
-  [Sequence[str], Int[np.ndarray, 'N']], Iterator[UInt8[np.ndarray, 'B H W C']]
-]
+from pixeldit_jax.run_context import RunContext
+from pixeldit_jax.sampling.sampler import Sampler
+from pixeldit_jax.typing import Int, PyTree, TextCondition, UInt8
 
 
 class Encoder(Protocol):
@@ -28,57 +21,112 @@ class Encoder(Protocol):
 
   def encode(
     self, texts: Sequence[str], *, negative: bool = False
-  ) -> tuple[Float[np.ndarray, 'B T C'], Bool[np.ndarray, 'B T']]: ...
+  ) -> TextCondition: ...
 
 
-def make_prompt_sampler(
-  config: ConfigDict,
-  mesh: Mesh,
-  weights: PyTree,
-  encoder: Encoder,
-  *,
-  negative: str = '',
-  size: tuple[int, int] | None = None,
-) -> PromptSampler:
-  """The sampler of a text network, called by all processes alike.
+@dataclasses.dataclass(frozen=True)
+class Prompts:
+  """The prompts of a sample set, used in turn, and how they are encoded.
 
-  Image i depends on its prompt, the seed and its place i alone.
-
-  Args:
-    config: of the run, with the sampler and seed wanted.
-    mesh: where the weights are.
-    weights: of the network.
+  Attributes:
+    texts: the prompts.
     encoder: the one that the network was trained with.
-    negative: what guidance leads away from; '' is no text.
+    negative: the text that guidance leads away from; '' is no text.
     size: height and width, by default the run's resolution squared.
+  """
+
+  texts: Sequence[str]
+  encoder: Encoder
+  negative: str = ''
+  size: tuple[int, int] | None = None
+
+  def numbers(self, count: int) -> Int[np.ndarray, 'N']:
+    """The index in `texts` of the prompt of each of `count` images."""
+    return np.arange(count, dtype=np.int32) % len(self.texts)
+
+  @property
+  def settings(self) -> dict[str, Any]:
+    """Everything here that decides the images, as JSON values."""
+    return dict(
+      prompts=list(self.texts),
+      encoder=self.encoder.meta,
+      negative=self.negative,
+      size=list(self.size) if self.size else None,
+    )
+
+
+def read_prompts(text: str | None, path: str | None) -> list[str]:
+  """'a red seven; a blue two', or the lines of a file.
 
   Raises:
-    UserError: embeddings of another width than the network takes, or a size
-      that does not divide into patches.
+    OSError: there is no such file.
+    UserError: both, neither, or no prompt in them.
   """
-  width = encoder.meta['width']
-  if width != config.model.text_width:
-    raise UserError(
-      f'the text encoder {encoder.meta["encoder"]!r} is {width} wide, but the '
-      f'network takes {config.model.text_width} (model.text_width).'
-    )
-  sample = make_sample_fn(config, mesh, size=size)
-  at_once = whole_batch(config, mesh)
-  away = dict(
-    zip(
-      ('negative', 'negative_mask'), encoder.encode([negative], negative=True)
-    )
-  )
+  if text is None and path is None:
+    raise UserError('a run with texts needs --prompts or --prompts_file.')
+  if text is not None and path is not None:
+    raise UserError('--prompts and --prompts_file: give one of them.')
+  if path is not None:
+    parts = pathlib.Path(path).read_text(encoding='utf-8').splitlines()
+  else:
+    parts = text.split(';')
+  prompts = [part.strip() for part in parts if part.strip()]
+  if not prompts:
+    raise UserError(f'there is no prompt in {path or text!r}.')
+  return prompts
 
-  def images(prompts, indices):
-    for start in range(0, len(prompts), at_once):
-      part = slice(start, start + at_once)
-      text, mask = encoder.encode(prompts[part])
-      condition = dict(text=text, text_mask=mask) | {
-        name: np.repeat(one, len(text), axis=0) for name, one in away.items()
-      }
-      yield from sample_images(
-        config, mesh, sample, weights, np.asarray(indices)[part], condition
+
+class TextSampler:
+  """The sampler of a text network.
+
+  Attributes:
+    batch_size: images made at once, see `Sampler`.
+  """
+
+  def __init__(self, context: RunContext, weights: PyTree, prompts: Prompts):
+    """Prepares the sampler and encodes the negative prompt.
+
+    Args:
+      context: of the run, with the sampler and seed wanted.
+      weights: of the network, on the mesh.
+      prompts: encoder, negative prompt and size; its texts are not used.
+
+    Raises:
+      UserError: embeddings of another width than the network takes, or a size
+        that does not divide into patches.
+    """
+    self._encoder, self._weights = prompts.encoder, weights
+    meta, expected = prompts.encoder.meta, context.config.model.text_width
+    if meta['width'] != expected:
+      raise UserError(
+        f'the text encoder {meta["encoder"]!r} is {meta["width"]} wide, but '
+        f'the network takes {expected} (model.text_width).'
+      )
+    self._sampler = Sampler(context, size=prompts.size)
+    self.batch_size = self._sampler.batch_size
+    self._negative = prompts.encoder.encode([prompts.negative], negative=True)
+
+  def sample(
+    self, texts: Sequence[str], indices: Int[np.ndarray, 'N']
+  ) -> Iterator[UInt8[np.ndarray, 'B H W C']]:
+    """Yields batches of images for these prompts, in all processes alike.
+
+    An image depends only on its prompt, the seed and its index.
+
+    Args:
+      texts: the prompt of each image.
+      indices: of the images in the sample set.
+    """
+    indices = np.asarray(indices)
+    for start in range(0, len(texts), self.batch_size):
+      part = slice(start, start + self.batch_size)
+      condition = self._encoder.encode(texts[part])
+      unconditional = _repeat(self._negative, len(condition.tokens))
+      yield from self._sampler.sample(
+        self._weights, indices[part], condition, unconditional
       )
 
-  return images
+
+def _repeat(text: TextCondition, count: int) -> TextCondition:
+  """One embedded text as often as there are images."""
+  return jax.tree.map(lambda x: np.repeat(x, count, axis=0), text)

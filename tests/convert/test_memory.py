@@ -17,7 +17,7 @@ from pixeldit_jax.convert.files import read_weights
 from pixeldit_jax.convert.lazy import LazyTensors, Spec, compare
 from pixeldit_jax.model.config import SIZES, ModelConfig
 from pixeldit_jax.model.pixeldit import abstract_model
-from pixeldit_jax.train.checkpoint.manager import restore_weights
+from pixeldit_jax.train.checkpoint.restore import CheckpointRef, restore_weights
 from pixeldit_jax.train.run.workdir import read_config
 
 
@@ -135,7 +135,7 @@ def test_xl_converts_in_less_memory_than_its_size_and_loads(tmp_path):
     model, pixel_attention_width=0, pixel_heads=0
   ) == ModelConfig(**SIZES['XL'])
   mesh = sharding.make_mesh(config.mesh, jax.devices()[:1])
-  weights, _ = restore_weights(str(run), model, mesh)
+  weights, _ = restore_weights(CheckpointRef(str(run)), model, mesh)
   network = nnx.merge(nnx.graphdef(abstract_model(model)), weights)
   velocity = nnx.jit(lambda net, x, y: net(x, 0.5, y))(
     network, jnp.ones((1, 32, 32, 3)), jnp.array([7])

@@ -4,7 +4,6 @@ import chex
 import numpy as np
 import pytest
 
-from pixeldit_jax import sharding
 from pixeldit_jax.config import get_config, model_config
 from pixeldit_jax.convert.vision import load_dinov2, write_dinov2
 from pixeldit_jax.demo import ablation
@@ -82,13 +81,12 @@ def test_variants_are_judged_once_by_a_teacher_that_sees(tmp_path):
   chex.assert_trees_all_equal(loaded[1], teacher[1])
 
   config = tiny_config()
-  mesh = sharding.make_mesh(config.mesh)
   for name in ('baseline', 'REPA'):
     run = ablation.variant_config(config, name)
     workdir = str(tmp_path / name)
-    result = ablation.run_variant(run, workdir, mesh, loaded, 20)
+    result = ablation.run_variant(run, workdir, loaded, 20)
     assert 0.5 < result['loss'] < 3 and 0 <= result['agreement'] <= 1
-    again = ablation.run_variant(run, workdir, mesh, None, 20)
+    again = ablation.run_variant(run, workdir, None, 20)
     assert again == result
   with pytest.raises(ValueError, match='20 samples.*30'):
-    ablation.run_variant(run, workdir, mesh, None, 30)
+    ablation.run_variant(run, workdir, None, 30)

@@ -31,12 +31,13 @@ def test_numbers_are_those_of_the_same_samples_on_disk(
   real = tmp_path / 'real.npz'
   np.savez(real, rng.integers(0, 256, (40, 28, 28, 3), np.uint8))
   reference = read_reference(real, network)
-  config = tiny_run[0].copy_and_resolve_references()
+  context, ref = tiny_run
+  config = context.config.copy_and_resolve_references()
   config.eval.update(every=1, samples=20)
   config.log.samples = 5
-  mesh = sharding.make_mesh(config.mesh)
-  evaluator = make_metric_evaluator(config, mesh, network, reference)
-  ema = jax.device_put(tiny_weights[1], sharding.replicated(mesh))
+  context = dataclasses.replace(context, config=config)
+  evaluator = make_metric_evaluator(context, network, reference)
+  ema = jax.device_put(tiny_weights[1], sharding.replicated(context.mesh))
   told = evaluator(4, ema)
   path = tmp_path / 'samples.npz'
   sample_set.make_sample_set(*tiny_run, path, 20)

@@ -8,7 +8,10 @@ from PIL import Image
 
 from pixeldit_jax.config import get_config
 from pixeldit_jax.eval import evaluate_run, sweep
+from pixeldit_jax.eval.evaluate_run import EvaluationOptions
 from pixeldit_jax.eval.reference import read_reference
+from pixeldit_jax.run_context import RunContext
+from pixeldit_jax.train.checkpoint.restore import CheckpointRef
 
 
 def test_all_combinations_are_points():
@@ -19,11 +22,13 @@ def test_all_combinations_are_points():
     'guidance=3 interval=0.1:1',
     'guidance=3 interval=0:0.5',
   ]
-  config, ema = sweep.at_point(get_config(), points[3])
-  assert config.sampler.guidance == 3.0 and ema is None
-  assert tuple(config.sampler.interval) == (0.0, 0.5)
-  config, ema = sweep.at_point(config, dict(ema='false', steps='7'))
-  assert config.sampler.steps == 7 and ema is False
+  context, ref = RunContext.build(get_config()), CheckpointRef('run')
+  context, same = sweep.at_point(context, ref, points[3])
+  assert context.config.sampler.guidance == 3.0 and same == ref
+  assert tuple(context.config.sampler.interval) == (0.0, 0.5)
+  point = dict(ema='false', steps='7')
+  context, raw = sweep.at_point(context, ref, point)
+  assert context.config.sampler.steps == 7 and not raw.ema
   assert sweep.parse_factors([]) == []
 
 
@@ -35,7 +40,8 @@ def test_all_combinations_are_points():
 def test_values_that_cannot_be_are_refused(text):
   with pytest.raises(ValueError, match='|'.join(['sweep', 'sampler'])):
     for point in sweep.parse_factors([text]):
-      sweep.at_point(get_config(), point)
+      context = RunContext.build(get_config())
+      sweep.at_point(context, CheckpointRef('run'), point)
 
 
 def test_a_factor_twice_is_refused():
@@ -49,14 +55,11 @@ def test_a_sweep_over_two_sets_of_weights(
   rng = np.random.default_rng(0)
   real = tmp_path / 'real.npz'
   np.savez(real, rng.integers(0, 256, (40, 28, 28, 3), np.uint8))
-  options = dict(
-    network=tiny_network,
-    reference=read_reference(real, tiny_network),
-    ema=True,
-  )
+  reference = read_reference(real, tiny_network)
+  options = EvaluationOptions(tiny_network, reference)
   points = sweep.parse_factors(['ema=true,false'])
   out = tmp_path / 'sweep'
-  best = sweep.sweep(*tiny_run, out, points, 12, **options)
+  best = sweep.sweep(*tiny_run, out, points, 12, options)
   told = json.loads((out / 'sweep.json').read_text())
   distances = {}
   for row in told['points']:
@@ -78,9 +81,10 @@ def test_a_sweep_over_two_sets_of_weights(
     raise AssertionError('measured a second time')
 
   monkeypatch.setattr(evaluate_run, 'measure_images', again)
-  assert sweep.sweep(*tiny_run, out, points, 12, **options) == best
+  assert sweep.sweep(*tiny_run, out, points, 12, options) == best
   # Other reference images make another result.
   np.savez(real, rng.integers(0, 99, (40, 28, 28, 3), np.uint8))
-  options['reference'] = read_reference(real, tiny_network)
+  reference = read_reference(real, tiny_network)
+  options = EvaluationOptions(tiny_network, reference)
   with pytest.raises(AssertionError, match='a second time'):
-    sweep.sweep(*tiny_run, out, points, 12, **options)
+    sweep.sweep(*tiny_run, out, points, 12, options)

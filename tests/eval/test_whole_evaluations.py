@@ -63,8 +63,11 @@ def result_of(folder):
 def test_one_set_from_one_device_eight_devices_and_two_processes(
   tiny_run, tmp_path
 ):
-  config, workdir = tiny_run
-  common = [f'--workdir={workdir}', '--num_samples=70', '--features=digits']
+  common = [
+    f'--workdir={tiny_run[1].workdir}',
+    '--num_samples=70',
+    '--features=digits',
+  ]
   one = tmp_path / 'one'
   run(*common, f'--out={one}', '--config.sampler.batch_size=7')
   two = tmp_path / 'two'
@@ -89,7 +92,7 @@ def test_one_set_from_one_device_eight_devices_and_two_processes(
     printed.append(out)
   assert 'class agreement' in printed[0] and 'class agreement' not in printed[1]
   eight = tmp_path / 'eight.npz'  # the devices of this process
-  sample_set.make_sample_set(config, workdir, eight, 70)
+  sample_set.make_sample_set(*tiny_run, eight, 70)
   expected = images_of(eight)
   assert np.ptp(expected) > 50
   for path in (one / 'samples.npz', two / 'samples.npz'):
@@ -101,7 +104,7 @@ def test_one_set_from_one_device_eight_devices_and_two_processes(
 def test_killed_at_any_moment_it_ends_the_same(tiny_run, tmp_path):
   """SIGKILL while it starts, samples, joins the file and measures."""
   flags = [
-    f'--workdir={tiny_run[1]}',
+    f'--workdir={tiny_run[1].workdir}',
     '--num_samples=1200',
     '--features=digits',
     '--config.sampler.steps=10',
@@ -115,7 +118,7 @@ def test_killed_at_any_moment_it_ends_the_same(tiny_run, tmp_path):
     return lambda: shards.is_dir() and len(list(shards.glob('*.raw'))) >= count
 
   def joined():  # or being joined, which a busy machine may oversleep
-    return any(broken.glob('samples.npz')) or any(broken.glob('*.npz.tmp'))
+    return any(broken.glob('samples.npz')) or any(broken.glob('.tmp-*.npz'))
 
   grid = (broken / 'samples.png').exists  # the last before it measures
   moments = [shards.is_dir, sampled(3), sampled(11), joined, grid]
@@ -134,13 +137,13 @@ def test_killed_at_any_moment_it_ends_the_same(tiny_run, tmp_path):
   for result in results:
     del result['settings']['images']  # its path
   assert results[0] == results[1]
-  assert not list(broken.glob('*.tmp')) and not shards.exists()
+  assert not list(broken.glob('.tmp-*.npz')) and not shards.exists()
 
 
 def test_a_sweep_and_a_reference_of_ones_own(tiny_run, tmp_path):
   out, reference = tmp_path / 'out', tmp_path / 'reference.npz'
   printed = run(
-    f'--workdir={tiny_run[1]}',
+    f'--workdir={tiny_run[1].workdir}',
     f'--out={out}',
     '--features=digits',
     '--reference=digits',

@@ -13,7 +13,7 @@ import pytest
 
 from pixeldit_jax import sharding
 from pixeldit_jax.config import model_config
-from pixeldit_jax.train.checkpoint.manager import restore_weights
+from pixeldit_jax.train.checkpoint.restore import CheckpointRef, restore_weights
 from pixeldit_jax.train.run.workdir import read_config
 
 pytestmark = pytest.mark.slow
@@ -74,7 +74,9 @@ def weights(workdir):
   """The last EMA, restored by this process on eight devices of its own."""
   model = model_config(read_config(str(workdir)))
   mesh = sharding.make_mesh(dict(data=2, fsdp=4))
-  return jax.device_get(restore_weights(str(workdir), model, mesh)[0])
+  return jax.device_get(
+    restore_weights(CheckpointRef(str(workdir)), model, mesh)[0]
+  )
 
 
 def assert_same(actual, expected):

@@ -16,15 +16,15 @@ LINES = [
 
 
 class Sampler:
-  """Images of 4 x 6 whose colour is their place; it remembers the prompts."""
+  """Images of 4 x 6 whose colour is their index; it remembers the prompts."""
 
   def __init__(self):
     self.seen = {}
 
-  def __call__(self, prompts, places):
-    self.seen |= dict(zip(places.tolist(), prompts))
-    for place in places:
-      yield np.full((1, 4, 6, 3), place, np.uint8)
+  def sample(self, texts, indices):
+    self.seen |= dict(zip(indices.tolist(), texts))
+    for index in indices:
+      yield np.full((1, 4, 6, 3), index, np.uint8)
 
 
 @pytest.fixture

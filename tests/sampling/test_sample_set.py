@@ -1,5 +1,7 @@
 """A set on disk: whole, the same however it was made, gone on with."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,8 +9,9 @@ import pytest
 from PIL import Image
 
 from pixeldit_jax import sharding
+from pixeldit_jax.errors import UserError
 from pixeldit_jax.sampling import sample_set
-from pixeldit_jax.sampling.fingerprint import fingerprint
+from pixeldit_jax.sampling.checkpoint_weights import fingerprint
 
 
 def _make(tiny_run, path, count=25, **options):
@@ -23,7 +26,7 @@ def test_a_set_and_its_pictures(tiny_run, tmp_path):
   assert images.shape == (25, 28, 28, 3) and images.dtype == np.uint8
   np.testing.assert_array_equal(labels, np.resize([7, 3], 25))
   assert settings['step'] == 4 and settings['ema'] and settings['seed'] == 0
-  assert settings['sampler']['guidance'] == tiny_run[0].sampler.guidance
+  assert settings['sampler']['guidance'] == tiny_run[0].config.sampler.guidance
   sample_set.write_pngs(tmp_path / 'images', path)
   sample_set.write_pngs(tmp_path / 'images', path)
   last = np.asarray(Image.open(tmp_path / 'images' / '000024.png'))
@@ -70,15 +73,17 @@ def test_stopped_after_any_shard_it_goes_on(tiny_run, tmp_path, monkeypatch):
 
 
 def test_another_sampler_is_not_continued(tiny_run, tmp_path):
-  config, workdir = tiny_run
+  context, ref = tiny_run
   _make(tiny_run, tmp_path / 'a.npz', 3)
-  other = config.copy_and_resolve_references()
-  other.sampler.guidance = 1.5
-  with pytest.raises(ValueError, match="'guidance': 3.25.*now"):
-    _make((other, workdir), tmp_path / 'a.npz', 3)
-  with pytest.raises(ValueError, match='ema=True, now asked for ema=False'):
-    _make(tiny_run, tmp_path / 'a.npz', 3, ema=False)
-  _make((other, workdir), tmp_path / 'a.npz', 3, overwrite=True)
+  config = context.config.copy_and_resolve_references()
+  config.sampler.guidance = 1.5
+  other = dataclasses.replace(context, config=config)
+  with pytest.raises(UserError, match='sampler.guidance: 3.25 stored, 1.5'):
+    _make((other, ref), tmp_path / 'a.npz', 3)
+  raw = dataclasses.replace(ref, ema=False)
+  with pytest.raises(UserError, match='ema: True stored, False asked'):
+    _make((context, raw), tmp_path / 'a.npz', 3)
+  _make((other, ref), tmp_path / 'a.npz', 3, overwrite=True)
 
 
 def test_weights_are_told_apart_on_any_mesh():

@@ -4,24 +4,22 @@ import jax
 import numpy as np
 import pytest
 
-from pixeldit_jax import sharding
 from pixeldit_jax.images.grid import image_grid
+from pixeldit_jax.run_context import RunContext
 from pixeldit_jax.sampling.sample_set import parse_labels
-from pixeldit_jax.sampling.sampler import make_sample_fn, sample_images
+from pixeldit_jax.sampling.sampler import Sampler
 
 
-def test_an_image_depends_on_its_place_alone(tiny_weights):
+def test_an_image_depends_only_on_its_index(tiny_weights):
   config, weights, _ = tiny_weights
   labels = np.arange(12) % 10
 
   def images(devices, batch_size, first=0):
-    mesh = sharding.make_mesh({'data': -1}, jax.devices()[:devices])
-    sample = make_sample_fn(config, mesh)
-    placed = jax.device_put(weights, sharding.replicated(mesh))
+    context = RunContext.build(config, jax.devices()[:devices])
+    sampler = Sampler(context, batch_size=batch_size)
+    assert sampler.batch_size % devices == 0
     indices = np.arange(first, 12)
-    batches = sample_images(
-      config, mesh, sample, placed, indices, labels[indices], batch_size
-    )
+    batches = sampler.sample(weights, indices, labels[indices])
     return np.concatenate(list(batches)).astype(int)
 
   whole = images(8, 12)
@@ -38,7 +36,7 @@ def test_the_grid_shows_images_row_by_row():
   grid = image_grid(images, 2)
   assert grid.shape == (2 * 98 + 2, 2 * 98 + 2, 3)
   assert (grid[2:98, 2:98] == 0).all() and (grid[2:98, 100:196] == 100).all()
-  assert (grid[100:, 100:] == 255).all()  # the place of a fourth
+  assert (grid[100:, 100:] == 255).all()  # where a fourth would be
 
 
 def test_labels_take_classes_in_turn():

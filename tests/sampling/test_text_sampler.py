@@ -6,11 +6,16 @@ import pytest
 from ml_collections import ConfigDict
 
 from pixeldit_jax import config as defaults
-from pixeldit_jax import sharding
 from pixeldit_jax.encoders.words import WordEncoder
+from pixeldit_jax.errors import UserError
 from pixeldit_jax.model.pixeldit import abstract_model, weights_of
-from pixeldit_jax.sampling.sampler import make_sample_fn
-from pixeldit_jax.sampling.text_sampler import make_prompt_sampler
+from pixeldit_jax.run_context import RunContext
+from pixeldit_jax.sampling.sampler import Sampler
+from pixeldit_jax.sampling.text_sampler import (
+  Prompts,
+  TextSampler,
+  read_prompts,
+)
 
 
 @pytest.fixture(scope='module')
@@ -37,15 +42,13 @@ def test_prompts_and_negative_prompts_decide_the_image(config):
     lambda a: random.normal(0, 0.5, a.shape).astype(a.dtype),
     weights_of(abstract_model(defaults.model_config(config))),
   )
-  mesh = sharding.make_mesh({'data': -1}, jax.devices()[:4])
-  placed = jax.device_put(weights, sharding.replicated(mesh))
+  context = RunContext.build(config, jax.devices()[:4])
 
-  def images(prompts, negative=''):
-    sample = make_prompt_sampler(
-      *(config, mesh, placed, WordEncoder()), negative=negative, size=(8, 16)
-    )
-    places = np.zeros(len(prompts))  # the same noise for all
-    return np.concatenate(list(sample(prompts, places))).astype(int)
+  def images(texts, negative=''):
+    prompts = Prompts(texts, WordEncoder(), negative, (8, 16))
+    sampler = TextSampler(context, weights, prompts)
+    indices = np.zeros(len(texts), np.int32)  # the same noise for all
+    return np.concatenate(list(sampler.sample(texts, indices))).astype(int)
 
   found = images(['a red seven'] * 8 + ['a blue two', 'a red seven'])
   assert found.shape == (10, 8, 16, 3)
@@ -55,11 +58,30 @@ def test_prompts_and_negative_prompts_decide_the_image(config):
 
 
 def test_an_encoder_of_another_width_is_refused(config):
-  with pytest.raises(ValueError, match="'words' is 5 wide.*takes 16"):
-    make_prompt_sampler(config, None, None, WordEncoder(width=5))
+  context = RunContext.build(config)
+  with pytest.raises(UserError, match="'words' is 5 wide.*takes 16"):
+    TextSampler(context, None, Prompts(['a'], WordEncoder(width=5)))
 
 
 def test_a_size_that_does_not_divide_is_refused(config):
-  mesh = sharding.make_mesh({'data': -1})
-  with pytest.raises(ValueError, match='use 8 x 12'):
-    make_sample_fn(config, mesh, size=(8, 11))
+  with pytest.raises(UserError, match='use 8 x 12'):
+    Sampler(RunContext.build(config), size=(8, 11))
+
+
+def test_prompts_come_from_a_flag_or_a_file(tmp_path):
+  file = tmp_path / 'prompts.txt'
+  file.write_text('a red seven\n\n blue digit 2 \n')
+  assert read_prompts(None, str(file)) == ['a red seven', 'blue digit 2']
+  assert read_prompts('a red seven; blue digit 2;', None) == [
+    'a red seven',
+    'blue digit 2',
+  ]
+  for text, path, named in (
+    (None, None, '--prompts'),
+    ('a', str(file), 'one of them'),
+    (' ; ', None, 'no prompt'),
+  ):
+    with pytest.raises(ValueError, match=named):
+      read_prompts(text, path)
+  with pytest.raises(FileNotFoundError):
+    read_prompts(None, str(tmp_path / 'nowhere'))

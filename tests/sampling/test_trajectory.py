@@ -1,4 +1,4 @@
-"""The pictures show the path of sample 0, from its noise to itself."""
+"""The pictures show the trajectory of sample 0, from its noise to itself."""
 
 import numpy as np
 from PIL import Image
@@ -7,14 +7,14 @@ from pixeldit_jax.images.grid import image_grid
 from pixeldit_jax.sampling import sample_set, trajectory
 
 
-def test_the_path_ends_in_the_sample(tiny_run, tmp_path):
-  trajectory.draw_path(*tiny_run, tmp_path, labels='7')
+def test_the_trajectory_ends_in_the_sample(tiny_run, tmp_path):
+  trajectory.draw_trajectory(*tiny_run, tmp_path, labels='7')
   animation = Image.open(tmp_path / 'trajectory.png')
   frames = []
   for i in range(animation.n_frames):
     animation.seek(i)
     frames.append(np.asarray(animation.convert('RGB')))
-  assert len(frames) == tiny_run[0].sampler.steps + 1
+  assert len(frames) == tiny_run[0].config.sampler.steps + 1
   strip = np.asarray(Image.open(tmp_path / 'trajectory_strip.png'))
   width = (strip.shape[1] - 2) // len(frames)
   for i, frame in enumerate(frames):  # as few steps as the strip has room for

@@ -1,4 +1,4 @@
-"""Sets of prompts: who asked for what, and the picture with the words."""
+"""Sample sets of prompts, their grid, and exports to benchmarks."""
 
 import numpy as np
 import orbax.checkpoint as ocp
@@ -7,16 +7,19 @@ from PIL import Image
 
 from pixeldit_jax import config as defaults
 from pixeldit_jax.encoders.words import WordEncoder
+from pixeldit_jax.errors import UserError
 from pixeldit_jax.model.pixeldit import abstract_model, weights_of
+from pixeldit_jax.run_context import RunContext
 from pixeldit_jax.sampling import benchmark_exports, sample_set
-from pixeldit_jax.sampling.prompts import Prompts, read_prompts
+from pixeldit_jax.sampling.text_sampler import Prompts
+from pixeldit_jax.train.checkpoint.restore import CheckpointRef
 
 TEXTS = ['a red seven', 'blue digit 2', 'a green one']
 
 
 @pytest.fixture(scope='module')
 def text_run(tmp_path_factory):
-  """The configuration and folder of a run with texts, never trained."""
+  """The context of a run with texts, never trained, and its EMA."""
   import jax
 
   config = defaults.get_config()
@@ -32,7 +35,7 @@ def text_run(tmp_path_factory):
   workdir = tmp_path_factory.mktemp('text_run')
   with ocp.StandardCheckpointer() as checkpointer:
     checkpointer.save(workdir / 'checkpoints' / '4' / 'ema', weights)
-  return config, str(workdir)
+  return RunContext.build(config), CheckpointRef(str(workdir))
 
 
 def test_prompts_take_turns_and_stand_below_their_images(text_run, tmp_path):
@@ -56,7 +59,7 @@ def test_prompts_take_turns_and_stand_below_their_images(text_run, tmp_path):
     Prompts(TEXTS[::-1], WordEncoder(), size=(14, 21)),
     Prompts(TEXTS, WordEncoder(), 'dark', (14, 21)),
   ):
-    with pytest.raises(ValueError, match='now'):
+    with pytest.raises(UserError, match='stored, .* asked for'):
       sample_set.make_sample_set(*text_run, path, 7, prompts=other)
 
 
@@ -78,7 +81,7 @@ def test_a_benchmark_gets_four_images_of_each_prompt(text_run, tmp_path):
   assert (out / '1.png').exists()
   assert (out / '0.png').stat().st_mtime_ns == kept
   other = Prompts(benchmark.prompts, WordEncoder(), 'dark', (14, 21))
-  with pytest.raises(ValueError, match='negative=, now asked.*negative=dark'):
+  with pytest.raises(UserError, match='negative:  stored, dark asked for'):
     benchmark_exports.export_run(*text_run, benchmark, other)
   benchmark_exports.export_run(*text_run, benchmark, other, overwrite=True)
   assert (out / '2.png').read_bytes() != old
@@ -94,19 +97,3 @@ def test_a_size_that_does_not_divide_leaves_nothing(text_run, tmp_path):
       path = tmp_path / 'samples.npz'
       sample_set.make_sample_set(*text_run, path, 3, prompts=prompts)
   assert not list(tmp_path.iterdir())
-
-
-def test_prompts_come_from_a_flag_or_a_file(tmp_path):
-  file = tmp_path / 'prompts.txt'
-  file.write_text('a red seven\n\n blue digit 2 \n')
-  assert read_prompts(None, str(file)) == TEXTS[:2]
-  assert read_prompts('a red seven; blue digit 2;', None) == TEXTS[:2]
-  for text, path, named in (
-    (None, None, '--prompts'),
-    ('a', str(file), 'one of them'),
-    (' ; ', None, 'no prompt'),
-  ):
-    with pytest.raises(ValueError, match=named):
-      read_prompts(text, path)
-  with pytest.raises(FileNotFoundError):
-    read_prompts(None, str(tmp_path / 'nowhere'))
