@@ -60,7 +60,7 @@ def test_numbers_are_those_of_the_same_samples_on_disk(
   [
     ({}, 'eval.reference is empty'),
     ({'eval.features': 'clip'}, "eval.features='clip'"),
-    ({'eval.features': 'digits', 'eval.samples': 1}, 'at least 2 images'),
+    ({'eval.features': 'digits', 'eval.samples': 1}, 'eval.samples=1: must'),
     ({'eval.features': 'digits', 'eval.every': -1}, 'eval.every=-1'),
     (
       {'eval.features': 'digits', 'checkpoint.best': 'fid'},
