@@ -30,14 +30,14 @@ def replacing(path: str | os.PathLike) -> Iterator[epath.Path]:
   become a file, or a folder where `path` is not there yet. On failure it is
   removed.
   """
-  path = epath.Path(path)
-  path.parent.mkdir(parents=True, exist_ok=True)
+  target = epath.Path(path)
+  target.parent.mkdir(parents=True, exist_ok=True)
   # Hosts may share the folder, and have processes of one number.
   unique = f'{os.getpid()}_{uuid.uuid4().hex[:8]}'
-  temporary = path.with_name(f'{TEMPORARY}{unique}-{path.name}')
+  temporary = target.with_name(f'{TEMPORARY}{unique}-{target.name}')
   try:
     yield temporary
-    temporary.replace(path)
+    temporary.replace(target)
   finally:
     if temporary.is_dir():
       temporary.rmtree()

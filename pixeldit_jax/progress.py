@@ -31,7 +31,8 @@ class Progress:
       unit: what is counted, if not images.
     """
     self._verb, self._count, self._seconds = verb, count, seconds
-    self._first = self._last = None
+    self._first: tuple[float, int] | None = None
+    self._last = 0.0
     self._unit = unit
 
   def __call__(self, done: int) -> None:
@@ -40,9 +41,9 @@ class Progress:
       self._first = (now, done)
     elif done < self._count and now < self._last + self._seconds:
       return
+    start, before = self._first
     self._last = now
     line = f'{self._verb} {done:,} of {self._count:,} {self._unit}'
-    start, before = self._first
     if done > before:
       rate = (done - before) / (now - start)
       left = datetime.timedelta(seconds=round((self._count - done) / rate))

@@ -17,7 +17,7 @@ def as_json(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 def flatten(settings: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
   """Nested settings by dotted keys: {'a': {'b': 1}} to {'a.b': 1}."""
-  flat = {}
+  flat: dict[str, Any] = {}
   for key, value in settings.items():
     if isinstance(value, Mapping):
       flat |= flatten(value, f'{prefix}{key}.')

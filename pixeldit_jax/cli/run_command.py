@@ -9,6 +9,7 @@ import pathlib
 import re
 import sys
 from collections.abc import Callable
+from typing import Any
 
 from absl import app, flags
 
@@ -95,7 +96,7 @@ def _flag_error(text: str) -> str:
 
 def _unknown_key(error: Exception) -> str:
   """What ml_collections says of a key that a configuration has not."""
-  said = error
+  said: Any = error
   while isinstance(said, Exception):
     said = said.args[0]
   key, *near = said.replace('"', '').splitlines()

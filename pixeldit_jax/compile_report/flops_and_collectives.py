@@ -20,6 +20,7 @@ from pixeldit_jax.compile_report.hlo_parser import (
   Instruction,
   Program,
   Visit,
+  find,
 )
 
 COLLECTIVES = (
@@ -57,16 +58,13 @@ def flops_of(
   """Operations of one run of an instruction, with what is fused into it."""
   if instruction.opcode == 'fusion':
     called = program.called(instruction)
-    return sum(
-      flops_of(i, called, program) for i in called.instructions.values()
-    )
+    inner = called.instructions.values()
+    return sum(flops_of(i, called, program) for i in inner)
   if instruction.opcode == 'convolution':
     return _convolution_flops(instruction, computation)
   if instruction.opcode == 'dot':
     left = computation.instructions[instruction.operands[0]].result[0].shape
-    axes = re.search(
-      r'lhs_contracting_dims=\{([\d,]*)\}', instruction.attributes
-    )
+    axes = find(r'lhs_contracting_dims=\{([\d,]*)\}', instruction.attributes)
     contracted = (left[int(a)] for a in axes[1].split(',') if a)
     return 2 * math.prod(instruction.result[0].shape) * math.prod(contracted)
   if instruction.opcode == 'custom-call':  # what a kernel declares
@@ -80,7 +78,7 @@ def flops_of(
 def _convolution_flops(instruction: Instruction, computation: Computation):
   """2 for each multiply-add that does not fall on padding."""
   attributes = instruction.attributes
-  labels = re.search(r'dim_labels=(\w+)_(\w+)->(\w+)', attributes)
+  labels = find(r'dim_labels=(\w+)_(\w+)->(\w+)', attributes)
   left, right = (
     computation.instructions[name].result[0].shape
     for name in instruction.operands

@@ -99,6 +99,18 @@ class Visit(NamedTuple):
   times: int
 
 
+def find(pattern: str | re.Pattern[str], text: str) -> re.Match[str]:
+  """Searches for what the text of a program always has.
+
+  Raises:
+    ValueError: it has not; the compiler writes another text than it did.
+  """
+  match = re.search(pattern, text)
+  if match is None:
+    raise ValueError(f'no {pattern} in this part of a program: {text[:500]}')
+  return match
+
+
 class Program:
   """A compiled program, from its text (`compiled.as_text()`)."""
 
@@ -127,7 +139,7 @@ class Program:
       yield Visit(instruction, computation, inside, fused, started, times)
       attributes = instruction.attributes
       if instruction.opcode == 'while':
-        body = re.search(r'body=%?([\w.\-]+)', attributes)[1]
+        body = find(r'body=%?([\w.\-]+)', attributes)[1]
         trips = times * self.trip_count(instruction, computation)
         yield from self._visits(body, body, fused, started, trips)
       elif instruction.opcode == 'conditional':
@@ -143,10 +155,9 @@ class Program:
           within = fused or instruction.opcode == 'fusion'
           yield from self._visits(called, inside, within, started, times)
 
-  def called(self, instruction: Instruction) -> Computation | None:
+  def called(self, instruction: Instruction) -> Computation:
     """What a fusion or call computes."""
-    name = _CALLED.search(instruction.attributes)
-    return self.computations[name[1]] if name else None
+    return self.computations[find(_CALLED, instruction.attributes)[1]]
 
   def trip_count(self, loop: Instruction, computation: Computation) -> int:
     """How often a loop of `computation` runs: (bound - start) / step.
@@ -155,7 +166,7 @@ class Program:
       ValueError: it is not a loop that counts up to a constant.
     """
     condition, body = (
-      self.computations[re.search(rf'{part}=%?([\w.\-]+)', loop.attributes)[1]]
+      self.computations[find(rf'{part}=%?([\w.\-]+)', loop.attributes)[1]]
       for part in ('condition', 'body')
     )
     bounds = [
@@ -164,7 +175,7 @@ class Program:
       if i.opcode == 'constant'
     ]
     counters = [
-      int(re.search(r'index=(\d+)', i.attributes)[1])
+      int(find(r'index=(\d+)', i.attributes)[1])
       for i in condition.instructions.values()
       if i.opcode == 'get-tuple-element'
     ]

@@ -31,7 +31,7 @@ _SLICES = ('dynamic-slice', 'slice', 'gather')
 
 def buffers(program: Program) -> dict[Buffer, str]:
   """The different arrays that the program makes in HBM, and who makes one."""
-  found = {}
+  found: dict[Buffer, str] = {}
   for visit in program.visits():
     if not visit.fused and visit.instruction.opcode not in ('tuple', 'while'):
       for buffer in visit.instruction.result:
@@ -72,8 +72,9 @@ def _moved(
     # Between HBM and the memory on the chip: the whole, the part, and scalars.
     yield min((b.bytes for b in instruction.result if b.shape), default=0)
     return
-  called = program.called(instruction)
-  if instruction.opcode != 'fusion':
+  if instruction.opcode == 'fusion':
+    called = program.called(instruction)
+  else:
     called = _alone(instruction, computation)
   users, parameters = _users(called), _parameters(called)
   for place, name in enumerate(instruction.operands):

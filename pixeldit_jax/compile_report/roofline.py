@@ -5,6 +5,7 @@ from collections.abc import Iterable
 import jax
 
 from pixeldit_jax.compile_report.program_work import Work
+from pixeldit_jax.errors import UserError
 from pixeldit_jax.hardware import chip_of, peak_flops
 
 
@@ -25,11 +26,16 @@ def roofline(
   Returns:
     'compute', 'hbm' and 'interconnect', how long each is busy; and 'seconds',
     less than which no step takes.
+
+  Raises:
+    UserError: a chip whose rates are not known.
   """
-  chip = chip_of(device)
+  chip, peak = chip_of(device), peak_flops(device)
+  if peak is None:
+    raise UserError(f'the peak rate of {device.device_kind} is not known.')
   alone = compute = hbm = 0.0
   for w in work:
-    computing = w.times * w.flops / peak_flops(device)
+    computing = w.times * w.flops / peak
     moving = w.times * w.bytes / chip.hbm_rate
     compute, hbm = compute + computing, hbm + moving
     if not w.beside:

@@ -65,26 +65,28 @@ class Key:
     if isinstance(self.default, str):
       words = self.allowed
       return isinstance(value, str) and (not words or value in words)
+    interval = str(self.allowed)
     if isinstance(self.default, tuple):
       # A list where the value was read from JSON.
       same = isinstance(value, tuple | list) and len(value) == len(self.default)
-      return same and all(_is_number(v, self.allowed) for v in value)
+      return same and all(_is_number(v, interval) for v in value)
     if value is None:
       return self.default is None
     if isinstance(self.default, int) and not isinstance(value, int):
       return False
-    return _is_number(value, self.allowed)
+    return _is_number(value, interval)
 
 
 def _is_number(value: Any, interval: str) -> bool:
   """Whether a value is a number in an interval as '[0, 1)'; '' has all."""
-  if not isinstance(value, numbers.Real) or isinstance(value, bool):
+  if isinstance(value, bool) or not isinstance(value, numbers.Real):
     return False
-  if not interval or math.isnan(value):
+  number = float(value)
+  if not interval or math.isnan(number):
     return not interval
   low, high = map(float, interval[1:-1].split(','))
-  above = value >= low if interval[0] == '[' else value > low
-  below = value <= high if interval[-1] == ']' else value < high
+  above = number >= low if interval[0] == '[' else number > low
+  below = number <= high if interval[-1] == ']' else number < high
   return above and below
 
 

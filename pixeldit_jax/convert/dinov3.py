@@ -98,7 +98,7 @@ def _rules(config: DINOv3Config, layout: str) -> list[Rule]:
   if hub:
     patch, before = 'embeddings.patch_embeddings', 'embeddings.'
     scale, register = 'layer_scale{}.lambda1', 'register_tokens'
-    biases = tuple(f'{attention}.{x}_proj.bias' for x in 'qv')
+    biases = (f'{attention}.q_proj.bias', f'{attention}.v_proj.bias')
     parts = tuple(f'{attention}.{x}_proj.weight' for x in 'qkv')
     qkv = Rule('blocks/qkv/kernel', parts, 'S(NK)D->DSNK')
     proj = f'{attention}.o_proj'
@@ -148,7 +148,7 @@ def _plain(weights: Mapping[str, np.ndarray]) -> LazyTensors:
   qkv becomes those of q and v: that of k is masked, which is zero.
   """
   specs = specs_of(weights)
-  names = {
+  names: dict[str, tuple[str, int | None]] = {
     re.sub(r'^model\.(?=layer\.)', '', name): (name, None)
     for name in specs
     if not UNUSED.fullmatch(name)
@@ -225,8 +225,9 @@ def from_dinov3(
   Raises:
     UserError: tensors that are no DINOv3, or do not fit it.
   """
-  config = infer_config(weights, **overrides)
-  rules = _rules(config, layout_of(weights))
+  config, layout = infer_config(weights, **overrides), layout_of(weights)
+  assert layout is not None  # or infer_config would have refused
+  rules = _rules(config, layout)
   depths = {'blocks': config.depth}
   ours = to_ours(rules, _plain(weights), _sizes(config), depths)
 

@@ -8,6 +8,7 @@ tensors; the eight digits in the name begin the file's SHA-256.
 import hashlib
 import os
 import re
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -101,7 +102,7 @@ def _take(tensors, name: str) -> np.ndarray:
 
 
 def _descend(model: Inception, layer: str):
-  module = model
+  module: Any = model
   for part in layer.lower().split('.'):
     module = getattr(module, part, None)
   if module is None:

@@ -6,7 +6,7 @@ import os
 import pathlib
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from flax import traverse_util
@@ -77,8 +77,8 @@ class LazyTensors(Mapping[str, np.ndarray]):
 
   def cast(self, dtype: str) -> 'LazyTensors':
     """The same tensors in another precision, such as 'bfloat16'."""
-    dtype = np.dtype(dtype)
-    return self.mapped(lambda _, array: array.astype(dtype, copy=False), dtype)
+    to = np.dtype(dtype)
+    return self.mapped(lambda _, array: array.astype(to, copy=False), to)
 
 
 def specs_of(tensors: Mapping[str, np.ndarray]) -> dict[str, Spec]:
@@ -92,7 +92,7 @@ def specs_of(tensors: Mapping[str, np.ndarray]) -> dict[str, Spec]:
   return {name: spec(tensors[name]) for name in tensors}
 
 
-def nested(tensors: Mapping[str, np.ndarray]) -> PyTree:
+def nested(tensors: Mapping[str, Any]) -> PyTree:
   """'a/b' to arrays as dicts of dicts of arrays."""
   return traverse_util.unflatten_dict(dict(tensors), sep='/')
 

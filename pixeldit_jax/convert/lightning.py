@@ -210,10 +210,11 @@ def _fill(
   with zipfile.ZipFile(file, 'w') as archive:
     for record in outline.infolist():
       name = record.filename.split('/', 1)[1]
+      data: bytes | memoryview
       if name.startswith('data/'):
         tensors, key = sources[int(name.removeprefix('data/'))]
         array = np.ascontiguousarray(tensors[key])
-        data = memoryview(array.reshape(-1).view(np.uint8))
+        data = array.reshape(-1).view(np.uint8).data
       else:
         data = outline.read(record)
       entry = zipfile.ZipInfo(f'archive/{name}')

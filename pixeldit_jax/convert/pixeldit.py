@@ -30,7 +30,7 @@ from pixeldit_jax.typing import PyTree
 def _linear(path: str, name: str, pattern: str) -> list[Rule]:
   """Kernel and bias of a layer whose kernel has this pattern."""
   theirs, ours = pattern.split('->')
-  output = re.match(r'\(\w+\)|\w', theirs)[0]
+  output = re.findall(r'^\(\w+\)|^\w', theirs)[0]
   letters = output.strip('()')
   kept = ''.join(a for a in ours if a in letters)
   return [
@@ -43,7 +43,7 @@ def _attention(
   path: str, name: str, letters: str, stream: str = ''
 ) -> list[Rule]:
   """Letters of width, heads and pairs; stream '_x' or '_y' of MM-DiT."""
-  D, N, J = letters
+  D, N, J = list(letters)
   head = f'({J}i)->(i{J})'
   proj = f'{name}.proj{stream}'
   return [

@@ -103,4 +103,4 @@ def write_safetensors(
     file.write(len(text).to_bytes(8, 'little') + text)
     for name in order:
       array = np.ascontiguousarray(weights[name])
-      file.write(array.reshape(-1).view(np.uint8))
+      file.write(array.reshape(-1).view(np.uint8).data)

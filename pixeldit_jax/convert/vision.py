@@ -190,7 +190,7 @@ def infer_config(
     UserError: they are no DINOv2.
   """
   shapes = {name: spec.shape for name, spec in specs_of(weights).items()}
-  by_path = {rule.path: rule.names for rule in _rules(weights)}
+  by_path = {rule.path: str(rule.names) for rule in _rules(weights)}
   first = by_path['blocks/norm1/weight']
   pattern = re.escape(first).replace(r'\{i\}', r'(\d+)')
   blocks = (re.fullmatch(pattern, name) for name in shapes)
@@ -256,10 +256,8 @@ def _standard(weights: Mapping[str, np.ndarray], **overrides) -> LazyTensors:
   The authors' of DINOv2, timm's of DINOv3.
   """
   if dinov3.layout_of(weights):
-    config, ours = dinov3.from_dinov3(
-      weights, **overrides | dict(dtype='float32')
-    )
-    return dinov3.to_dinov3(config, ours)
+    exact = overrides | dict(dtype='float32')
+    return dinov3.to_dinov3(*dinov3.from_dinov3(weights, **exact))
   config = infer_config(weights, **overrides)
   ours = _to_ours(weights, config)
   depths = {'blocks': config.depth}

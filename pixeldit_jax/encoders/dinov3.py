@@ -242,10 +242,10 @@ class DINOv3(nnx.Module):
     x = patchify(x.astype(config.dtype), config.patch_size)
     # The residual stream is float32: features of noise are read as they are.
     x = self.patch_embed(x).astype(jnp.float32)
-    first = [self.class_token[...]]
+    tokens = [self.class_token[...]]
     if config.registers:
-      first.append(self.register_tokens[...])
-    first = jnp.concatenate(first).astype(jnp.float32)
+      tokens.append(self.register_tokens[...])
+    first = jnp.concatenate(tokens).astype(jnp.float32)
     before = first.shape[0]
     first = jnp.broadcast_to(first, (x.shape[0], *first.shape))
     x = jnp.concatenate([first, x], axis=1)

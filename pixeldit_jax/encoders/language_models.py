@@ -2,7 +2,7 @@
 
 import hashlib
 import sys
-from typing import Any
+from typing import Any, cast
 
 from pixeldit_jax.errors import MissingPackageError, UserError
 
@@ -62,7 +62,7 @@ def import_transformers() -> Any:
   except ImportError:
     pass
   except RuntimeError:
-    sys.modules['torchvision'] = None
+    cast(Any, sys.modules)['torchvision'] = None
   import transformers
 
   return transformers

@@ -174,7 +174,7 @@ class TextEncoder:
       raise UserError(f'prompts are strings; got {wrong[0]!r}.')
     plain = negative or not self.instruction
     keys = [(t, plain) if t.strip() else ('', True) for t in texts]
-    found = {}
+    found: dict[tuple[str, bool], Any] = {}
     for bare in (True, False):
       new = [k for k in dict.fromkeys(keys) if k[1] == bare]
       new = [k for k in new if k not in self._cache]

@@ -200,10 +200,10 @@ class DINOv2(nnx.Module):
     x = self.patch_embed(patchify(x.astype(dtype), config.patch_size))
     x += place_LD[1:]
     # Positions go to the class token and the patches, not to registers.
-    first = [self.class_token[...].astype(dtype) + place_LD[:1]]
+    tokens = [self.class_token[...].astype(dtype) + place_LD[:1]]
     if config.registers:
-      first.append(self.register_tokens[...].astype(dtype))
-    first = jnp.concatenate(first)
+      tokens.append(self.register_tokens[...].astype(dtype))
+    first = jnp.concatenate(tokens)
     before = first.shape[0]
     first = jnp.broadcast_to(first, (x.shape[0], *first.shape))
     x = jnp.concatenate([first, x], axis=1)
@@ -228,8 +228,9 @@ def make_network(
   config: VisionConfig | DINOv3Config, *, rngs: nnx.Rngs
 ) -> DINOv2 | DINOv3:
   """The network of a configuration, with random weights."""
-  made = DINOv3 if isinstance(config, DINOv3Config) else DINOv2
-  return made(config, rngs=rngs)
+  if isinstance(config, DINOv3Config):
+    return DINOv3(config, rngs=rngs)
+  return DINOv2(config, rngs=rngs)
 
 
 def abstract_network(config: VisionConfig | DINOv3Config) -> DINOv2 | DINOv3:
@@ -242,7 +243,7 @@ def imagenet_normalize(
 ) -> Float[Array, 'B H W 3']:
   """Images in [-1, 1], of three channels or one, as the network takes them."""
   x = (images.astype(jnp.float32) + 1) / 2
-  return (x - np.float32(IMAGENET_MEAN)) / np.float32(IMAGENET_STD)
+  return (x - np.array(IMAGENET_MEAN, 'f')) / np.array(IMAGENET_STD, 'f')
 
 
 def teacher_features(

@@ -52,7 +52,9 @@ def draw(
   return sheet
 
 
-def _break(title: str, width: int, font: ImageFont.FreeTypeFont) -> list[str]:
+def _break(
+  title: str, width: int, font: ImageFont.FreeTypeFont | ImageFont.ImageFont
+) -> list[str]:
   """Breaks a title into lines; a word that is too long is cut."""
   lines = ['']
   for word in title.split():

@@ -37,6 +37,7 @@ def open_images(
     UserError: not uint8 [N, H, W, 3], unfinished, or of another count.
   """
   path = pathlib.Path(path)
+  images: FolderImages | NpzImages
   if path.is_dir():
     images = FolderImages(path)
   elif path.is_file():

@@ -110,7 +110,7 @@ class Extractor:
 
   def _padded(self, batches):
     """Regroups into full batches; the last is filled up with zeros."""
-    shape, full, filled = None, None, 0
+    shape, full, filled = None, np.empty(0, np.uint8), 0
     for images in batches:
       shape = _check(images, shape)
       while len(images):

@@ -64,11 +64,11 @@ def collect(
     start, done = done, done + len(features.pooled)
     if done > count:
       raise UserError(f'There are more than the expected {count:,} images.')
-    pooled.update(features.pooled)
-    if spatial:
-      spatial.update(features.spatial)
-    if score:
-      score.update(features.logits)
+    pooled.update(np.asarray(features.pooled))
+    if spatial and features.spatial is not None:
+      spatial.update(np.asarray(features.spatial))
+    if score and features.logits is not None:
+      score.update(np.asarray(features.logits))
     first, last = np.searchsorted(places, (start, done))
     kept[first:last] = features.pooled[places[first:last] - start]
     if progress:

@@ -23,12 +23,12 @@ class InceptionScore:
   def __init__(self, split: int = SPLIT):
     self.split = split
     self.count = 0
-    self._scores = []
+    self._scores: list[float] = []
     self._start_split()
 
   def _start_split(self):
     self._in_split = 0
-    self._probabilities = 0.0
+    self._probabilities: float | Float[np.ndarray, C] = 0.0
     self._negative_entropy = 0.0
 
   def update(self, logits: Float[np.ndarray, 'B C']):
@@ -49,7 +49,7 @@ class InceptionScore:
         self._start_split()
 
   def _score(self) -> float:
-    mean = self._probabilities / self._in_split
+    mean = np.asarray(self._probabilities) / self._in_split
     seen = mean[mean > 0]  # 0 log 0 is 0
     entropy = -(seen * np.log(seen)).sum()
     return float(np.exp(self._negative_entropy / self._in_split + entropy))

@@ -1,6 +1,7 @@
 """What a PixelDiT is made of: sizes, ablations, precision, and their checks."""
 
 import dataclasses
+from typing import Any
 
 from pixeldit_jax.errors import UserError
 
@@ -15,7 +16,7 @@ REMAT = ('none', 'matmuls', 'full')
 ATTENTION = ('auto', 'xla', 'blockwise', 'flash', 'cudnn')
 
 # Table 1 of the paper; ImageNet at 256 is trained with patches of 16.
-SIZES = {
+SIZES: dict[str, dict[str, Any]] = {
   'B': dict(patch_depth=12, pixel_depth=2, width=768, heads=12),
   'L': dict(patch_depth=22, pixel_depth=4, width=1024, heads=16),
   'XL': dict(patch_depth=26, pixel_depth=4, width=1152, heads=16),
