@@ -7,16 +7,23 @@ network; '' if nobody says) and may have a score (how well it fits the image).
 import csv
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from pixeldit_jax.errors import UserError
 
-SUFFIXES = ('.txt', '.json')  # of files beside an image
-TABLES = ('metadata.csv', 'metadata.jsonl')  # of a folder of images
+SUFFIXES = ('.txt', '.caption', '.json')  # of sidecars, in any case
+# Of a folder of images; the first that is there is read. Those of Flickr are
+# called captions.txt.
+TABLES = ('metadata.csv', 'metadata.jsonl', 'captions.txt')
+FORMS = (
+  'IMAGE.txt, IMAGE.caption or IMAGE.json with or without the ending of the '
+  'image, and a table metadata.csv, metadata.jsonl or captions.txt'
+)
 _KEYS = ('caption', 'text', 'prompt')
+_FILES = ('file_name', 'image', 'filename')  # columns that name the image
 
 
 class Caption(NamedTuple):
@@ -32,7 +39,8 @@ def parse(value: Any) -> list[Caption]:
 
   That is a text; or a dict with a text or a list of texts under 'caption',
   'text' or 'prompt'; or one with 'captions', a list of texts and such dicts,
-  or a dict of them by kind. A dict may have a 'kind' and a 'score'.
+  or a dict of them by kind. A dict may have a 'kind' and a 'score'. A null
+  where a text is due is no caption.
 
   Raises:
     KeyError: if there is none of these.
@@ -63,25 +71,48 @@ def parse(value: Any) -> list[Caption]:
         'score': float(score) if score not in (None, '') else None,
       }
       return [caption._replace(**given) for caption in parse(value[key])]
+  if any(key in value and value[key] is None for key in (*_KEYS, 'captions')):
+    return []
   raise KeyError(' or '.join(_KEYS))
 
 
 def read_file(path: str) -> list[Caption]:
-  """Reads the captions of a file beside an image; a text file is one caption.
+  """Reads the captions of a sidecar of an image; a text file is one caption.
 
   Raises:
     OSError, UnicodeDecodeError, ValueError, KeyError: if it cannot be used.
   """
   with open(path, encoding='utf-8-sig') as file:
     text = file.read()
-  return parse(text if path.endswith('.txt') else json.loads(text))
+  is_json = path.lower().endswith('.json')
+  return parse(json.loads(text) if is_json else text)
+
+
+def _read_rows(name: str, file) -> Iterator[dict[str, Any]]:
+  """The rows of a table, by the ending of its name.
+
+  A `.txt` is a table where its first line names an image and a caption.
+  """
+  if name.endswith('.jsonl'):
+    yield from (json.loads(line) for line in file if line.strip())
+    return
+  delimiter = ','
+  if name.endswith('.txt'):
+    header = file.readline().lower()
+    file.seek(0)
+    delimiter = '|' if '|' in header else ','
+    columns = {column.strip() for column in header.split(delimiter)}
+    if not columns & set(_FILES) or not columns & set(_KEYS):
+      return  # the caption of an image called captions
+  for row in csv.DictReader(file, delimiter=delimiter, skipinitialspace=True):
+    yield {(key or '').strip(): value for key, value in row.items()}
 
 
 def read_table(root: str) -> dict[str, list[Caption]]:
   """Reads the captions of the images in a folder, by file name.
 
-  Rows of one file are its several captions. Columns: 'file_name', one of
-  'caption', 'text' and 'prompt', and perhaps 'kind' and 'score'.
+  Rows of one file are its several captions. Columns: 'file_name' (or 'image'),
+  one of 'caption', 'text' and 'prompt', and perhaps 'kind' and 'score'.
 
   Raises:
     UserError: if a row lacks what it needs; without a table, none.
@@ -93,15 +124,11 @@ def read_table(root: str) -> dict[str, list[Caption]]:
       continue
     # Spreadsheets write a mark before the first column.
     with open(path, encoding='utf-8-sig', newline='') as file:
-      rows = (
-        csv.DictReader(file)
-        if name.endswith('.csv')
-        else (json.loads(line) for line in file if line.strip())
-      )
       done = 0
       try:
-        for row in rows:
-          table.setdefault(row['file_name'], []).extend(parse(row))
+        for row in _read_rows(name, file):
+          column = next((key for key in _FILES if key in row), _FILES[0])
+          table.setdefault(row[column], []).extend(parse(row))
           done += 1
       except (KeyError, TypeError, ValueError, csv.Error) as error:
         raise UserError(
@@ -144,7 +171,8 @@ def choose(
     captions: of one image.
     random: decides.
     weights: how often each kind is drawn, relative to the others; a kind that
-      is not among them never. None draws all captions alike.
+      is not among them never. Captions without a kind have the weight 1,
+      unless '' is given another. None draws all captions alike.
     min_score: captions of a lower score are left out; those without a score
       stay. If none would be left, the one with the best score is used.
 
@@ -152,7 +180,10 @@ def choose(
     Its index in `captions`.
   """
   chances = np.array(
-    [1.0 if weights is None else weights.get(c.kind, 0.0) for c in captions]
+    [
+      1.0 if weights is None else weights.get(c.kind, 0.0 if c.kind else 1.0)
+      for c in captions
+    ]
   )
   if not chances.any():
     return None

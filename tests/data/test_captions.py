@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from pixeldit_jax.data.captions import Caption, choose, parse
+from pixeldit_jax.data.captions import Caption, choose, parse, parse_weights
 
 
 @pytest.mark.parametrize(
@@ -13,6 +13,8 @@ from pixeldit_jax.data.captions import Caption, choose, parse
     ('  ', []),
     ('a cat \ud83d', [Caption('a cat ?')]),
     ({'prompt': 'a'}, [Caption('a')]),
+    ({'caption': None, 'key': '1'}, []),
+    ({'caption': None, 'text': 'a'}, [Caption('a')]),
     ({'caption': ['a', 'b']}, [Caption('a'), Caption('b')]),
     (
       {'text': 'a', 'kind': 'x', 'score': '0.5'},
@@ -72,3 +74,13 @@ def test_an_image_without_a_caption_that_may_be_drawn_has_none():
   random = np.random.default_rng(0)
   assert choose([], random) is None
   assert choose(GIVEN, random, weights={'other': 1}) is None
+
+
+def test_captions_without_a_kind_are_drawn_unless_their_weight_is_zero():
+  given = [Caption('a'), Caption('b', 'long')]
+  want = {'long=2,tags=1': [1 / 3, 2 / 3, 0], 'long=2,=0': [0, 1, 0]}
+  for text, expected in want.items():
+    weights = parse_weights(text)
+    np.testing.assert_allclose(
+      shares(given, weights=weights), expected, atol=0.03
+    )

@@ -1,4 +1,4 @@
-"""Folders of image files, with the captions that lie beside them."""
+"""Folders of image files, with the captions in sidecars or tables."""
 
 import collections
 import json
@@ -20,7 +20,12 @@ from pixeldit_jax.images.image_files import (
 
 log = logging.getLogger(__name__)
 
-_SUFFIXES = ('', *captions.SUFFIXES)
+# Names of an image's sidecar: its own name or its stem, and one of these. A
+# number below 256 says which, since a list of a million strings is slow.
+_ENDINGS = tuple(
+  ending for s in captions.SUFFIXES for ending in (s, s.upper(), s.title())
+)
+_SIDECARS = ('', *((full, e) for e in _ENDINGS for full in (False, True)))
 
 
 class FolderSource(Source):
@@ -31,9 +36,10 @@ class FolderSource(Source):
   folder without an image keeps its number, and is named in a warning, as are
   images outside any class folder and kinds of files that are not read.
 
-  The captions of an image are its rows in `metadata.csv` or `metadata.jsonl` of
-  the folder, or else a file of the same stem, `.txt` or `.json`: see
-  `captions`.
+  The captions of an image are its rows in a table of the folder, or else those
+  of a sidecar next to it: see `captions.FORMS`. A JSON sidecar without a
+  caption gives way to a text. Captions that no image takes are counted in a
+  warning.
   """
 
   def __init__(self, path: str, labelled: bool = True):
@@ -57,7 +63,7 @@ class FolderSource(Source):
       )
     # One block of bytes: a list of a million strings is slow to hand on.
     self._names = np.array([name for name, _ in files], 'S')
-    self._suffixes = np.array([suffix for _, suffix in files], np.uint8)
+    self._sidecars = np.array([sidecar for _, sidecar in files], np.uint8)
     self._labels = np.full(len(files), -1, np.int32)
     if labelled:
       number = {name: i for i, name in enumerate(self.class_names)}
@@ -110,7 +116,7 @@ class FolderSource(Source):
     self._rows = b''.join(rows)
     self._ends = np.cumsum([len(row) for row in rows])
     without = sum(
-      not row and not suffix for row, suffix in zip(rows, self._suffixes)
+      not row and not sidecar for row, sidecar in zip(rows, self._sidecars)
     )
     self.captions = without < len(self)
     if self.captions and without:
@@ -136,13 +142,21 @@ class FolderSource(Source):
     row = self._rows[start : self._ends[index]]
     if row:
       return [captions.Caption(*caption) for caption in json.loads(row)]
-    suffix = _SUFFIXES[self._suffixes[index]]
-    if not suffix:
-      return []
-    path = os.path.join(self._path, os.path.splitext(name)[0] + suffix)
+    sidecar = self._sidecars[index]
+    return self._read_sidecar(name, sidecar) if sidecar else []
+
+  def _read_sidecar(self, name: str, sidecar: int) -> list[captions.Caption]:
+    path = os.path.join(self._path, _sidecar_of(name, sidecar))
     try:
       return captions.read_file(path)
-    except (ValueError, KeyError) as error:
+    except KeyError as error:
+      # JSON that says other things of the image; perhaps a text has captions.
+      for other in range(1, len(_SIDECARS)):
+        text = os.path.join(self._path, _sidecar_of(name, other))
+        if not text.lower().endswith('.json') and os.path.exists(text):
+          return captions.read_file(text)
+      raise BadExample(f'captions in {path}: {error}') from error
+    except ValueError as error:
       raise BadExample(f'captions in {path}: {error}') from error
 
 
@@ -168,28 +182,61 @@ def _class_of(name: bytes) -> str:
   return os.fsdecode(head) if slash else ''
 
 
+def _sidecar_of(name: str, sidecar: int) -> str:
+  """The name of an image's sidecar, by its number in `_SIDECARS`."""
+  full, ending = _SIDECARS[sidecar]
+  return (name if full else os.path.splitext(name)[0]) + ending
+
+
+def _find_sidecars(files: list[str]) -> tuple[dict[str, int], set[str]]:
+  """Sidecars of the images in one folder.
+
+  Returns:
+    The number in `_SIDECARS` by image, JSON before texts; and the names of
+    sidecars that belong to no image.
+  """
+  names = {name for name in files if name.lower().endswith(captions.SUFFIXES)}
+  found: dict[str, int] = {}
+  taken: set[str] = set()
+  endings = {os.path.splitext(name)[1] for name in names}
+  kinds = [i for i in range(1, len(_SIDECARS)) if _SIDECARS[i][1] in endings]
+  if kinds:
+    for image in filter(is_image, files):
+      for sidecar in kinds:
+        if (name := _sidecar_of(image, sidecar)) in names:
+          found[image] = sidecar
+          taken.add(name)
+  return found, names - taken
+
+
 def _list_images(
   root: str,
 ) -> tuple[list[tuple[bytes, int]], collections.Counter[str]]:
-  """Returns (path under root, kind of caption file) of each image, sorted.
+  """Returns (path under root, number of its sidecar) of each image, sorted.
 
   The second result counts the other files, by suffix.
   """
-  found, others = [], collections.Counter()
+  found, others, alone = [], collections.Counter(), []
   for inside, files in walk(root):
-    kinds = {
-      os.path.splitext(name)[0]: _SUFFIXES.index(suffix)
-      for suffix in _SUFFIXES[1:]
-      for name in files
-      if name.endswith(suffix)
-    }
+    sidecars, without_image = _find_sidecars(files)
     for name in files:
       path = f'{inside}/{name}' if inside else name
       if not _is_text(path):
         others[f'{path!a} is not UTF-8'] += 1
       elif is_image(name):
-        kind = kinds.get(os.path.splitext(name)[0], 0)
-        found.append((os.fsencode(path), kind))
-      elif not name.endswith(captions.SUFFIXES) and name not in captions.TABLES:
+        found.append((os.fsencode(path), sidecars.get(name, 0)))
+      elif name in captions.TABLES:
+        continue
+      elif name in without_image:
+        alone.append(path)
+      elif not name.lower().endswith(captions.SUFFIXES):
         others[os.path.splitext(name)[1] or 'no suffix'] += 1
+  if alone:
+    log.warning(
+      '%s: %d files of captions belong to no image, as %s; read are %s',
+      root,
+      len(alone),
+      ', '.join(sorted(alone)[:3]),
+      captions.FORMS,
+    )
   return sorted(found), others

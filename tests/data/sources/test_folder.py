@@ -162,3 +162,41 @@ def test_a_broken_caption_is_a_bad_example(tmp_path):
   source = open_source.open_source(f'images:{tmp_path}')
   with pytest.raises(transforms.BadExample, match='a.json'):
     source[0]
+
+
+@pytest.mark.parametrize(
+  'name', ['0.jpg.txt', '0.caption', '0.TXT', '0.jpg.json', '0.Txt']
+)
+def test_sidecars_go_by_many_names(tmp_path, name):
+  save(tmp_path / '0.jpg')
+  text = '{"caption": "a cat"}' if name.endswith('json') else 'a cat\n'
+  (tmp_path / name).write_text(text)
+  source = open_source.open_source(f'images:{tmp_path}')
+  assert source[0]['captions'] == [Caption('a cat')]
+
+
+def test_json_without_a_caption_gives_way_to_the_text(tmp_path):
+  save(tmp_path / '0.jpg')
+  (tmp_path / '0.json').write_text('{"width": 3}')
+  (tmp_path / '0.txt').write_text('a cat')
+  source = open_source.open_source(f'images:{tmp_path}')
+  assert source[0]['captions'] == [Caption('a cat')]
+
+
+@pytest.mark.parametrize('delimiter', [',', '|', '| '])
+def test_tables_as_flickr_has_them(tmp_path, delimiter):
+  save(tmp_path / '0.jpg')
+  rows = [('image', 'comment_number', 'caption'), ('0.jpg', '0', 'a cat')]
+  table = ''.join(delimiter.join(row) + '\n' for row in rows)
+  (tmp_path / 'captions.txt').write_text(table)
+  source = open_source.open_source(f'images:{tmp_path}')
+  assert source[0]['captions'] == [Caption('a cat')]
+
+
+def test_captions_that_no_image_takes_are_counted(tmp_path, caplog):
+  save(tmp_path / '0.jpg')
+  for i in range(5):
+    (tmp_path / f'{i}_long.json').write_text('{}')
+  open_source.open_source(f'images:{tmp_path}')
+  assert '5 files of captions belong to no image' in caplog.text
+  assert '0_long.json, 1_long.json, 2_long.json; read are' in caplog.text
