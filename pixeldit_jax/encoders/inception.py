@@ -13,9 +13,9 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 
+from pixeldit_jax.images.resize import tensorflow_matrix
 from pixeldit_jax.typing import Array, Float, UInt8
 
 RESIZE = 299
@@ -43,24 +43,6 @@ class Features(NamedTuple):
   logits: Float[Array, 'B 1008'] | None = None
 
 
-def resize_matrix(size: int, new_size: int) -> Float[np.ndarray, 'new old']:
-  """Rows of weights that resize one axis as TensorFlow 1 does.
-
-  Output i reads input position i*size/new_size: corners are not aligned and
-  pixel centres carry no half, unlike every later resize.
-  """
-  scale = np.float32(size / new_size)
-  position = np.arange(new_size, dtype=np.float32) * scale
-  low = np.minimum(position.astype(np.int32), size - 1)
-  high = np.minimum(low + 1, size - 1)
-  fraction = position - low.astype(np.float32)
-  weights = np.zeros((new_size, size), np.float32)
-  rows = np.arange(new_size)
-  np.add.at(weights, (rows, low), 1 - fraction)
-  np.add.at(weights, (rows, high), fraction)
-  return weights
-
-
 def preprocess(
   images: UInt8[Array, 'B H W 3'],
 ) -> Float[Array, 'B 299 299 3']:
@@ -69,9 +51,9 @@ def preprocess(
   x = images.astype(jnp.float32)
   einsum = functools.partial(jnp.einsum, precision=PRECISION)
   if width != RESIZE:
-    x = einsum('xw,bhwc->bhxc', resize_matrix(width, RESIZE), x)
+    x = einsum('xw,bhwc->bhxc', tensorflow_matrix(width, RESIZE), x)
   if height != RESIZE:
-    x = einsum('yh,bhxc->byxc', resize_matrix(height, RESIZE), x)
+    x = einsum('yh,bhxc->byxc', tensorflow_matrix(height, RESIZE), x)
   return (x - 128) / 128
 
 

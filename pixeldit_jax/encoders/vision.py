@@ -11,9 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from pixeldit_jax.encoders.bicubic import resize_bicubic
 from pixeldit_jax.encoders.dinov3 import DINOv3, DINOv3Config
 from pixeldit_jax.errors import UserError
+from pixeldit_jax.images.resize import resize_bicubic
 from pixeldit_jax.model.attention import attend
 from pixeldit_jax.model.embed import patchify
 from pixeldit_jax.model.layers import (

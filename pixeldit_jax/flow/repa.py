@@ -5,10 +5,10 @@ loss = 1 - mean over patches of cos(projector(student), teacher)
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 
 from pixeldit_jax.errors import UserError
+from pixeldit_jax.images.resize import cell_matrix, resize
 from pixeldit_jax.model.config import ModelConfig
 from pixeldit_jax.model.layers import Linear
 from pixeldit_jax.typing import Array, Float
@@ -47,31 +47,10 @@ def abstract_projector(
   )
 
 
-def grid_matrix(size: int, new_size: int) -> np.ndarray:
-  """Maps a line of `size` features to `new_size`, [new_size, size], float32.
-
-  Down: each new cell is the mean over the part of the line that it covers,
-  and a cell that it covers in part counts in part. At whole ratios this is
-  average pooling; at others it stays centred and takes every feature with
-  the same total weight, which windows of whole cells would not.
-  Up: linear between the centres of the two nearest cells (half-pixel centres,
-  the ends repeated), as `torch.nn.functional.interpolate` does it.
-  """
-  step = size / new_size
-  new = np.arange(new_size)[:, None]
-  old = np.arange(size)[None]
-  if size >= new_size:
-    start, end = new * step, (new + 1) * step
-    covered = np.minimum(end, old + 1) - np.maximum(start, old)
-    return (np.maximum(covered, 0) / step).astype(np.float32)
-  center = np.clip((new + 0.5) * step - 0.5, 0, size - 1)
-  return np.maximum(1 - np.abs(center - old), 0).astype(np.float32)
-
-
 def match_grid(
   x: Float[Array, 'B L D'], grid: tuple[int, int], new_grid: tuple[int, int]
 ) -> Float[Array, 'B S D']:
-  """Features on one grid of patches to another, in float32, by `grid_matrix`.
+  """Features on one grid of patches to another, in float32, by `cell_matrix`.
 
   Rows and columns are matched by themselves: one may shrink where the other
   grows.
@@ -80,15 +59,8 @@ def match_grid(
   if grid == new_grid:
     return x
   B, _, D = x.shape
-  down, across = (grid_matrix(n, m) for n, m in zip(grid, new_grid))
-  x = jnp.einsum(
-    'hH,BHWD,wW->BhwD',
-    down,
-    x.reshape(B, *grid, D),
-    across,
-    precision=jax.lax.Precision.HIGHEST,
-  )
-  return x.reshape(B, -1, D)
+  down, across = (cell_matrix(n, m) for n, m in zip(grid, new_grid))
+  return resize(x.reshape(B, *grid, D), down, across).reshape(B, -1, D)
 
 
 def repa_loss(

@@ -2,7 +2,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pixeldit_jax.encoders.bicubic import bicubic_matrix, resize_bicubic
+from pixeldit_jax.images.resize import bicubic_matrix, resize_bicubic
 
 
 @pytest.mark.parametrize('antialias', [False, True])
