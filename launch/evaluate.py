@@ -74,13 +74,13 @@ def main():
   from jax.experimental import multihost_utils
 
   from pixeldit_jax.cli.log import start_log
-  from pixeldit_jax.eval.report import table
+  from pixeldit_jax.eval.report import result_table
 
   cluster_flags.initialize()
   start_log(jax.process_index())
   _check_flags()
   if result := _measure(first=jax.process_index() == 0):
-    print(table(result))
+    print(result_table(result))
   multihost_utils.sync_global_devices('measured')
 
 
@@ -177,7 +177,7 @@ def _best_of_sweep(run, points, options):
 
 def _read_reference(network, resolution):
   """The reference, written to --make_reference where that is asked for."""
-  from pixeldit_jax.eval import reference
+  from pixeldit_jax.eval import reference, statistics_file
 
   path = _MAKE_REFERENCE.value
   read = feature_networks.open_reference(
@@ -188,7 +188,7 @@ def _read_reference(network, resolution):
   )
   if path:
     source = f'{read.path}, SHA-256 {read.checksum}'
-    reference.write_reference(path, read.statistics, network, source)
+    statistics_file.write_statistics(path, read.statistics, network, source)
     print(f'Wrote {path}, of {read.statistics.pooled.count:,} images.')
   return read
 

@@ -34,7 +34,7 @@ def main():
 
   from pixeldit_jax.cli.log import start_log
   from pixeldit_jax.eval import feature_networks
-  from pixeldit_jax.eval.sample_grid_evaluator import make_grid_evaluator
+  from pixeldit_jax.eval.sample_grid_evaluator import SampleGridEvaluator
   from pixeldit_jax.run_context import RunContext
   from pixeldit_jax.train.loop import train
   from pixeldit_jax.train.repa import load_teacher
@@ -46,12 +46,11 @@ def main():
   teacher = load_teacher(config)
   evaluators = []
   if config.log.samples_every:
-    every = config.log.samples_every
-    evaluators.append((every, make_grid_evaluator(context)))
+    evaluators.append(SampleGridEvaluator(context))
   if config.eval.every:
-    evaluator = feature_networks.make_evaluator(context)
-    evaluators.append((config.eval.every, evaluator))
-  train(config, _WORKDIR.value, evaluators, teacher, _ALLOW_CHANGE.value)
+    evaluators.append(feature_networks.make_evaluator(context))
+  scheduled = [(evaluator.every, evaluator) for evaluator in evaluators]
+  train(config, _WORKDIR.value, scheduled, teacher, _ALLOW_CHANGE.value)
 
 
 if __name__ == '__main__':

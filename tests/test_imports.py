@@ -24,7 +24,7 @@ FLOORS = (
   ('data.sources',),
   ('data.pipeline',),
   ('data.prepare',),
-  ('demo.digit_classifier', 'demo.digit_features'),
+  ('demo.digit_classifier',),
   ('config',),
   ('run_context',),
   ('train.optim', 'train.run'),

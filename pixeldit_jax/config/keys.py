@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from pixeldit_jax.errors import UserError
-from pixeldit_jax.metrics.names import FEATURES
+from pixeldit_jax.metrics.table import FEATURE_NETWORKS
 from pixeldit_jax.model.config import ModelConfig
 from pixeldit_jax.samplers.solvers import SOLVERS
 from pixeldit_jax.sharding import RULES
@@ -255,7 +255,7 @@ KEYS = (
     'eval.every', 0, '[0, 1e9]', 'steps between evaluations of the EMA; 0: none'
   ),
   Key('eval.samples', 5_000, '[2, 1e8]', 'images of an evaluation'),
-  Key('eval.features', 'inception', tuple(FEATURES), 'the feature network'),
+  Key('eval.features', 'inception', FEATURE_NETWORKS, 'the feature network'),
   Key('eval.reference', '', '', 'as --reference of launch/evaluate.py'),
   Key('eval.weights', '', '', 'the file of the Inception network'),
   Key('mesh.data', -1, '[-1, 1e6]', 'devices that are replicas; -1: the rest'),

@@ -15,7 +15,7 @@ from pixeldit_jax import sharding
 from pixeldit_jax.config.keys import KEYS, STORED_FEATURES
 from pixeldit_jax.data import captions
 from pixeldit_jax.errors import UserError
-from pixeldit_jax.metrics.names import FEATURES
+from pixeldit_jax.metrics.table import metrics_in_training
 from pixeldit_jax.model.config import ModelConfig
 from pixeldit_jax.samplers.guidance import check_interval
 from pixeldit_jax.settings import flatten
@@ -154,10 +154,11 @@ def _check_best(config: ConfigDict) -> None:
     raise UserError(
       f'checkpoint.best={best!r} is a metric of evaluations: set eval.every.'
     )
-  if best not in FEATURES[features]:
+  known = metrics_in_training(features)
+  if best not in known:
     raise UserError(
       f'checkpoint.best={best!r}: evaluations with eval.features={features!r} '
-      f'give {", ".join(FEATURES[features])}.'
+      f'give {", ".join(known)}.'
     )
 
 

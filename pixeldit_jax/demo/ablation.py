@@ -20,11 +20,12 @@ from pixeldit_jax import files
 from pixeldit_jax.config import model_config, validate
 from pixeldit_jax.data.sources.mnist_digits import SIDE
 from pixeldit_jax.data.transforms import normalize
-from pixeldit_jax.demo.digit_classifier import class_agreement, load_digits
+from pixeldit_jax.demo import digit_classifier
 from pixeldit_jax.encoders.vision import VisionConfig
 from pixeldit_jax.errors import UserError
 from pixeldit_jax.flow.loss import flow_matching_loss
 from pixeldit_jax.flow.time import sample_time
+from pixeldit_jax.metrics.class_agreement import class_agreement
 from pixeldit_jax.model.cost import count_parameters
 from pixeldit_jax.model.pixeldit import abstract_model
 from pixeldit_jax.run_context import RunContext
@@ -100,9 +101,10 @@ def run_variant(
   labels = (np.arange(samples) % config.model.num_classes).astype(np.int32)
   sampler = Sampler(RunContext.build(config))
   drawn = sampler.sample(ema, np.arange(samples), labels)
+  shown = digit_classifier.predict(np.concatenate(list(drawn)))
   result = dict(
     loss=digit_loss(config, ema),
-    agreement=class_agreement(np.concatenate([*drawn]), labels),
+    agreement=class_agreement(shown, labels),
     parameters=count_parameters(model_config(config)),
     steps=config.steps,
     samples=samples,
@@ -116,7 +118,7 @@ def digit_loss(config: ConfigDict, weights: PyTree, count=LOSS_DIGITS) -> float:
 
   Times are drawn as in training.
   """
-  images, labels = load_digits()
+  images, labels = digit_classifier.load_digits()
   chosen = np.linspace(0, len(labels) - 1, count).astype(np.int32)
   graphdef = nnx.graphdef(abstract_model(model_config(config)))
 

@@ -10,12 +10,9 @@ import numpy as np
 import optax
 from flax import nnx
 
+from pixeldit_jax.data.sources.mnist_digits import load_digits
 from pixeldit_jax.data.transforms import normalize
-from pixeldit_jax.demo.digit_classifier import (
-  NUM_CLASSES,
-  held_out,
-  load_digits,
-)
+from pixeldit_jax.demo.digit_classifier import NUM_CLASSES, held_out
 from pixeldit_jax.encoders.vision import (
   DINOv2,
   VisionConfig,

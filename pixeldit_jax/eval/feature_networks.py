@@ -17,7 +17,7 @@ def open_network(features: str, weights: str = '', batch_size: int = 0):
     ImportError: a package is missing that reads it.
   """
   if features == 'digits':
-    from pixeldit_jax.demo.digit_features import digit_network
+    from pixeldit_jax.demo.digit_classifier import digit_network
 
     return digit_network()
   from pixeldit_jax.convert.inception import load_inception
@@ -52,11 +52,11 @@ def make_evaluator(context):
   """The evaluator that `config.eval` describes, for `train.loop.train`."""
   import jax
 
-  from pixeldit_jax.eval.online_evaluator import make_metric_evaluator
+  from pixeldit_jax.eval.online_evaluator import OnlineEvaluator
 
   options, reference = context.config.eval, None
   network = open_network(options.features, options.weights)
   if jax.process_index() == 0:
     resolution = context.config.data.resolution
     reference = open_reference(options.reference, network, resolution)
-  return make_metric_evaluator(context, network, reference)
+  return OnlineEvaluator(context, network, reference)

@@ -1,82 +1,100 @@
-"""Metrics of the EMA during training, with the same seeds and labels."""
+"""Metrics of the EMA during training, with the same seeds and labels always."""
 
 import json
 import logging
+import math
+from collections.abc import Iterator
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
 from pixeldit_jax.eval.reference import Reference
-from pixeldit_jax.eval.report import class_agreement, evaluate
+from pixeldit_jax.eval.report import evaluate
 from pixeldit_jax.images.grid import image_grid
 from pixeldit_jax.metrics.feature_extractor import FeatureNetwork
 from pixeldit_jax.metrics.image_statistics import collect
 from pixeldit_jax.run_context import RunContext
 from pixeldit_jax.sampling.sampler import Sampler
+from pixeldit_jax.typing import PyTree, UInt8
 
 log = logging.getLogger(__name__)
 
-_BYTES = 4096  # for the numbers of the first process
+_BYTES = 4096  # for the metrics of the first process
 
 
-def make_metric_evaluator(
-  context: RunContext,
-  network: FeatureNetwork,
-  reference: Reference | None,
-):
-  """f(step, weights) -> numbers by metric, and a grid of the first samples.
+class OnlineEvaluator:
+  """Measures `config.eval.samples` images, which are neither kept nor written.
 
-  Distances, Inception Score and class agreement, whichever the network has, of
-  `config.eval.samples` images. Images are neither kept nor written.
+  Distances, Inception Score and class agreement, whichever the network gives.
 
-  Args:
-    context: of the run.
-    network: the feature network; only the first process runs it.
-    reference: what to compare with; needed only by the first process.
+  Attributes:
+    every: steps between two evaluations.
   """
-  config = context.config
-  count = config.eval.samples
-  indices = np.arange(count)
-  labels = indices % config.model.num_classes
-  sampler = Sampler(context)
 
-  def measure(weights):
-    batches = sampler.sample(weights, indices, labels)
+  def __init__(
+    self,
+    context: RunContext,
+    network: FeatureNetwork,
+    reference: Reference | None,
+  ):
+    """Prepares the sampler.
+
+    Args:
+      context: of the run.
+      network: the feature network; only the first process runs it.
+      reference: what to compare with; needed only by the first process.
+    """
+    config = context.config
+    self.every = config.eval.every
+    self._network, self._reference = network, reference
+    self._sampler = Sampler(context)
+    self._indices = np.arange(config.eval.samples)
+    self._labels = self._indices % config.model.num_classes
+    self._shown = config.log.samples
+
+  def __call__(
+    self, step: int, ema_params: PyTree
+  ) -> Iterator[tuple[str, float | UInt8[np.ndarray, 'H W 3']]]:
+    """Yields metrics by name and, in the first process, a grid of samples."""
+    metrics, shown = self._measure(ema_params)
+    metrics = _of_first_process(metrics)
+    line = '  '.join(f'{name} {value:.4f}' for name, value in metrics.items())
+    log.info('step %s  %s', f'{step:,}', line)
+    yield from metrics.items()
+    if shown is not None:
+      columns = math.ceil(math.sqrt(len(shown)))
+      yield 'samples', image_grid(shown, columns)
+
+  def _measure(
+    self, ema_params: PyTree
+  ) -> tuple[dict[str, float], UInt8[np.ndarray, 'B H W 3'] | None]:
+    """Metrics and the first images, in the first process."""
+    batches = self._sampler.sample(ema_params, self._indices, self._labels)
     if jax.process_index():
       for _ in batches:  # its devices take part
         pass
       return {}, None
-    shown = []
+    first: list[np.ndarray] = []
 
-    def watched():
+    def keep_first(batches):
       for images in batches:
-        if sum(map(len, shown)) < config.log.samples:
-          shown.append(images)
+        if sum(map(len, first)) < self._shown:
+          first.append(images)
         yield images
 
+    count, network = len(self._indices), self._network
     keep = count if network.classify else 0
-    samples = collect(watched(), network, count, keep=keep)
-    more = class_agreement(samples, network, labels)
-    result = evaluate(samples, reference, network, settings={}, more=more)
-    return result['metrics'], np.concatenate(shown)[: config.log.samples]
-
-  def evaluator(step, weights):
-    numbers, shown = measure(weights)
-    numbers = _of_first_process(numbers)
-    line = '  '.join(f'{name} {value:.4f}' for name, value in numbers.items())
-    log.info('step %s  %s', f'{step:,}', line)
-    if shown is None:
-      return numbers
-    columns = int(np.ceil(np.sqrt(len(shown))))
-    return numbers | {'samples': image_grid(shown, columns)}
-
-  return evaluator
+    samples = collect(keep_first(batches), network, count, keep=keep)
+    result = evaluate(
+      samples, self._reference, network, settings={}, labels=self._labels
+    )
+    return result['metrics'], np.concatenate(first)[: self._shown]
 
 
-def _of_first_process(numbers: dict[str, float]) -> dict[str, float]:
-  """Its numbers, in every process: all must keep the same checkpoint."""
-  text = json.dumps(numbers).encode()
+def _of_first_process(metrics: dict[str, float]) -> dict[str, float]:
+  """Its metrics, in every process: all must keep the same checkpoint."""
+  text = json.dumps(metrics).encode()
   padded = np.frombuffer(text.ljust(_BYTES), np.uint8)
   shared = multihost_utils.broadcast_one_to_all(padded)
   return json.loads(bytes(shared))

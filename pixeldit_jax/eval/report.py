@@ -11,20 +11,22 @@ from collections.abc import Callable
 import jax
 import numpy as np
 
+from pixeldit_jax.errors import UserError
 from pixeldit_jax.eval.reference import Reference
 from pixeldit_jax.files import write_json
 from pixeldit_jax.images.image_sets import FolderImages, NpzImages
+from pixeldit_jax.metrics.class_agreement import class_agreement
 from pixeldit_jax.metrics.feature_extractor import INCEPTION, FeatureNetwork
 from pixeldit_jax.metrics.frechet_distance import Gaussian, frechet_distance
 from pixeldit_jax.metrics.image_statistics import ImageStatistics, collect
-from pixeldit_jax.metrics.kernel_inception_distance import kernel_distance
-from pixeldit_jax.metrics.names import NAMES
-from pixeldit_jax.metrics.precision_recall import precision_recall
+from pixeldit_jax.metrics.table import METRICS, TITLES
+from pixeldit_jax.typing import Float, Int
 
 _BATCH = 256  # images read at a time
-_COLUMN = 17  # characters of a table
+_COLUMN = 17  # characters of a column in the table of a sweep
+_DEVIATION = '_std'  # how the name of a standard deviation ends
 _NO_FEATURES = (
-  'the reference has statistics alone; precision, recall and KID need its '
+  'the reference has only statistics; precision, recall and KID need its '
   'images, or a reference written by this program'
 )
 
@@ -41,31 +43,16 @@ def evaluate_images(
 
   Args:
     images: from `open_images`.
+    reference, network, settings: see `evaluate`, as for the result.
     progress: called with the number of images done.
-
-  The others are those of `evaluate`, as is the result.
   """
   labels = images.labels() if network.classify else None
   batches = images.batches(_BATCH)
   samples = collect(batches, network, images.count, progress=progress)
   file = dict(images=os.fspath(images.path), checksum=images.checksum())
   return evaluate(
-    samples,
-    reference,
-    network,
-    settings=settings | file,
-    more=class_agreement(samples, network, labels),
+    samples, reference, network, settings=settings | file, labels=labels
   )
-
-
-def class_agreement(
-  samples: ImageStatistics, network: FeatureNetwork, labels: np.ndarray | None
-) -> dict[str, float]:
-  """Share of samples that show the class asked for, where that is known."""
-  if network.classify is None or labels is None:
-    return {}
-  shown = network.classify(samples.features)
-  return {'class_agreement': float((shown == labels).mean())}
 
 
 def evaluate(
@@ -74,7 +61,7 @@ def evaluate(
   network: FeatureNetwork,
   *,
   settings: dict,
-  more: dict[str, float] | None = None,
+  labels: Int[np.ndarray, 'B'] | None = None,
 ) -> dict:
   """Computes every metric that the statistics allow.
 
@@ -85,11 +72,11 @@ def evaluate(
     settings: where the samples come from (checkpoint, EMA, sampler, guidance,
       interval, shift, steps, seed... or the path and checksum of a file), as
       JSON values; copied into the result.
-    more: further metrics of the samples, such as the class agreement.
+    labels: the class that was asked for in each sample, where that is known.
 
   Returns:
     A dict of JSON values: metrics, missing (metric to reason), warnings,
-    settings, samples, reference, network and versions.
+    settings, samples, reference, network, ranks and versions.
   """
   result = {
     'metrics': {},
@@ -97,7 +84,7 @@ def evaluate(
     'warnings': [],
     'settings': settings,
     'samples': {'count': samples.pooled.count},
-    'reference': _describe(reference),
+    'reference': _describe_reference(reference),
     'network': {'name': network.name, 'checksum': network.checksum},
     'ranks': {},
     'versions': {
@@ -107,12 +94,12 @@ def evaluate(
       'device': jax.devices()[0].device_kind,
     },
   }
-  theirs = reference.statistics
+  expected = reference.statistics
   # Only the Inception network's distance may be called FID.
   frechet = 'fid' if network.name == INCEPTION else 'frechet_distance'
-  _compare_gaussians(frechet, samples.pooled, theirs.pooled, result)
-  if samples.spatial and theirs.spatial:
-    _compare_gaussians('sfid', samples.spatial, theirs.spatial, result)
+  _compare_gaussians(frechet, samples.pooled, expected.pooled, result)
+  if samples.spatial and expected.spatial:
+    _compare_gaussians('sfid', samples.spatial, expected.spatial, result)
   else:
     side = 'reference' if samples.spatial else 'feature network'
     result['missing']['sfid'] = f'the {side} has no spatial features'
@@ -123,12 +110,14 @@ def evaluate(
   else:
     reason = 'the feature network has no logits'
     result['missing']['inception_score'] = reason
-  _compare_features(samples.features, theirs.features, result)
-  result['metrics'] |= more or {}
+  _compare_features(samples.features, expected.features, result)
+  if network.classify and labels is not None:
+    shown = network.classify(samples.features)
+    result['metrics']['class_agreement'] = class_agreement(shown, labels)
   return result
 
 
-def _describe(reference: Reference) -> dict:
+def _describe_reference(reference: Reference) -> dict:
   features = reference.statistics.features
   return {
     'path': reference.path,
@@ -139,61 +128,73 @@ def _describe(reference: Reference) -> dict:
   }
 
 
-def _compare_gaussians(name: str, ours: Gaussian, theirs: Gaussian, result):
-  """Adds a Frechet distance, the ranks behind it, and what to mind."""
-  distance = frechet_distance(ours, theirs)
+def _compare_gaussians(
+  name: str, samples: Gaussian, reference: Gaussian, result: dict
+) -> None:
+  """Adds a Frechet distance, the ranks behind it, and warnings."""
+  distance = frechet_distance(samples, reference)
   result['metrics'][name] = distance.value
   result['ranks'][name] = {
     'samples': distance.ranks[0],
     'reference': distance.ranks[1],
     'features': distance.width,
   }
-  sides = zip(('samples', 'reference images'), (ours, theirs), distance.ranks)
-  for side, gaussian, rank in sides:
+  for side, gaussian, rank in zip(
+    ('samples', 'reference images'), (samples, reference), distance.ranks
+  ):
     if gaussian.count is not None and gaussian.count <= distance.width:
       result['warnings'].append(
-        f'{NAMES[name]}: the covariance of {gaussian.count:,} {side} has rank '
+        f'{TITLES[name]}: the covariance of {gaussian.count:,} {side} has rank '
         f'{rank:,} of {distance.width:,}. The number is larger than with more '
         f'images; compare it only with others of the same count.'
       )
 
 
-def _compare_features(ours, theirs, result):
-  """Adds precision, recall and KID, or the reason why they are missing."""
-  metrics, missing = result['metrics'], result['missing']
-  if ours is None or theirs is None:
-    reason = 'the features were not kept' if ours is None else _NO_FEATURES
-    missing |= dict.fromkeys(('precision', 'recall', 'kid'), reason)
-    return
-  try:
-    precision, recall = precision_recall(ours, theirs)
-    metrics |= {'precision': precision, 'recall': recall}
-  except ValueError as error:
-    missing |= dict.fromkeys(('precision', 'recall'), str(error))
-  try:
-    mean, deviation = kernel_distance(ours, theirs)
-    metrics |= {'kid': mean, 'kid_std': deviation}
-  except ValueError as error:
-    missing['kid'] = str(error)
+def _compare_features(
+  samples: Float[np.ndarray, 'A D'] | None,
+  reference: Float[np.ndarray, 'B D'] | None,
+  result: dict,
+) -> None:
+  """Adds the metrics of two sets of features, or why they are missing."""
+  reason = None
+  if samples is None:
+    reason = 'the features were not kept'
+  elif reference is None:
+    reason = _NO_FEATURES
+  for metric in METRICS:
+    if metric.of_features is None:
+      continue
+    missing = reason
+    if missing is None:
+      try:
+        values = metric.of_features(samples, reference)
+      except UserError as error:  # too few images
+        missing = str(error)
+    if missing is None:
+      result['metrics'] |= zip(metric.titles, values)
+    else:
+      result['missing'] |= {
+        name: missing for name in metric.titles if not name.endswith(_DEVIATION)
+      }
 
 
-def write_result(path: str | os.PathLike, result: dict):
+def write_result(path: str | os.PathLike, result: dict) -> None:
   """Writes a result as JSON; a value that is not finite is an error."""
   write_json(path, result, allow_nan=False)
 
 
-def table(result: dict) -> str:
-  """A few lines to print: metrics, then what is missing and what to mind."""
+def result_table(result: dict) -> str:
+  """A few lines to print: metrics, what is missing, and warnings."""
   metrics = result['metrics']
   lines = []
   for name, value in metrics.items():
-    if name.endswith('_std'):
+    if name.endswith(_DEVIATION):
       continue
-    deviation = metrics.get(f'{name}_std')
+    deviation = metrics.get(name + _DEVIATION)
     spread = '' if deviation is None else f' +- {deviation:.4g}'
-    lines.append(f'{NAMES.get(name, name):<18}{value:>10.4f}{spread}')
+    lines.append(f'{TITLES.get(name, name):<18}{value:>10.4f}{spread}')
   for name, reason in result['missing'].items():
-    lines.append(f'{NAMES[name]:<18}{"-":>10}  {reason}')
+    lines.append(f'{TITLES.get(name, name):<18}{"-":>10}  {reason}')
   count, reference = result['samples']['count'], result['reference']
   lines.append(f'{count:,} samples against {reference["path"]}')
   return '\n'.join(lines + [f'warning: {w}' for w in result['warnings']])
@@ -202,8 +203,8 @@ def table(result: dict) -> str:
 def table_row(result: dict, names: bool = False) -> str:
   """The metrics in one line of columns, or their names above it."""
   cells = [
-    NAMES[name] if names else f'{result["metrics"][name]:.4f}'
-    for name in NAMES
-    if name in result['metrics']
+    title if names else f'{result["metrics"][name]:.4f}'
+    for name, title in TITLES.items()
+    if name in result['metrics'] and not name.endswith(_DEVIATION)
   ]
   return ''.join(f'{cell:>{_COLUMN}}' for cell in cells)

@@ -1,52 +1,60 @@
-"""A grid of samples as a picture, with the same seeds every time."""
+"""A grid of samples of the EMA during training, with the same seeds always."""
+
+import functools
+import math
+from collections.abc import Iterator
 
 import jax
 import numpy as np
-from ml_collections import ConfigDict
 
 from pixeldit_jax.data.caption_sampler import ARRAYS, NULL, CaptionSampler
-from pixeldit_jax.data.source import Source
+from pixeldit_jax.data.sources.open_source import open_source
 from pixeldit_jax.images.grid import image_grid
 from pixeldit_jax.run_context import RunContext
 from pixeldit_jax.sampling.sampler import Sampler
-from pixeldit_jax.train.inputs import open_data
-from pixeldit_jax.typing import Condition, TextCondition
+from pixeldit_jax.typing import Condition, PyTree, TextCondition, UInt8
 
 
-def grid_condition(
-  config: ConfigDict, source: Source | None, count: int
-) -> tuple[Condition, TextCondition | None]:
-  """All classes in turn, or the texts of the first images and the null text."""
-  if not config.model.text_width:
-    return np.arange(count, dtype=np.int32) % config.model.num_classes, None
-  pick = CaptionSampler(source, dropout=0.0)
-  random = np.random.default_rng(config.seed)
-  texts = [pick(source[i % len(source)], random) for i in range(count)]
-  condition = TextCondition(*(np.stack([t[k] for t in texts]) for k in ARRAYS))
-  null = TextCondition(*(source.arrays[k].constant(NULL) for k in ARRAYS))
-  each = jax.tree.map(lambda x, y: np.broadcast_to(x, y.shape), null, condition)
-  return condition, each
+class SampleGridEvaluator:
+  """Draws all classes in turn, or the texts of the first images of the data.
 
-
-def make_grid_evaluator(context: RunContext, source: Source | None = None):
-  """f(step, weights) -> {'samples': picture}: the same seeds every time.
-
-  Args:
-    context: of the run.
-    source: the data; for a network of texts, which are those of its images.
+  Attributes:
+    every: steps between two grids.
   """
-  config = context.config
-  count = config.log.samples
-  if config.model.text_width and source is None:
-    source = open_data(config)
-  conditions = grid_condition(config, source, count)
-  columns = int(np.ceil(np.sqrt(count)))
-  batch_size = min(count, config.sampler.batch_size)
-  sampler = Sampler(context, batch_size=batch_size)
 
-  def evaluate(step, weights):
+  def __init__(self, context: RunContext):
+    config = context.config
+    self.every = config.log.samples_every
+    self._config, self._count = config, config.log.samples
+    batch_size = min(self._count, config.sampler.batch_size)
+    self._sampler = Sampler(context, batch_size=batch_size)
+
+  def __call__(
+    self, step: int, ema_params: PyTree
+  ) -> Iterator[tuple[str, UInt8[np.ndarray, 'H W 3']]]:
+    """Yields one picture, 'samples'."""
     del step
-    batches = sampler.sample(weights, np.arange(count), *conditions)
-    return {'samples': image_grid(np.concatenate(list(batches)), columns)}
+    indices = np.arange(self._count)
+    batches = self._sampler.sample(ema_params, indices, *self._conditions)
+    columns = math.ceil(math.sqrt(self._count))
+    yield 'samples', image_grid(np.concatenate(list(batches)), columns)
 
-  return evaluate
+  @functools.cached_property
+  def _conditions(self) -> tuple[Condition, TextCondition | None]:
+    """Labels; or texts and the null text, read once training has begun.
+
+    The run has checked its data by then: they are not checked again.
+    """
+    count, model = self._count, self._config.model
+    if not model.text_width:
+      return np.arange(count, dtype=np.int32) % model.num_classes, None
+    source = open_source(self._config.data.source, ARRAYS)
+    pick = CaptionSampler(source, dropout=0.0)
+    random = np.random.default_rng(self._config.seed)
+    texts = [pick(source[i % len(source)], random) for i in range(count)]
+    tokens, mask = (np.stack([text[name] for text in texts]) for name in ARRAYS)
+    condition = TextCondition(tokens, mask)
+    null = TextCondition(*(source.arrays[k].constant(NULL) for k in ARRAYS))
+    return condition, jax.tree.map(
+      lambda x, each: np.broadcast_to(x, each.shape), null, condition
+    )

@@ -1,7 +1,6 @@
 """Runs a feature network over any number of images on all devices.
 
-Each process uses its own devices on its own images, so hosts need not agree on
-counts: their `Moments` are merged afterwards.
+Only the devices of the calling process are used: it waits for no other.
 """
 
 import dataclasses

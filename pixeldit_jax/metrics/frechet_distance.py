@@ -32,7 +32,7 @@ class Gaussian:
 
 
 class Moments:
-  """Streaming mean and covariance: one pass, any batches, mergeable.
+  """Streaming mean and covariance: one pass, any batches.
 
   Chan, Golub and LeVeque (1979): each batch adds its scatter about its own mean
   and a rank-one term for the distance between the means, so nothing cancels.
@@ -47,7 +47,7 @@ class Moments:
     """Adds a batch.
 
     Raises:
-      ValueError: features of another width, or values that are not finite.
+      UserError: features of another width, or values that are not finite.
     """
     if features.ndim != 2 or features.shape[1] != len(self.mean):
       raise UserError(
@@ -59,25 +59,21 @@ class Moments:
     if not len(features):
       return
     features = features.astype(np.float64)
-    mean = features.mean(axis=0)
+    count, mean = len(features), features.mean(axis=0)
     centred = features - mean
-    self._add(len(features), mean, centred.T @ centred)
-
-  def merge(self, other: 'Moments'):
-    """Adds what another stream, such as another host, has seen."""
-    if other.count:
-      self._add(other.count, other.mean, other.scatter)
-
-  def _add(self, count, mean, scatter):
     total = self.count + count
     gap = mean - self.mean
-    self.scatter += scatter
+    self.scatter += centred.T @ centred
     self.scatter += np.outer(gap, gap * (self.count * count / total))
     self.mean += gap * (count / total)
     self.count = total
 
   def gaussian(self) -> Gaussian:
-    """Raises UserError for fewer than two vectors."""
+    """The mean and covariance of all vectors so far.
+
+    Raises:
+      UserError: there are fewer than two.
+    """
     if self.count < 2:
       raise UserError(
         f'A covariance needs at least 2 images; there are {self.count}.'

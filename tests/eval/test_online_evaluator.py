@@ -1,4 +1,4 @@
-"""What training is told equals what the files of a sample set give."""
+"""Metrics in training are those of the same samples on disk."""
 
 import dataclasses
 
@@ -8,12 +8,12 @@ import pytest
 
 from pixeldit_jax import sharding
 from pixeldit_jax.config import get_config, validate
-from pixeldit_jax.eval.online_evaluator import make_metric_evaluator
+from pixeldit_jax.eval.online_evaluator import OnlineEvaluator
 from pixeldit_jax.eval.reference import read_reference
 from pixeldit_jax.eval.report import evaluate_images
 from pixeldit_jax.images.grid import image_grid
 from pixeldit_jax.images.image_sets import open_images
-from pixeldit_jax.metrics.names import FEATURES
+from pixeldit_jax.metrics.table import metrics_in_training
 from pixeldit_jax.sampling import sample_set
 
 
@@ -36,23 +36,23 @@ def test_numbers_are_those_of_the_same_samples_on_disk(
   config.eval.update(every=1, samples=20)
   config.log.samples = 5
   context = dataclasses.replace(context, config=config)
-  evaluator = make_metric_evaluator(context, network, reference)
+  evaluator = OnlineEvaluator(context, network, reference)
   ema = jax.device_put(tiny_weights[1], sharding.replicated(context.mesh))
-  told = evaluator(4, ema)
+  found = dict(evaluator(4, ema))
   path = tmp_path / 'samples.npz'
   sample_set.make_sample_set(*tiny_run, path, 20)
   images = open_images(path)
   expected = evaluate_images(images, reference, network, settings={})['metrics']
-  assert {*FEATURES['inception'], 'class_agreement'} <= set(told)
-  for name, value in told.items():
+  assert {*metrics_in_training('inception'), 'class_agreement'} <= set(found)
+  for name, value in found.items():
     if name != 'samples':
       assert value == pytest.approx(expected[name], rel=1e-6), name
-  assert told['class_agreement'] == 0.1
+  assert found['class_agreement'] == 0.1
   (five,) = (batch[:5] for batch in images.batches(20))
-  np.testing.assert_array_equal(told['samples'], image_grid(five, 3))
-  again = evaluator(8, ema)
+  np.testing.assert_array_equal(found['samples'], image_grid(five, 3))
+  again = dict(evaluator(8, ema))
   again.pop('samples')
-  assert again == {name: told[name] for name in again}  # the same seeds
+  assert again == {name: found[name] for name in again}  # the same seeds
 
 
 @pytest.mark.parametrize(
@@ -70,7 +70,7 @@ def test_numbers_are_those_of_the_same_samples_on_disk(
   ],
   ids=str,
 )
-def test_what_cannot_be_evaluated_is_told_before_training(change, named):
+def test_what_cannot_be_evaluated_is_refused_before_training(change, named):
   config = get_config()
   config.eval.every = 100
   config.update_from_flattened_dict(change)

@@ -10,6 +10,7 @@ from PIL import Image
 from pixeldit_jax.data.sources.open_source import open_source
 from pixeldit_jax.data.transforms import center_crop, decode
 from pixeldit_jax.eval import reference
+from pixeldit_jax.eval.statistics_file import write_statistics
 from pixeldit_jax.metrics import feature_extractor
 from pixeldit_jax.metrics.image_statistics import collect
 
@@ -82,7 +83,7 @@ def test_images_as_npz_and_as_folder(tiny_network, tmp_path):
 def test_own_statistics_are_read_back(tiny_network, tmp_path):
   expected = _statistics(tiny_network, _images())
   path = tmp_path / 'own.npz'
-  reference.write_reference(path, expected, tiny_network, 'noise')
+  write_statistics(path, expected, tiny_network, 'noise')
   read = reference.read_reference(path, tiny_network)
   assert read.kind == 'own' and read.statistics.pooled.count == 31
   _assert_equal(read.statistics.pooled, expected.pooled)
@@ -118,7 +119,7 @@ def test_sources_are_cropped_as_for_training(tiny_network, tmp_path):
 def test_other_networks_are_refused(tiny_network, tmp_path):
   statistics = _statistics(tiny_network, _images())
   path = tmp_path / 'own.npz'
-  reference.write_reference(path, statistics, tiny_network, 'noise')
+  write_statistics(path, statistics, tiny_network, 'noise')
   for name, checksum in (
     ('digits', 'abc'),
     (feature_extractor.INCEPTION, 'other'),
@@ -165,7 +166,7 @@ def _change_format(path):
 def test_bad_references_are_refused(tiny_network, tmp_path, write, reason):
   path = tmp_path / 'a.npz'
   statistics = _statistics(tiny_network, _images())
-  reference.write_reference(path, statistics, tiny_network, 'noise')
+  write_statistics(path, statistics, tiny_network, 'noise')
   write(path)
   with pytest.raises(ValueError, match=reason):
     reference.read_reference(path, tiny_network)

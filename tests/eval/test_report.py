@@ -34,17 +34,26 @@ def _reference(network, images):
 
 def test_result_is_complete_and_json(tiny_network, tmp_path, monkeypatch):
   few = functools.partial(kernel_distance, subsets=5)
-  monkeypatch.setattr(report, 'kernel_distance', few)
+  metrics = [
+    metric._replace(of_features=few) if 'kid' in metric.titles else metric
+    for metric in report.METRICS
+  ]
+  monkeypatch.setattr(report, 'METRICS', metrics)
   samples = collect([_images(1200, 0)], tiny_network, 1200)
   reference = _reference(tiny_network, _images(1100, 1))
   settings = {'guidance': 2.75, 'seed': 0}
+  network = dataclasses.replace(
+    tiny_network, classify=lambda features: np.full(len(features), 3)
+  )
+  labels = np.arange(1200) % 10
   result = report.evaluate(
-    samples, reference, tiny_network, settings=settings, more={'images_s': 3.0}
+    samples, reference, network, settings=settings, labels=labels
   )
   assert set(result['metrics']) == {
     *('fid', 'sfid', 'inception_score', 'inception_score_std'),
-    *('precision', 'recall', 'kid', 'kid_std', 'images_s'),
+    *('precision', 'recall', 'kid', 'kid_std', 'class_agreement'),
   }
+  assert result['metrics']['class_agreement'] == 0.1
   assert not result['missing'] and not result['warnings']
   assert result['settings'] == settings
   assert result['samples']['count'] == 1200
@@ -62,7 +71,7 @@ def test_result_is_complete_and_json(tiny_network, tmp_path, monkeypatch):
   path = tmp_path / 'new' / 'result.json'
   report.write_result(path, result)
   assert json.loads(path.read_text()) == result
-  printed = report.table(result)
+  printed = report.result_table(result)
   assert f'{result["metrics"]["fid"]:.4f}' in printed and 'ref.npz' in printed
 
 
@@ -75,7 +84,7 @@ def test_a_set_against_itself(tiny_network):
   assert metrics['fid'] < 1e-6 and metrics['sfid'] < 1e-6
   assert metrics['precision'] == metrics['recall'] == 1
   assert 'subsets of 1,000' in result['missing']['kid']
-  assert 'KID' in report.table(result)
+  assert 'KID' in report.result_table(result)
 
 
 def test_statistics_alone_give_fid_and_reasons(tiny_network):
@@ -98,7 +107,7 @@ def test_too_few_images_are_reported(tiny_network):
   assert result['ranks']['fid']['samples'] == 4
   (warning,) = result['warnings']
   assert 'of 5 samples has rank 4 of 6' in warning
-  assert warning in report.table(result)
+  assert warning in report.result_table(result)
 
 
 def test_only_inception_gives_fid(tiny_network):

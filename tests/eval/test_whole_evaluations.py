@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pixeldit_jax.eval.reference import write_reference
+from pixeldit_jax.eval.statistics_file import write_statistics
 from pixeldit_jax.metrics.image_statistics import collect
 from pixeldit_jax.sampling import sample_set
 
@@ -190,7 +190,7 @@ def test_what_cannot_be_measured_is_refused(tiny_network, tmp_path):
     Image.fromarray(digits[i]).save(half / f'{i:06d}.png')
   other = tmp_path / 'other.npz'
   statistics = collect([digits], tiny_network, 12)
-  write_reference(other, statistics, tiny_network, 'noise')
+  write_statistics(other, statistics, tiny_network, 'noise')
   nan = tmp_path / 'nan.npz'
   np.savez(nan, mu=np.full(45, np.nan), sigma=np.eye(45))
   out = tmp_path / 'out'

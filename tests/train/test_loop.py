@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from pixeldit_jax import sharding
 from pixeldit_jax.config import get_config, model_config, validate
-from pixeldit_jax.eval.sample_grid_evaluator import make_grid_evaluator
+from pixeldit_jax.eval.sample_grid_evaluator import SampleGridEvaluator
 from pixeldit_jax.run_context import RunContext
 from pixeldit_jax.train.checkpoint.restore import CheckpointRef, restore_weights
 from pixeldit_jax.train.loop import train
@@ -90,7 +90,7 @@ def test_the_run_is_the_same_on_one_device_and_on_eight(tmp_path, assert_close):
 def test_events_and_pictures_reach_tensorboard(tmp_path):
   config = digits_config()
   config.log.update(samples_every=3, samples=4)
-  evaluator = make_grid_evaluator(RunContext.build(config))
+  evaluator = SampleGridEvaluator(RunContext.build(config))
   train(config, str(tmp_path), [(3, evaluator)])
   events = b''.join(p.read_bytes() for p in (tmp_path / 'events').iterdir())
   for name in ('loss', 'gradient_norm', 'images_per_second', 'samples'):
