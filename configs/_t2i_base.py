@@ -3,12 +3,13 @@
 from ml_collections import ConfigDict
 
 from pixeldit_jax import config as defaults
+from pixeldit_jax.model.families import preset
 
 
 def get_config() -> ConfigDict:
   """`train.config.get_config` with the values of text to image at 512."""
   config = defaults.get_config()
-  config.model.update(defaults.size_of('T2I'))
+  config.model.update(preset('pixeldit', 'T2I'))
   config.model.update(dtype='bfloat16', patch_remat='full', pixel_remat='full')
   config.data.update(
     resolution=512, batch_size=1024, text_encoder='google/gemma-2-2b-it'

@@ -8,6 +8,7 @@ REPA needs the weights of DINOv2-B: they are fetched by name, or
 """
 
 from pixeldit_jax import config as defaults
+from pixeldit_jax.model import families
 
 STEPS_OF_EPOCH = 5_000  # of 256 images
 
@@ -22,7 +23,7 @@ def get_config(arg: str | None = None):
   preset = dict(defaults.preset_of(options.preset, PRESETS))
   config = defaults.get_config()
   config.steps = preset.pop('epochs') * STEPS_OF_EPOCH
-  config.model.update(defaults.size_of(options.size))
+  config.model.update(families.preset('pixeldit', options.size))
   config.model.update(
     dtype='bfloat16', patch_remat='matmuls', pixel_remat='full'
   )

@@ -8,7 +8,6 @@ from pixeldit_jax.config.defaults import (
   get_config,
   make_debug,
   preset_of,
-  size_of,
 )
 from pixeldit_jax.config.keys import KEYS, STORED_FEATURES, Key
 from pixeldit_jax.config.options import parse_options
@@ -24,6 +23,5 @@ __all__ = [
   'parse_options',
   'parse_steps',
   'preset_of',
-  'size_of',
   'validate',
 ]

@@ -10,7 +10,6 @@ from ml_collections import ConfigDict, config_dict
 
 from pixeldit_jax.config.keys import KEYS
 from pixeldit_jax.errors import UserError
-from pixeldit_jax.model.config import SIZES
 
 
 def get_config() -> ConfigDict:
@@ -24,17 +23,6 @@ def get_config() -> ConfigDict:
     optional = key.default is None
     node[last] = config_dict.placeholder(float) if optional else key.default
   return ConfigDict(values)
-
-
-def size_of(name: str) -> dict[str, int]:
-  """Widths and depths of a size of the paper, for `config.model.update`.
-
-  Raises:
-    UserError: not B, L, XL or T2I.
-  """
-  if name not in SIZES:
-    raise UserError(f'config option size={name!r}: use one of {list(SIZES)}.')
-  return SIZES[name]
 
 
 def preset_of(

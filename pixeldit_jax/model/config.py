@@ -1,7 +1,6 @@
 """What a PixelDiT is made of: sizes, ablations, precision, and their checks."""
 
 import dataclasses
-from typing import Any
 
 from pixeldit_jax.errors import UserError
 
@@ -9,36 +8,24 @@ PIXEL_ATTENTION = ('patch', 'channel', 'full', 'none')
 PIXEL_ADALN = ('pixel', 'patch', 'global')
 MODULATION = ('pre', 'post')
 NORMS = ('rms', 'layer')
-POSITIONS = ('rope', 'absolute')
+OUTPUT_NORMS = ('norm', 'plain')
+POSITIONS = ('rope', 'absolute', 'both')
+ROTARY = ('span', 'row_column')
 TIME = ('unit', 'noise')
+DECODERS = ('pit_blocks', 'deco', 'nerf_field', 'linear')
+PREDICTIONS = ('velocity', 'image')
+INIT = ('uniform', 'xavier')
 DTYPES = ('float32', 'bfloat16')
 REMAT = ('none', 'matmuls', 'full')
 ATTENTION = ('auto', 'xla', 'blockwise', 'flash', 'cudnn')
 
-# Table 1 of the paper; ImageNet at 256 is trained with patches of 16.
-SIZES: dict[str, dict[str, Any]] = {
-  'B': dict(patch_depth=12, pixel_depth=2, width=768, heads=12),
-  'L': dict(patch_depth=22, pixel_depth=4, width=1024, heads=16),
-  'XL': dict(patch_depth=26, pixel_depth=4, width=1152, heads=16),
-  'T2I': dict(
-    patch_depth=14,
-    pixel_depth=2,
-    width=1536,
-    heads=24,
-    pixel_attention_width=1152,
-    pixel_heads=16,
-    num_classes=0,
-    text_width=2304,  # Gemma-2-2b
-    text_tokens=300,
-    time='noise',
-    zero_modulation=False,
-  ),
-}
-
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
-  """Any PixelDiT. Every ablation of the paper is a value here.
+  """Any network of the family, by default PixelDiT-XL.
+
+  `model.families` shows the values that make each network of the family;
+  the ablations of PixelDiT's paper are values as well.
 
   Attributes:
     num_classes: labels 0..num_classes-1; num_classes itself is "no class". 0
@@ -53,8 +40,12 @@ class ModelConfig:
     width: D, the width of the patch path.
     heads: attention heads of the patch path.
     patch_depth: blocks of the patch path.
+    decoder: from patch tokens to pixels: PiT blocks, DeCo's blocks, PixNerd's
+      neural field, or one linear layer, modulated by the condition.
     pixel_width: E, the width of one pixel token.
-    pixel_depth: PiT blocks; 0 has only the patch path (single level).
+    pixel_depth: blocks of the decoder; 0 with 'linear', and with 'pit_blocks'
+      for PixelDiT with only the patch path (single level).
+    field_ratio: hidden width of the neural field over that of a pixel token.
     pixel_attention: 'patch' compacts the p*p pixels of a patch to one token
       before attention (section 3.3); 'channel' compacts the channels instead,
       so that all H*W pixel tokens attend to each other at a narrow width;
@@ -70,12 +61,33 @@ class ModelConfig:
     modulation: 'pre' scales and shifts what enters attention and MLP and gates
       what leaves; 'post' scales and shifts what leaves (no loss spikes).
     norm: 'rms' or 'layer', for all norms.
-    positions: 'rope', 2-D rotary in attention, or 'absolute', fixed 2-D
-      sine-cosine added to the patch tokens.
+    output_norm: that before the linear decoder: `norm`, or a LayerNorm without
+      weights ('plain').
+    positions: 'rope', 2-D rotary in attention, 'absolute', fixed 2-D
+      sine-cosine added to the patch tokens, or 'both'.
+    rotary: 'span', both sides of an image go from 0 to 16, pairs of channels
+      turn with column and row in turn; or 'row_column', patches are counted,
+      the first half turns with the row.
+    position_grid: patches along a side of the square whose fixed positions are
+      among released weights (JiT); 0 where there are none. Nothing is computed
+      from it.
+    bottleneck: width of a linear layer in front of the patch embedding; 0 has
+      none.
+    context_tokens: tokens of the class that are put in front of the patches in
+      the patch path; 0 has none.
+    context_start: how many blocks are run before that.
+    biases: of q, k, v and SwiGLU.
+    dropout: in training, rate in the middle half of the patch blocks, of what
+      attention adds and of the hidden layer of SwiGLU.
     time: what the features of time are of: t ('unit', as for classes), or the
       noise level 1000 (1 - t) ('noise', as the text-to-image release).
-    zero_modulation: blocks start with modulation zero, as the identity if
-      'pre'; the text-to-image release starts them random.
+    time_period: the longest, over 2 pi, of the features of time.
+    init: of linear layers, where nothing else is said: within 1/sqrt(fan in)
+      ('uniform'), or Xavier's with biases of 0.
+    zero_modulation: patch and PiT blocks start with modulation zero, as the
+      identity if 'pre'; the text-to-image release starts them random.
+    prediction: what the network gives: the velocity, or the image at the end
+      of the path. See `flow.prediction`.
     dtype: of activations and matrix products; parameters are float32.
     scan: blocks as one scanned loop (quick to compile, TPU and GPU), or
       unrolled (faster on CPU). The weights are stacked either way.
@@ -96,17 +108,30 @@ class ModelConfig:
   width: int = 1152
   heads: int = 16
   patch_depth: int = 26
+  decoder: str = 'pit_blocks'
   pixel_width: int = 16
   pixel_depth: int = 4
+  field_ratio: int = 2
   pixel_attention: str = 'patch'
   pixel_attention_width: int = 0
   pixel_heads: int = 0
   pixel_adaln: str = 'pixel'
   modulation: str = 'pre'
   norm: str = 'rms'
+  output_norm: str = 'norm'
   positions: str = 'rope'
+  rotary: str = 'span'
+  position_grid: int = 0
+  bottleneck: int = 0
+  context_tokens: int = 0
+  context_start: int = 0
+  biases: bool = False
+  dropout: float = 0.0
   time: str = 'unit'
+  time_period: float = 10.0
+  init: str = 'uniform'
   zero_modulation: bool = True
+  prediction: str = 'velocity'
   dtype: str = 'float32'
   scan: bool = True
   patch_remat: str = 'none'
@@ -122,6 +147,11 @@ class ModelConfig:
       ('patch_size', 1),
       ('patch_depth', 1),
       ('pixel_depth', 0),
+      ('field_ratio', 1),
+      ('position_grid', 0),
+      ('bottleneck', 0),
+      ('context_tokens', 0),
+      ('context_start', 0),
     ):
       if getattr(self, name) < least:
         raise UserError(
@@ -134,19 +164,18 @@ class ModelConfig:
         'text; set one of them and let the other be 0.'
       )
     _check_heads('', self.width, self.heads)
-    _check_heads('pixel_attention_', *self.pixel_attention_size)
-    if self.pixel_width < 4 or self.pixel_width % 4:
-      raise UserError(
-        f'model.pixel_width={self.pixel_width}: a multiple of 4, for 2-D '
-        'sine-cosine positions.'
-      )
     for name, known in (
+      ('decoder', DECODERS),
       ('pixel_attention', PIXEL_ATTENTION),
       ('pixel_adaln', PIXEL_ADALN),
       ('modulation', MODULATION),
       ('norm', NORMS),
+      ('output_norm', OUTPUT_NORMS),
       ('positions', POSITIONS),
+      ('rotary', ROTARY),
       ('time', TIME),
+      ('init', INIT),
+      ('prediction', PREDICTIONS),
       ('dtype', DTYPES),
       ('patch_remat', REMAT),
       ('pixel_remat', REMAT),
@@ -156,6 +185,58 @@ class ModelConfig:
         raise UserError(
           f'model.{name}={getattr(self, name)!r}: use one of {known}.'
         )
+    self._check_decoder()
+    self._check_patch_path()
+
+  def _check_decoder(self) -> None:
+    """Raises UserError for a decoder and options that do not go together."""
+    if self.decoder == 'pit_blocks':
+      _check_heads('pixel_attention_', *self.pixel_attention_size)
+      if self.pixel_width < 4 or self.pixel_width % 4:
+        raise UserError(
+          f'model.pixel_width={self.pixel_width}: a multiple of 4, for 2-D '
+          'sine-cosine positions.'
+        )
+    elif self.pixel_width < 1:
+      raise UserError(f'model.pixel_width={self.pixel_width}: at least 1.')
+    if self.decoder == 'linear' and self.pixel_depth:
+      raise UserError(
+        f"model.decoder='linear' with model.pixel_depth={self.pixel_depth}: a "
+        'linear decoder has no blocks; set model.pixel_depth=0.'
+      )
+    if self.decoder in ('deco', 'nerf_field') and not self.pixel_depth:
+      raise UserError(
+        f'model.decoder={self.decoder!r} with model.pixel_depth=0: at least '
+        "one block; model.decoder='linear' has none."
+      )
+    if self.output_norm != 'norm' and self.decoder != 'linear':
+      raise UserError(
+        f'model.output_norm={self.output_norm!r} with model.decoder='
+        f"{self.decoder!r}: only the linear decoder has it; use 'norm'."
+      )
+
+  def _check_patch_path(self) -> None:
+    """Raises UserError for options of patch tokens that do not fit."""
+    if self.text_width and self.context_tokens:
+      raise UserError(
+        f'model.context_tokens={self.context_tokens} with model.text_width='
+        f'{self.text_width}: these are tokens of a class; set one to 0.'
+      )
+    if self.context_tokens and self.context_start >= self.patch_depth:
+      raise UserError(
+        f'model.context_start={self.context_start}: below model.patch_depth='
+        f'{self.patch_depth}, so that a block sees the class tokens.'
+      )
+    if not 0 <= self.dropout < 1:
+      raise UserError(f'model.dropout={self.dropout}: at least 0, below 1.')
+    if self.text_width and self.dropout:
+      raise UserError(
+        f'model.dropout={self.dropout} with model.text_width='
+        f'{self.text_width}: only networks of classes have dropout; set it '
+        'to 0.'
+      )
+    if not self.time_period > 1:
+      raise UserError(f'model.time_period={self.time_period}: above 1.')
 
   @property
   def head_size(self) -> int:

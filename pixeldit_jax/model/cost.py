@@ -9,8 +9,9 @@ import math
 import jax
 
 from pixeldit_jax.model.config import ModelConfig
+from pixeldit_jax.model.decoders.cosine_basis import FREQUENCIES
+from pixeldit_jax.model.decoders.pit_blocks import modulation_vectors
 from pixeldit_jax.model.embed import TIME_FEATURES
-from pixeldit_jax.model.pixel_block import modulation_vectors
 from pixeldit_jax.model.pixeldit import abstract_model, weights_of
 
 
@@ -36,25 +37,57 @@ def forward_flops(
   L = math.prod(config.grid(height, width))
   T = config.text_tokens if text is None else text
   T = T if config.text_width else 0
+  return 2 * (_patch_path(config, L, T) + _decoder(config, L))
+
+
+def _patch_path(config: ModelConfig, L: int, T: int) -> int:
+  """Multiply-adds up to the patch tokens; T counts the tokens of a text."""
+  D, inputs = config.width, config.pixels * config.in_channels
+  total = TIME_FEATURES * D + D * D + T * config.text_width * D
+  if config.bottleneck:
+    total += L * (inputs + D) * config.bottleneck
+  else:
+    total += L * inputs * D
+
+  def blocks(tokens):
+    block = _attention(tokens, D) + tokens * 3 * D * config.mlp_width
+    return block + (2 if T else 1) * 6 * D * D
+
+  before = config.context_start if config.context_tokens else config.patch_depth
+  total += before * blocks(L + T)
+  after = config.patch_depth - before
+  return total + after * blocks(L + config.context_tokens)
+
+
+def _decoder(config: ModelConfig, L: int) -> int:
+  """Multiply-adds from the patch tokens to the pixels."""
   D, E, P = config.width, config.pixel_width, config.pixels
-  C = config.in_channels
-  patch_block = _attention(L + T, D) + (L + T) * 3 * D * config.mlp_width
-  patch_block += (2 if T else 1) * 6 * D * D
-  total = L * P * C * D + TIME_FEATURES * D + D * D + T * config.text_width * D
-  total += config.patch_depth * patch_block
-  if not config.pixel_depth:
-    return 2 * (total + L * D * P * C)
+  C, depth = config.in_channels, config.pixel_depth
+  if not depth:
+    return L * D * P * C + (2 * D * D if config.decoder == 'linear' else 0)
+  if config.decoder == 'pit_blocks':
+    joined = L * D * E if config.pixel_adaln == 'global' else 0
+    return joined + depth * _pit_block(config, L) + 2 * L * P * C * E
+  # As the authors compute: the basis of each pixel goes through the layer.
+  ends = L * P * (2 * C + FREQUENCIES**2) * E
+  if config.decoder == 'deco':
+    condition, second = L * D * P * E, L * P * E * E
+    return ends + condition + second + depth * L * P * 5 * E * E
+  weights = 2 * E * E * config.field_ratio
+  return ends + depth * L * (D + P) * weights
+
+
+def _pit_block(config: ModelConfig, L: int) -> int:
+  D, E, P = config.width, config.pixel_width, config.pixels
   patches = 1 if config.pixel_adaln == 'global' else L
   modulated = P if config.pixel_adaln == 'pixel' else 1
-  pixel_block = patches * D * modulation_vectors(config) * modulated * E
-  pixel_block += L * P * 8 * E * E
-  if config.pixel_attention != 'none':
-    A, _ = config.pixel_attention_size
-    tokens = L if config.pixel_attention == 'patch' else L * P
-    pixel_block += 2 * L * P * E * A + _attention(tokens, A)
-  if config.pixel_adaln == 'global':
-    total += L * D * E
-  return 2 * (total + config.pixel_depth * pixel_block + 2 * L * P * C * E)
+  total = patches * D * modulation_vectors(config) * modulated * E
+  total += L * P * 8 * E * E
+  if config.pixel_attention == 'none':
+    return total
+  A, _ = config.pixel_attention_size
+  tokens = L if config.pixel_attention == 'patch' else L * P
+  return total + 2 * L * P * E * A + _attention(tokens, A)
 
 
 def _attention(tokens: int, width: int) -> int:

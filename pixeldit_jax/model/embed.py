@@ -1,5 +1,6 @@
 """From pixels, time, label and text to tokens, and back to pixels."""
 
+import functools
 import math
 
 import jax
@@ -8,11 +9,10 @@ from flax import nnx
 
 from pixeldit_jax.errors import UserError
 from pixeldit_jax.model.config import ModelConfig
-from pixeldit_jax.model.layers import Linear, make_norm, normal, uniform, zeros
+from pixeldit_jax.model.layers import Linear, make_norm, normal
 from pixeldit_jax.typing import Array, Float, Int
 
 TIME_FEATURES = 256
-TIME_MAX_PERIOD = 10.0
 
 
 def patchify(x: Float[Array, 'B H W C'], patch: int) -> Float[Array, 'B L P C']:
@@ -61,51 +61,30 @@ def sincos_2d(rows: int, columns: int, width: int) -> Float[Array, 'H W D']:
 
 
 class PatchEmbed(nnx.Module):
-  """One token from all pixels of a patch."""
+  """One token from all pixels of a patch, by way of a bottleneck if any."""
 
   def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
-    fan_in = config.pixels * config.in_channels
-    self.proj = Linear(
-      (config.pixels, config.in_channels),
-      config.width,
-      (None, None, 'embed'),
-      kernel_init=uniform(math.sqrt(6 / (fan_in + config.width))),  # Xavier
-      bias_init=zeros,
-      dtype=config.dtype,
-      rngs=rngs,
+    linear = functools.partial(
+      Linear, init='xavier', dtype=config.dtype, rngs=rngs
     )
-    self.absolute = config.positions == 'absolute'
+    inputs: tuple[int, ...] = (config.pixels, config.in_channels)
+    self.has_bottleneck = config.bottleneck > 0
+    if self.has_bottleneck:
+      self.bottleneck = linear(
+        inputs, config.bottleneck, (None, None, None), bias=False
+      )
+      inputs = (config.bottleneck,)
+    self.proj = linear(inputs, config.width, (*(None for _ in inputs), 'embed'))
+    self.absolute = config.positions in ('absolute', 'both')
 
   def __call__(
     self, x: Float[Array, 'B L P C'], grid: tuple[int, int]
   ) -> Float[Array, 'B L D']:
-    s = self.proj(x)
+    s = self.proj(self.bottleneck(x) if self.has_bottleneck else x)
     if self.absolute:
       width = s.shape[-1]
       s += sincos_2d(*grid, width).reshape(-1, width).astype(s.dtype)
     return s
-
-
-class PixelEmbed(nnx.Module):
-  """One token from each pixel, with its position in the image added."""
-
-  def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
-    self.proj = Linear(
-      config.in_channels,
-      config.pixel_width,
-      (None, None),
-      dtype=config.dtype,
-      rngs=rngs,
-    )
-    self.patch = config.patch_size
-
-  def __call__(
-    self, x: Float[Array, 'B L P C'], grid: tuple[int, int]
-  ) -> Float[Array, 'B L P E']:
-    z = self.proj(x)
-    rows, columns = (n * self.patch for n in grid)
-    positions = sincos_2d(rows, columns, z.shape[-1])[None]
-    return z + patchify(positions, self.patch).astype(z.dtype)
 
 
 class TimeEmbed(nnx.Module):
@@ -115,29 +94,21 @@ class TimeEmbed(nnx.Module):
   """
 
   def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
-    width, dtype = config.width, config.dtype
-    self.time = config.time
-    self.up = Linear(
-      TIME_FEATURES,
-      width,
-      (None, 'embed'),
+    self.time, self.period = config.time, config.time_period
+    linear = functools.partial(
+      Linear,
+      init=config.init,
       kernel_init=normal,
-      dtype=dtype,
+      dtype=config.dtype,
       rngs=rngs,
     )
-    self.down = Linear(
-      width,
-      width,
-      ('embed', None),
-      kernel_init=normal,
-      dtype=dtype,
-      rngs=rngs,
-    )
+    self.up = linear(TIME_FEATURES, config.width, (None, 'embed'))
+    self.down = linear(config.width, config.width, ('embed', None))
 
   def __call__(self, t: Float[Array, 'B']) -> Float[Array, 'B D']:
     half = TIME_FEATURES // 2
     k = jnp.arange(half, dtype=jnp.float32)
-    frequencies = TIME_MAX_PERIOD ** (-k / half)
+    frequencies = self.period ** (-k / half)
     time = t.astype(jnp.float32)
     if self.time == 'noise':
       time = 1000 * (1 - time)
@@ -158,6 +129,19 @@ class ClassEmbed(nnx.Module):
 
   def __call__(self, y: Int[Array, 'B']) -> Float[Array, 'B D']:
     return self.table[...].astype(self.dtype)[y]
+
+
+class ContextEmbed(nnx.Module):
+  """Tokens of the class, with learned positions (JiT, arXiv 2511.13720)."""
+
+  def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
+    shape = (config.context_tokens, config.width)
+    self.positions = nnx.Param(
+      normal(rngs.params(), shape, jnp.float32), axes=(None, 'embed')
+    )
+
+  def __call__(self, y: Float[Array, 'B D']) -> Float[Array, 'B S D']:
+    return y[:, None] + self.positions[...].astype(y.dtype)
 
 
 class TextEmbed(nnx.Module):
@@ -187,41 +171,3 @@ class TextEmbed(nnx.Module):
       )
     tokens = self.norm(self.proj(text))
     return tokens + self.positions[:T].astype(tokens.dtype)
-
-
-class PixelOutput(nnx.Module):
-  """Norm and a linear layer from pixel tokens to velocities; starts at 0."""
-
-  def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
-    self.norm = make_norm(config, config.pixel_width)
-    self.proj = Linear(
-      config.pixel_width,
-      config.in_channels,
-      (None, None),
-      kernel_init=zeros,
-      bias_init=zeros,
-      dtype=config.dtype,
-      rngs=rngs,
-    )
-
-  def __call__(self, z: Float[Array, 'B L P E']) -> Float[Array, 'B L P C']:
-    return self.proj(self.norm(z))
-
-
-class PatchOutput(nnx.Module):
-  """The single-level ablation's head: all pixels of a patch from its token."""
-
-  def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
-    self.norm = make_norm(config, config.width)
-    self.proj = Linear(
-      config.width,
-      (config.pixels, config.in_channels),
-      ('embed', None, None),
-      kernel_init=zeros,
-      bias_init=zeros,
-      dtype=config.dtype,
-      rngs=rngs,
-    )
-
-  def __call__(self, s: Float[Array, 'B L D']) -> Float[Array, 'B L P C']:
-    return self.proj(self.norm(s))

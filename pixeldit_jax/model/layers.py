@@ -42,7 +42,8 @@ class Linear(nnx.Module):
 
   The kernel has shape [*inputs, *outputs]: the last axes of x, as many as
   `inputs`, are contracted. Weights are float32, the product is in `dtype`.
-  Kernel and bias start uniform within 1/sqrt(fan in), the release's default.
+  Kernel and bias start uniform within 1/sqrt(fan in), the release's default;
+  with init='xavier' the kernel within sqrt(6 / (fan in + fan out)), the bias 0.
   """
 
   def __init__(
@@ -52,6 +53,7 @@ class Linear(nnx.Module):
     axes: tuple[str | None, ...],
     *,
     bias: bool = True,
+    init: str = 'uniform',
     kernel_init: Initializer | None = None,
     bias_init: Initializer | None = None,
     dtype: str,
@@ -59,17 +61,21 @@ class Linear(nnx.Module):
   ):
     inputs = (inputs,) if isinstance(inputs, int) else inputs
     outputs = (outputs,) if isinstance(outputs, int) else outputs
-    default = uniform(1 / math.sqrt(math.prod(inputs)))
+    fan_in, fan_out = math.prod(inputs), math.prod(outputs)
+    kernel_default = bias_default = uniform(1 / math.sqrt(fan_in))
+    if init == 'xavier':
+      kernel_default = uniform(math.sqrt(6 / (fan_in + fan_out)))
+      bias_default = zeros
     shape = (*inputs, *outputs)
     self.kernel = nnx.Param(
-      (kernel_init or default)(rngs.params(), shape, jnp.float32),
+      (kernel_init or kernel_default)(rngs.params(), shape, jnp.float32),
       axes=axes,
       inputs=len(inputs),
     )
     self.has_bias = bias
     if bias:
       self.bias = nnx.Param(
-        (bias_init or default)(rngs.params(), outputs, jnp.float32),
+        (bias_init or bias_default)(rngs.params(), outputs, jnp.float32),
         axes=axes[len(inputs) :],
       )
     self.contracted = len(inputs)
@@ -135,18 +141,25 @@ class RMSNorm(nnx.Module):
 
 
 class LayerNorm(nnx.Module):
-  """(x - mean(x)) / std(x) * weight + bias over the last axis."""
+  """(x - mean(x)) / std(x) * weight + bias over the last axis.
 
-  def __init__(self, width: int, eps: float = 1e-6):
-    self.weight = nnx.Param(jnp.ones(width, jnp.float32), axes=(None,))
-    self.bias = nnx.Param(jnp.zeros(width, jnp.float32), axes=(None,))
+  Without `affine` there are no weight and bias.
+  """
+
+  def __init__(self, width: int, eps: float = 1e-6, *, affine: bool = True):
+    self.affine = affine
+    if affine:
+      self.weight = nnx.Param(jnp.ones(width, jnp.float32), axes=(None,))
+      self.bias = nnx.Param(jnp.zeros(width, jnp.float32), axes=(None,))
     self.eps = eps
 
   def __call__(self, x: Float[Array, '... D']) -> Float[Array, '... D']:
     x32 = x.astype(jnp.float32)  # as for RMSNorm
     x32 -= jnp.mean(x32, -1, keepdims=True)
     scale = jax.lax.rsqrt(jnp.mean(x32**2, -1, keepdims=True) + self.eps)
-    y = x32 * scale * self.weight[...] + self.bias[...]
+    y = x32 * scale
+    if self.affine:
+      y = y * self.weight[...] + self.bias[...]
     return y.astype(x.dtype)
 
 
@@ -169,8 +182,32 @@ def modulation_init(config: ModelConfig) -> Initializer | None:
   return zeros if config.zero_modulation else None
 
 
+# f(x): zero in place of some values, the others larger by as much.
+Dropout = Callable[[jax.Array], jax.Array]
+
+
+def no_dropout(x: jax.Array) -> jax.Array:
+  """Every value stays."""
+  return x
+
+
+def dropout_of(keys: Key, rate: float) -> Dropout:
+  """Drops values at a rate, by a key for each example [B].
+
+  An example then loses the same values whatever batch it is computed in.
+  """
+
+  def drop(x):
+    keep = jax.vmap(
+      lambda key: jax.random.bernoulli(key, 1 - rate, x.shape[1:])
+    )
+    return jnp.where(keep(keys), x / (1 - rate), 0).astype(x.dtype)
+
+  return drop
+
+
 class SwiGLU(nnx.Module):
-  """w2(SiLU(w1 x) * w3 x), without biases; w1 and w3 are one product."""
+  """w2(SiLU(w1 x) * w3 x); w1 and w3 are one product."""
 
   def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
     width, hidden = config.width, config.mlp_width
@@ -178,7 +215,8 @@ class SwiGLU(nnx.Module):
       width,
       (2, hidden),
       ('embed', None, 'mlp'),
-      bias=False,
+      bias=config.biases,
+      init=config.init,
       dtype=config.dtype,
       rngs=rngs,
     )
@@ -186,15 +224,18 @@ class SwiGLU(nnx.Module):
       hidden,
       width,
       ('mlp', 'embed'),
-      bias=False,
+      bias=config.biases,
+      init=config.init,
       dtype=config.dtype,
       rngs=rngs,
     )
 
-  def __call__(self, x: Float[Array, 'B L D']) -> Float[Array, 'B L D']:
+  def __call__(
+    self, x: Float[Array, 'B L D'], dropout: Dropout = no_dropout
+  ) -> Float[Array, 'B L D']:
     h_BL2F = self.up(x)
     gate_BLF, value_BLF = h_BL2F[:, :, 0], h_BL2F[:, :, 1]
-    return self.down(jax.nn.silu(gate_BLF) * value_BLF)
+    return self.down(dropout(jax.nn.silu(gate_BLF) * value_BLF))
 
 
 class PixelMLP(nnx.Module):

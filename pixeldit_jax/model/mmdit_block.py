@@ -24,7 +24,7 @@ class MMDiTBlock(nnx.Module):
   def __call__(
     self,
     streams: Streams,
-    c: Float[Array, 'B D'],
+    c: Float[Array, 'B 1 D'],
     rotary: tuple[Rotary | None, Rotary | None],
     mask: Bool[Array, 'B T'] | None,
   ) -> Streams:

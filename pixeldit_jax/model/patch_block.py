@@ -1,23 +1,27 @@
 """A block of the patch path: DiT with RMSNorm, rotary and SwiGLU."""
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from pixeldit_jax.model.config import ModelConfig
 from pixeldit_jax.model.layers import (
+  Dropout,
   Linear,
   SwiGLU,
+  dropout_of,
   make_norm,
   modulate,
   modulation_init,
+  no_dropout,
 )
 from pixeldit_jax.model.rope import Rotary
 from pixeldit_jax.model.self_attention import SelfAttention
 from pixeldit_jax.sharding import constrain
-from pixeldit_jax.typing import Array, Float
+from pixeldit_jax.typing import Array, Float, Key
 
 QKV = tuple[Float[Array, 'B L N K'], ...]
-Modulation = tuple[Float[Array, 'B 1 D'], ...]
+Modulation = tuple[Float[Array, 'B #L D'], ...]
 
 
 class PatchBlock(nnx.Module):
@@ -43,6 +47,7 @@ class PatchBlock(nnx.Module):
       rngs: for the weights.
     """
     self.tokens = tokens
+    self.dropout = config.dropout
     self.norm1 = make_norm(config, config.width)
     self.attn = SelfAttention(config, config.width, config.heads, rngs=rngs)
     self.norm2 = make_norm(config, config.width)
@@ -51,6 +56,7 @@ class PatchBlock(nnx.Module):
       config.width,
       (6, config.width),
       ('embed', None, None),
+      init=config.init,
       kernel_init=modulation_init(config),
       bias_init=modulation_init(config),
       dtype=config.dtype,
@@ -60,20 +66,39 @@ class PatchBlock(nnx.Module):
   def __call__(
     self,
     x: Float[Array, 'B L D'],
-    c: Float[Array, 'B D'],
+    c: Float[Array, 'B #L D'],
     rotary: Rotary | None,
+    keys: Key | None = None,
   ) -> Float[Array, 'B L D']:
+    """The tokens after the block.
+
+    Args:
+      x: tokens.
+      c: the condition, of each token or of all of an image.
+      rotary: of the tokens.
+      keys: for dropout, one for each example [B]; without them nothing drops.
+    """
     qkv, m = self.pre_attention(x, c, rotary)
-    return self.post_attention(x, self.attn.attend(*qkv), m)
+    attended = self.attn.attend(*qkv)
+    if keys is None:
+      return self.post_attention(x, attended, m)
+    first, second = jax.vmap(jax.random.split, out_axes=1)(keys)
+    return self.post_attention(
+      x,
+      attended,
+      m,
+      drop_attention=dropout_of(first, self.dropout),
+      drop_hidden=dropout_of(second, self.dropout),
+    )
 
   def pre_attention(
     self,
     x: Float[Array, 'B L D'],
-    c: Float[Array, 'B D'],
+    c: Float[Array, 'B #L D'],
     rotary: Rotary | None,
   ) -> tuple[QKV, Modulation]:
     """Queries, keys and values of the modulated tokens; the six modulations."""
-    m = jnp.unstack(self.adaln(c)[:, None], axis=2)
+    m = jnp.unstack(self.adaln(c), axis=2)
     h = modulate(self.norm1(x), m[0], m[1])
     return self.attn.qkv_projection(h, rotary), m
 
@@ -82,8 +107,10 @@ class PatchBlock(nnx.Module):
     x: Float[Array, 'B L D'],
     attended_BLNK: Float[Array, 'B L N K'],
     m: Modulation,
+    drop_attention: Dropout = no_dropout,
+    drop_hidden: Dropout = no_dropout,
   ) -> Float[Array, 'B L D']:
     """The output of the block, given the result of attention."""
-    x += m[2] * self.attn.output_projection(attended_BLNK)
-    x += m[5] * self.mlp(modulate(self.norm2(x), m[3], m[4]))
+    x += m[2] * drop_attention(self.attn.output_projection(attended_BLNK))
+    x += m[5] * self.mlp(modulate(self.norm2(x), m[3], m[4]), drop_hidden)
     return constrain(x, 'batch', self.tokens, None)

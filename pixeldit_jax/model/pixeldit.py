@@ -1,8 +1,11 @@
-"""PixelDiT: a patch-level DiT and a pixel-level path (arXiv 2511.20645)."""
+"""The network: a patch-level DiT, and a decoder from its tokens to pixels.
 
-import functools
-from collections.abc import Callable
-from typing import Any
+With PiT blocks as the decoder it is PixelDiT (arXiv 2511.20645); `families`
+shows what else it can be.
+"""
+
+from collections.abc import Callable, Collection
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,12 +13,25 @@ from flax import nnx
 
 from pixeldit_jax.errors import UserError
 from pixeldit_jax.model.config import ModelConfig
-from pixeldit_jax.model.embed import (
-  ClassEmbed,
-  PatchEmbed,
-  PatchOutput,
+from pixeldit_jax.model.decoders.cosine_basis import BasisEmbed
+from pixeldit_jax.model.decoders.deco import (
+  DeCoBlock,
+  DeCoEmbed,
+  DeCoOutput,
+  PixelCondition,
+)
+from pixeldit_jax.model.decoders.linear import PatchOutput
+from pixeldit_jax.model.decoders.nerf_field import FieldBlock
+from pixeldit_jax.model.decoders.pit_blocks import (
+  PixelBlock,
   PixelEmbed,
   PixelOutput,
+  pixel_rotary,
+)
+from pixeldit_jax.model.embed import (
+  ClassEmbed,
+  ContextEmbed,
+  PatchEmbed,
   TextEmbed,
   TimeEmbed,
   patchify,
@@ -24,22 +40,44 @@ from pixeldit_jax.model.embed import (
 from pixeldit_jax.model.layers import Linear, matmul_precision
 from pixeldit_jax.model.mmdit_block import MMDiTBlock
 from pixeldit_jax.model.patch_block import PatchBlock
-from pixeldit_jax.model.pixel_block import PixelBlock, pixel_rotary
-from pixeldit_jax.model.rope import Rotary, rotary_1d, rotary_2d
-from pixeldit_jax.model.stack import (
-  run_blocks,
-  run_blocks_with_feature,
-  stack_blocks,
+from pixeldit_jax.model.rope import (
+  Rotary,
+  rotary_1d,
+  rotary_2d,
+  unrotated_first,
 )
+from pixeldit_jax.model.stack import run_blocks, split_blocks, stack_blocks
 from pixeldit_jax.sharding import constrain
-from pixeldit_jax.typing import Array, Condition, Float, PyTree
+from pixeldit_jax.typing import Array, Condition, Float, Key, PyTree
+
+# Of each decoder with pixel tokens: what makes them, changes them, ends them.
+DECODERS = {
+  'pit_blocks': (PixelEmbed, PixelBlock, PixelOutput),
+  'deco': (DeCoEmbed, DeCoBlock, DeCoOutput),
+  'nerf_field': (BasisEmbed, FieldBlock, PixelOutput),
+}
+
+
+class Part(NamedTuple):
+  """Patch blocks that were run as one loop.
+
+  Attributes:
+    end: the number of blocks up to here.
+    last: the patch tokens after them.
+    outputs: those after each of its blocks.
+  """
+
+  end: int
+  last: Float[Array, 'B L D']
+  outputs: Float[Array, 'depth B L D']
 
 
 class PixelDiT(nnx.Module):
   """The velocity of an image at a time, given its class or text (figure 2).
 
   Patch tokens carry the meaning of the image; with the time they condition,
-  pixel by pixel, the path that makes the velocity of every pixel.
+  pixel by pixel, the path that makes the velocity of every pixel. If
+  `config.prediction` is 'image' it is the image that is given.
   """
 
   def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
@@ -50,46 +88,54 @@ class PixelDiT(nnx.Module):
     else:
       self.class_embed = ClassEmbed(config, rngs=rngs)
     self.patch_embed = PatchEmbed(config, rngs=rngs)
+    if config.context_tokens:
+      self.context_embed = ContextEmbed(config, rngs=rngs)
     Block = MMDiTBlock if config.text_width else PatchBlock
     self.patch_blocks = stack_blocks(
       lambda rngs: Block(config, rngs=rngs), config.patch_depth, rngs
     )
-    if config.pixel_depth:
-      self.pixel_embed = PixelEmbed(config, rngs=rngs)
-      self.pixel_blocks = stack_blocks(
-        lambda rngs: PixelBlock(config, rngs=rngs), config.pixel_depth, rngs
+    if not config.pixel_depth:
+      self.output: Any = PatchOutput(config, rngs=rngs)
+      return
+    Embed, Pixels, Output = DECODERS[config.decoder]
+    self.pixel_embed = Embed(config, rngs=rngs)
+    self.pixel_blocks = stack_blocks(
+      lambda rngs: Pixels(config, rngs=rngs), config.pixel_depth, rngs
+    )
+    if config.decoder == 'deco':
+      self.pixel_condition = PixelCondition(config, rngs=rngs)
+    elif config.decoder == 'pit_blocks' and config.pixel_adaln == 'global':
+      self.pixel_join = Linear(
+        config.width,
+        config.pixel_width,
+        ('embed', None),
+        dtype=config.dtype,
+        rngs=rngs,
       )
-      if config.pixel_adaln == 'global':
-        self.pixel_join = Linear(
-          config.width,
-          config.pixel_width,
-          ('embed', None),
-          dtype=config.dtype,
-          rngs=rngs,
-        )
-      self.output = PixelOutput(config, rngs=rngs)
-    else:
-      self.output = PatchOutput(config, rngs=rngs)
+    self.output = Output(config, rngs=rngs)
 
   def __call__(
     self,
     x: Float[Array, 'B H W C'],
     t: Float[Array, 'B'] | float,
     y: Condition,
+    dropout: Key | None = None,
   ) -> Float[Array, 'B H W C']:
-    """Velocity, float32.
+    """Velocity or image, float32.
 
     Args:
       x: noisy images, data in [-1, 1]; sides are multiples of the patch.
       t: times in [0, 1], 0 is noise and 1 is data; one for all, or each.
       y: labels [B], `config.num_classes` for no class; a `TextCondition` of a
         network with text, with the mask if `config.text_mask`.
+      dropout: keys for `config.dropout`, one for each example [B]; without
+        them nothing drops.
 
     Raises:
       UserError: sides that are not multiples of the patch, a text longer than
         `config.text_tokens`, or one without the mask that it needs.
     """
-    return self.with_features(x, t, y)[0]
+    return self._forward(x, t, y, dropout)[0]
 
   def with_features(
     self,
@@ -102,8 +148,9 @@ class PixelDiT(nnx.Module):
     Of the patch path those of the image's tokens [depth, B, L, D], of the pixel
     path, if there is one, [depth, B, L, P, E]. XLA removes unused ones.
     """
-    v, patch, pixel = self._forward(run_blocks, x, t, y)
-    features = {'patch_blocks': patch}
+    v, patch, pixel = self._forward(x, t, y)
+    outputs = [part.outputs for part in patch]
+    features = {'patch_blocks': jnp.concatenate(outputs)}
     return v, features if pixel is None else features | {'pixel_blocks': pixel}
 
   def with_patch_feature(
@@ -112,83 +159,118 @@ class PixelDiT(nnx.Module):
     t: Float[Array, 'B'] | float,
     y: Condition,
     feature_layer: int,
+    dropout: Key | None = None,
   ) -> tuple[Float[Array, 'B H W C'], Float[Array, 'B L D']]:
     """`__call__`, and the patch tokens after `feature_layer` patch blocks."""
-    run = functools.partial(
-      run_blocks_with_feature, feature_layer=feature_layer
-    )
-    v, feature, _ = self._forward(run, x, t, y)
-    return v, feature
+    v, patch, _ = self._forward(x, t, y, dropout, cuts=(feature_layer,))
+    return v, next(part.last for part in patch if part.end == feature_layer)
 
-  def _forward(self, run_patch_blocks, x, t, y):
-    """Velocity, features of the patch path, outputs of all pixel blocks.
+  def _forward(self, x, t, y, dropout=None, cuts: Collection[int] = ()):
+    """Prediction, parts of the patch path, outputs of all pixel blocks.
 
     Args:
-      run_patch_blocks: `run_blocks`, or another that returns the last output
-        and the features that are wanted.
-      x, t, y: see `__call__`.
+      x, t, y, dropout: see `__call__`.
+      cuts: numbers of patch blocks after which a part is to end.
     """
-    with matmul_precision(self.config.dtype):
-      return self._velocity(run_patch_blocks, x, t, y)
-
-  def _velocity(self, run_patch_blocks, x, t, y):
     config = self.config
-    grid = config.grid(*x.shape[1:3])
-    t = jnp.broadcast_to(jnp.asarray(t, jnp.float32), x.shape[:1])
-    x_BLPC = patchify(x.astype(config.dtype), config.patch_size)
-    time = self.time_embed(t)
-    s = self.patch_embed(x_BLPC, grid)
-    s = constrain(s, 'batch', 'patches', None)
-    s, c, patch_features = self._patch_path(run_patch_blocks, s, time, y, grid)
-    pixel_features = None
-    if config.pixel_depth:
-      condition = jax.nn.silu(s + time[:, None])
-      z = self.pixel_embed(x_BLPC, grid)
-      if config.pixel_adaln == 'global':
-        # This modulation carries nothing of the patches: they are added.
-        z += self.pixel_join(condition)[:, :, None]
-        condition = c[:, None]
-      z = constrain(z, 'batch', 'patches', None, None)
-      s, pixel_features = run_blocks(
-        self.pixel_blocks,
-        z,
-        condition,
-        self._rotary(pixel_rotary, config, grid),
-        scan=config.scan,
-        remat=config.pixel_remat,
+    with matmul_precision(config.dtype):
+      grid = config.grid(*x.shape[1:3])
+      t = jnp.broadcast_to(jnp.asarray(t, jnp.float32), x.shape[:1])
+      x_BLPC = patchify(x.astype(config.dtype), config.patch_size)
+      time = self.time_embed(t)
+      s = self.patch_embed(x_BLPC, grid)
+      s = constrain(s, 'batch', 'patches', None)
+      path = self._text_path if config.text_width else self._class_path
+      s, c, parts = path(s, time, y, grid, dropout, cuts)
+      if config.pixel_depth:
+        pixels, outputs = self._pixel_path(x_BLPC, s, c, time, grid)
+      else:
+        pixels, outputs = self.output(s, c), None
+      return unpatchify(pixels, grid).astype(jnp.float32), parts, outputs
+
+  def _class_path(self, s, time, y, grid, dropout, cuts):
+    """Patch tokens [B, L, D], the condition [B, 1, D], the parts."""
+    config, depth = self.config, self.config.patch_depth
+    classes = self.class_embed(y)
+    c = jax.nn.silu(time + classes)[:, None]
+    c = constrain(c, 'batch', None, None)
+    rotary = self._rotary(rotary_2d, *grid, config.head_size, config.rotary)
+    start = config.context_start if config.context_tokens else None
+    dropped = range(depth // 4, 3 * (depth // 4)) if config.dropout else ()
+    if dropout is not None and dropped:
+      split = jax.vmap(lambda key: jax.random.split(key, depth), out_axes=1)
+      keys, cuts = split(dropout), {*cuts, dropped.start, dropped.stop}
+    front, parts = 0, []  # tokens in front of the patches
+    for first, end, blocks in self._parts({*cuts, start or 0}):
+      if first == start:
+        front = config.context_tokens
+        s = jnp.concatenate([self.context_embed(classes), s], 1)
+        s = constrain(s, 'batch', 'patches', None)
+        rotary = rotary and unrotated_first(rotary, front)
+      drops = dropout is not None and first in dropped
+      s, outputs = self._run(
+        blocks, s, c, rotary, each=(keys[first:end],) if drops else ()
       )
-    v = unpatchify(self.output(s), grid)
-    return v.astype(jnp.float32), patch_features, pixel_features
+      parts.append(Part(end, s[:, front:], outputs[:, :, front:]))
+    return s[:, front:], c, parts
 
-  def _patch_path(self, run_patch_blocks, s, time, y, grid):
-    """Patch tokens [B, L, D], the condition [B, D], features of the tokens."""
+  def _text_path(self, s, time, y, grid, dropout, cuts):
+    """As `_class_path`, with the tokens of a text next to the patches."""
+    del dropout  # `ModelConfig` refuses it
     config = self.config
-    run = functools.partial(
-      run_patch_blocks,
-      self.patch_blocks,
-      scan=config.scan,
-      remat=config.patch_remat,
-    )
-    rotary = self._rotary(rotary_2d, *grid, config.head_size)
-    if not config.text_width:
-      c = constrain(jax.nn.silu(time + self.class_embed(y)), 'batch', None)
-      s, features = run(s, c, rotary)
-      return s, c, features
-    c = jax.nn.silu(time)
+    c = jax.nn.silu(time)[:, None]
     text = constrain(self.text_embed(y.tokens), 'batch', None, None)
-    rotary = rotary, self._rotary(rotary_1d, text.shape[1], config.head_size)
+    rotary = (
+      self._rotary(rotary_2d, *grid, config.head_size, config.rotary),
+      self._rotary(rotary_1d, text.shape[1], config.head_size),
+    )
     mask = y.mask if config.text_mask else None
     if config.text_mask and mask is None:
       raise UserError(
         'model.text_mask=True, but the texts came without a mask [B, T]: pass '
         'TextCondition(tokens, mask), or set it to False.'
       )
-    (s, _), (features, _) = run((s, text), c, rotary, mask)
-    return s, c, features
+    parts = []
+    for _, end, blocks in self._parts(cuts):
+      (s, text), (outputs, _) = self._run(blocks, (s, text), c, rotary, mask)
+      parts.append(Part(end, s, outputs))
+    return s, c, parts
+
+  def _parts(self, cuts):
+    return split_blocks(self.patch_blocks, cuts, self.config.patch_depth)
+
+  def _run(self, blocks, x, *conditions, **more):
+    scan, remat = self.config.scan, self.config.patch_remat
+    return run_blocks(blocks, x, *conditions, scan=scan, remat=remat, **more)
+
+  def _pixel_path(self, x_BLPC, s, c, time, grid):
+    """Pixels [B, L, P, C], and the outputs of all blocks."""
+    config = self.config
+    condition = jax.nn.silu(s + time[:, None])
+    z = self.pixel_embed(x_BLPC, grid)
+    rotary = None
+    if config.decoder == 'deco':
+      condition = self.pixel_condition(condition)
+    elif config.decoder == 'pit_blocks':
+      rotary = self._rotary(pixel_rotary, config, grid)
+      if config.pixel_adaln == 'global':
+        # This modulation carries nothing of the patches: they are added.
+        z += self.pixel_join(condition)[:, :, None]
+        condition = c
+    z = constrain(z, 'batch', 'patches', None, None)
+    z, outputs = run_blocks(
+      self.pixel_blocks,
+      z,
+      condition,
+      rotary,
+      scan=config.scan,
+      remat=config.pixel_remat,
+    )
+    return self.output(z), outputs
 
   def _rotary(self, make, *args) -> Rotary | None:
     """make(*args), the rotary tables; None where positions are absolute."""
-    return make(*args) if self.config.positions == 'rope' else None
+    return None if self.config.positions == 'absolute' else make(*args)
 
 
 def abstract_model(config: ModelConfig) -> PixelDiT:

@@ -1,10 +1,11 @@
 """Rotary positions: of patches in 2-D (PixelDiT, section 3.2), of text in 1-D.
 
-The grid always spans 0..16 in both directions, whatever the resolution. Of the
-K/2 channel pairs of a head, even ones turn with the column, odd ones with the
-row. A pair is (i, i + K/2), in two contiguous halves, where the release pairs
-neighbours (2i, 2i+1). The order of channels inside a head changes no dot
-product; `convert` permutes the weights.
+In PixelDiT the grid always spans 0..16 in both directions, whatever the
+resolution; of the K/2 channel pairs of a head, even ones turn with the column,
+odd ones with the row. JiT counts rows and columns, and the first half of the
+pairs turns with the row. A pair is (i, i + K/2), in two contiguous halves,
+where the releases pair neighbours (2i, 2i+1). The order of channels inside a
+head changes no dot product; `convert` permutes the weights.
 """
 
 import jax.numpy as jnp
@@ -18,20 +19,37 @@ THETA = 10000.0
 Rotary = tuple[Float[Array, 'L R'], Float[Array, 'L R']]
 
 
-def rotary_2d(rows: int, columns: int, head_size: int) -> Rotary:
+def rotary_2d(
+  rows: int, columns: int, head_size: int, order: str = 'span'
+) -> Rotary:
   """Cosines and sines of the angles of a grid of tokens, row by row.
 
   Args:
     rows, columns: the grid, L = rows * columns.
     head_size: K, a multiple of 4.
+    order: 'span' or 'row_column', see `ModelConfig.rotary`.
   """
   k = jnp.arange(head_size // 4, dtype=jnp.float32)
   frequencies = THETA ** (-4.0 * k / head_size)
-  x = jnp.tile(jnp.linspace(0.0, SPAN, columns), rows)
-  y = jnp.repeat(jnp.linspace(0.0, SPAN, rows), columns)
-  angles = jnp.stack([x, y], 1)[:, None, :] * frequencies[None, :, None]
+  if order == 'span':
+    x = jnp.tile(jnp.linspace(0.0, SPAN, columns), rows)
+    y = jnp.repeat(jnp.linspace(0.0, SPAN, rows), columns)
+    angles = jnp.stack([x, y], 1)[:, None, :] * frequencies[None, :, None]
+  else:
+    x = jnp.tile(jnp.arange(columns, dtype=jnp.float32), rows)
+    y = jnp.repeat(jnp.arange(rows, dtype=jnp.float32), columns)
+    angles = jnp.stack([y, x], 1)[:, :, None] * frequencies
   angles = angles.reshape(rows * columns, head_size // 2)
   return jnp.cos(angles), jnp.sin(angles)
+
+
+def unrotated_first(rotary: Rotary, count: int) -> Rotary:
+  """The tables with so many tokens in front that are not turned."""
+  cos, sin = (
+    jnp.pad(table, ((count, 0), (0, 0)), constant_values=value)
+    for table, value in zip(rotary, (1, 0))
+  )
+  return cos, sin
 
 
 def rotary_1d(length: int, head_size: int) -> Rotary:

@@ -12,7 +12,7 @@ from pixeldit_jax.typing import Array, Bool, Float
 
 
 class SelfAttention(nnx.Module):
-  """Fused qkv without bias, norms of q and k per head, projection with bias.
+  """Fused qkv, norms of q and k per head, projection with bias.
 
   The three steps are public, since in an MM-DiT block text and image tokens are
   projected with separate weights but attend together.
@@ -28,7 +28,8 @@ class SelfAttention(nnx.Module):
       width,
       (3, width),
       ('embed', None, 'heads'),
-      bias=False,
+      bias=config.biases,
+      init=config.init,
       dtype=config.dtype,
       rngs=rngs,
     )
@@ -38,6 +39,7 @@ class SelfAttention(nnx.Module):
       width,
       width,
       ('heads', 'embed'),
+      init=config.init,
       dtype=config.dtype,
       rngs=rngs,
     )

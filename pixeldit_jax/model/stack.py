@@ -1,6 +1,6 @@
 """Equal blocks in a row: weights stacked, run as a loop or unrolled."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -42,6 +42,7 @@ def run_blocks(
   *conditions: PyTree,
   scan: bool,
   remat: str,
+  each: tuple[PyTree, ...] = (),
 ) -> tuple[PyTree, PyTree]:
   """x = block(x, *conditions) for each block in turn.
 
@@ -51,41 +52,17 @@ def run_blocks(
     conditions: the same for every block.
     scan: one loop (True), or unrolled.
     remat: 'none', 'matmuls' or 'full'.
+    each: more arguments, with a first axis of blocks.
 
   Returns:
     The last output, and the outputs of all blocks (first axis), which XLA
     removes if nothing uses them.
   """
   graphdef, weights = nnx.split(blocks)
-  return _run(graphdef, weights, x, conditions, scan, remat)
 
-
-def run_blocks_with_feature(
-  blocks: nnx.Module,
-  x: PyTree,
-  *conditions: PyTree,
-  feature_layer: int,
-  scan: bool,
-  remat: str,
-) -> tuple[PyTree, PyTree]:
-  """`run_blocks`; the last output, and the one after `feature_layer` blocks.
-
-  As two loops, since one loop would store the outputs of all blocks.
-  """
-  graphdef, weights = nnx.split(blocks)
-  first, rest = split_stack(weights, feature_layer)
-  feature, _ = _run(graphdef, first, x, conditions, scan, remat)
-  if not jax.tree.leaves(rest)[0].size:
-    return feature, feature
-  x, _ = _run(graphdef, rest, feature, conditions, scan, remat)
-  return x, feature
-
-
-def _run(graphdef, weights, x, conditions, scan, remat):
-  """The blocks of these stacked weights: last output, outputs of all."""
-
-  def body(x, weights):
-    x = nnx.merge(graphdef, weights)(x, *conditions)
+  def body(x, layer):
+    weights, each = layer
+    x = nnx.merge(graphdef, weights)(x, *conditions, *each)
     return x, x
 
   if remat != 'none':
@@ -95,22 +72,47 @@ def _run(graphdef, weights, x, conditions, scan, remat):
       body, policy=REMAT_POLICIES[remat], prevent_cse=not scan
     )
   if scan:
-    return jax.lax.scan(body, x, weights)
+    return jax.lax.scan(body, x, (weights, each))
   outputs = []
-  for layer in unstack(weights):
-    x, _ = body(x, layer)
+  for i, layer in enumerate(unstack(weights)):
+    x, _ = body(x, (layer, jax.tree.map(lambda a, i=i: a[i], each)))
     outputs.append(x)
   return x, jax.tree.map(lambda *a: jnp.stack(a), *outputs)
 
 
-def split_stack(tree: PyTree, count: int) -> tuple[PyTree, PyTree]:
-  """Every leaf split along its first axis: the first `count`, and the rest.
+def split_blocks(
+  blocks: nnx.Module, cuts: Collection[int], depth: int
+) -> list[tuple[int, int, nnx.Module]]:
+  """(first block, end, these blocks) of each part of a stack.
+
+  Run apart they are several loops, since one loop would store the outputs of
+  all blocks where that of one is wanted.
+
+  Args:
+    blocks: from `stack_blocks`.
+    cuts: numbers of blocks after which to cut; 0 and `depth` cut nothing.
+    depth: the number of blocks.
+  """
+  ends = sorted({cut for cut in cuts if 0 < cut < depth} | {depth})
+  spans = list(zip([0, *ends], ends))
+  if len(spans) == 1:
+    return [(0, depth, blocks)]
+  graphdef, weights = nnx.split(blocks)
+  parts = split_stack(weights, [end - first for first, end in spans])
+  return [
+    (first, end, nnx.merge(graphdef, part))
+    for (first, end), part in zip(spans, parts)
+  ]
+
+
+def split_stack(tree: PyTree, counts: Sequence[int]) -> list[PyTree]:
+  """Every leaf split along its first axis, into parts of these lengths.
 
   By `split`, for its gradient; see `unstack`.
   """
   leaves, treedef = jax.tree.flatten(tree)
-  parts = [jax.lax.split(a, (count, a.shape[0] - count)) for a in leaves]
-  return tuple(treedef.unflatten(part) for part in zip(*parts))
+  parts = [jax.lax.split(a, counts) for a in leaves]
+  return [treedef.unflatten(part) for part in zip(*parts)]
 
 
 def unstack(tree: PyTree) -> list[PyTree]:

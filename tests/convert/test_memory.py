@@ -15,7 +15,8 @@ from pixeldit_jax import sharding
 from pixeldit_jax.config import model_config
 from pixeldit_jax.convert.files import read_weights
 from pixeldit_jax.convert.lazy import LazyTensors, Spec, compare
-from pixeldit_jax.model.config import SIZES, ModelConfig
+from pixeldit_jax.model.config import ModelConfig
+from pixeldit_jax.model.families import preset
 from pixeldit_jax.model.pixeldit import abstract_model
 from pixeldit_jax.train.checkpoint.restore import CheckpointRef, restore_weights
 from pixeldit_jax.train.run.workdir import read_config
@@ -133,7 +134,7 @@ def test_xl_converts_in_less_memory_than_its_size_and_loads(tmp_path):
   model = model_config(config)
   assert dataclasses.replace(
     model, pixel_attention_width=0, pixel_heads=0
-  ) == ModelConfig(**SIZES['XL'])
+  ) == ModelConfig(**preset('pixeldit', 'XL'))
   mesh = sharding.make_mesh(config.mesh, jax.devices()[:1])
   weights, _ = restore_weights(CheckpointRef(str(run)), model, mesh)
   network = nnx.merge(nnx.graphdef(abstract_model(model)), weights)

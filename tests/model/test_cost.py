@@ -6,8 +6,9 @@ import jax
 import pytest
 from flax import nnx
 
-from pixeldit_jax.model.config import SIZES, ModelConfig
+from pixeldit_jax.model.config import ModelConfig
 from pixeldit_jax.model.cost import count_parameters, forward_flops
+from pixeldit_jax.model.families import preset
 from pixeldit_jax.model.pixeldit import abstract_model, weights_of
 
 
@@ -16,9 +17,9 @@ from pixeldit_jax.model.pixeldit import abstract_model, weights_of
   [('B', 184.7e6), ('L', 569.6e6), ('XL', 797.4e6), ('T2I', 1302.5e6)],
 )
 def test_parameters_are_the_papers(size, parameters):
-  assert count_parameters(ModelConfig(**SIZES[size])) == pytest.approx(
-    parameters, rel=1e-3
-  )
+  assert count_parameters(
+    ModelConfig(**preset('pixeldit', size))
+  ) == pytest.approx(parameters, rel=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -34,12 +35,49 @@ def test_parameters_are_the_papers(size, parameters):
   ],
 )
 def test_operations_are_the_papers(size, side, gflops):
-  flops = forward_flops(ModelConfig(**SIZES[size]), side, side)
+  flops = forward_flops(ModelConfig(**preset('pixeldit', size)), side, side)
   assert flops / 1e9 == pytest.approx(gflops, rel=1e-3)
 
 
+# Parameters and GFLOPs at 256 and 512, counted as here on the public code, and
+# the published figures. Papers other than PixelDiT's publish multiply-adds,
+# half of ours; JiT's weights include its fixed positions, `position_grid`^2
+# vectors that are not trained.
+PUBLISHED = [
+  ('deco', 'L', 16, 426_938_019, 155.03, 690.17),  # 426M
+  ('deco', 'XL', 16, 682_282_851, 244.94, 1079.86),  # 682M
+  ('flatdit', 'L', 16, 459_171_584, 162.15, 724.98),  # 459M
+  ('flatdit', 'XL', 16, 676_360_128, 238.12, 1052.59),
+  ('pixnerd', 'L', 16, 452_113_795, 170.36, 751.47),
+  ('pixnerd', 'XL', 16, 700_589_219, 268.55, 1167.17),  # 700M, 134
+  ('jit', 'B', 16, 131_123_712, 50.45, None),  # 131M, 25
+  ('jit', 'L', 16, 458_877_664, 175.89, None),  # 459M, 88
+  ('jit', 'H', 16, 952_514_368, 363.89, None),  # 953M, 182
+  ('jit', 'G', 16, 2_007_130_000, 767.49, None),  # 2B, 383
+  ('jit', 'B', 32, 133_190_400, None, 51.50),  # 133M
+  ('jit', 'L', 32, 461_534_176, None, 177.25),  # 462M
+  ('jit', 'H', 32, 956_055_616, None, 365.70),  # 956M
+]
+
+
+@pytest.mark.parametrize(
+  'family, size, patch, parameters, at_256, at_512',
+  PUBLISHED,
+  ids=lambda value: str(value),
+)
+def test_the_family_counts_as_the_public_code(
+  family, size, patch, parameters, at_256, at_512
+):
+  config = ModelConfig(**preset(family, size) | dict(patch_size=patch))
+  assert count_parameters(config) == parameters
+  for side, gflops in ((256, at_256), (512, at_512)):
+    if gflops:
+      flops = forward_flops(config, side, side)
+      assert flops / 1e9 == pytest.approx(gflops, rel=2e-4)
+
+
 def test_operations_without_compaction_are_the_papers():
-  config = ModelConfig(**SIZES['XL'], pixel_attention='full')
+  config = ModelConfig(**preset('pixeldit', 'XL'), pixel_attention='full')
   assert forward_flops(config, 256, 256) / 1e9 == pytest.approx(82247, abs=1)
 
 
@@ -54,6 +92,10 @@ def test_operations_without_compaction_are_the_papers():
     dict(pixel_attention='channel', attention='xla'),
     dict(pixel_attention='full', attention='xla'),
     dict(pixel_depth=0),
+    preset('deco') | dict(pixel_width=16),
+    preset('pixnerd') | dict(pixel_width=16),
+    preset('flatdit'),
+    preset('jit') | dict(context_start=1),
   ],
   ids=str,
 )

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from pixeldit_jax.convert.pixeldit import from_official
+from pixeldit_jax.convert.official import from_official
 from pixeldit_jax.model.config import ModelConfig
 from pixeldit_jax.model.embed import patchify
 from pixeldit_jax.model.pixeldit import (

@@ -8,6 +8,7 @@ from ml_collections import ConfigDict
 from pixeldit_jax import config as defaults
 from pixeldit_jax.encoders.words import WordEncoder
 from pixeldit_jax.errors import UserError
+from pixeldit_jax.model.families import preset
 from pixeldit_jax.model.pixeldit import abstract_model, weights_of
 from pixeldit_jax.run_context import RunContext
 from pixeldit_jax.sampling.sampler import Sampler
@@ -23,7 +24,7 @@ def config() -> ConfigDict:
   config = defaults.get_config()
   defaults.make_debug(config)
   config.model.update(
-    defaults.size_of('T2I')
+    preset('pixeldit', 'T2I')
     | dict(patch_depth=1, pixel_depth=1, width=32, heads=2, patch_size=4)
     | dict(pixel_attention_width=16, pixel_heads=2)
     | dict(text_width=16, text_tokens=8)

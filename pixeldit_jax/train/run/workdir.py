@@ -21,6 +21,7 @@ import jax
 from etils import epath
 from ml_collections import ConfigDict
 
+from pixeldit_jax.config import get_config
 from pixeldit_jax.errors import MissingFileError, UserError
 from pixeldit_jax.typing import PyTree
 
@@ -48,6 +49,8 @@ FREE = (
 def read_config(workdir: str) -> ConfigDict:
   """The configuration of the run in a folder.
 
+  Keys that are newer than the run have their defaults, which are what it did.
+
   Raises:
     FileNotFoundError: there is no run.
     UserError: the file is damaged.
@@ -58,7 +61,19 @@ def read_config(workdir: str) -> ConfigDict:
       f'workdir {workdir} holds no run: {path} is absent. Give the --workdir '
       'that launch/train.py was given.'
     )
-  return ConfigDict(_parse(path, path.read_text()))
+  stored = _parse(path, path.read_text())
+  return ConfigDict(_over(json.loads(get_config().to_json()), stored))
+
+
+def _over(defaults: Mapping[str, Any], stored: Mapping[str, Any]) -> dict:
+  """The stored values, and defaults for keys that are not among them."""
+  both = defaults.keys() & stored.keys()
+  nested = {key for key in both if isinstance(stored[key], Mapping)}
+  return {
+    **defaults,
+    **stored,
+    **{key: _over(defaults[key], stored[key]) for key in nested},
+  }
 
 
 def changes(workdir: str, config: ConfigDict) -> dict[str, tuple[Any, Any]]:

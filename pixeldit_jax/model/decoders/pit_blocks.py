@@ -1,4 +1,4 @@
-"""A PiT block: pixel tokens, pixel-wise AdaLN, pixel token compaction.
+"""PixelDiT's pixel path: pixel-wise AdaLN and pixel token compaction.
 
 PixelDiT, sections 3.2 (pixel-wise AdaLN) and 3.3 (compaction). Pixel tokens are
 in the order of `embed.patchify`: patch after patch, row by row inside each, so
@@ -10,18 +10,41 @@ import functools
 from flax import nnx
 
 from pixeldit_jax.model.config import ModelConfig
-from pixeldit_jax.model.embed import patchify
+from pixeldit_jax.model.embed import patchify, sincos_2d
 from pixeldit_jax.model.layers import (
   Linear,
   PixelMLP,
   make_norm,
   modulate,
   modulation_init,
+  zeros,
 )
 from pixeldit_jax.model.rope import Rotary, rotary_2d
 from pixeldit_jax.model.self_attention import SelfAttention
 from pixeldit_jax.sharding import constrain
 from pixeldit_jax.typing import Array, Float
+
+
+class PixelEmbed(nnx.Module):
+  """One token from each pixel, with its position in the image added."""
+
+  def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
+    self.proj = Linear(
+      config.in_channels,
+      config.pixel_width,
+      (None, None),
+      dtype=config.dtype,
+      rngs=rngs,
+    )
+    self.patch = config.patch_size
+
+  def __call__(
+    self, x: Float[Array, 'B L P C'], grid: tuple[int, int]
+  ) -> Float[Array, 'B L P E']:
+    z = self.proj(x)
+    rows, columns = (n * self.patch for n in grid)
+    positions = sincos_2d(rows, columns, z.shape[-1])[None]
+    return z + patchify(positions, self.patch).astype(z.dtype)
 
 
 class PixelAttention(nnx.Module):
@@ -60,7 +83,7 @@ def pixel_rotary(config: ModelConfig, grid: tuple[int, int]) -> Rotary:
   """
   width, heads = config.pixel_attention_size
   if config.pixel_attention == 'patch':
-    return rotary_2d(*grid, width // heads)
+    return rotary_2d(*grid, width // heads, config.rotary)
   rows, columns = (n * config.patch_size for n in grid)
 
   def arrange(table):
@@ -68,7 +91,7 @@ def pixel_rotary(config: ModelConfig, grid: tuple[int, int]) -> Rotary:
     table = patchify(image, config.patch_size).reshape(table.shape)
     return constrain(table, 'patches', None)
 
-  cos, sin = rotary_2d(rows, columns, width // heads)
+  cos, sin = rotary_2d(rows, columns, width // heads, config.rotary)
   return arrange(cos), arrange(sin)
 
 
@@ -130,3 +153,22 @@ class PixelBlock(nnx.Module):
       return z + modulate(layer(norm(z)), shift, scale)
     shift, scale, gate = m
     return z + gate * layer(modulate(norm(z), shift, scale))
+
+
+class PixelOutput(nnx.Module):
+  """Norm and a linear layer from pixel tokens to velocities; starts at 0."""
+
+  def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
+    self.norm = make_norm(config, config.pixel_width)
+    self.proj = Linear(
+      config.pixel_width,
+      config.in_channels,
+      (None, None),
+      kernel_init=zeros,
+      bias_init=zeros,
+      dtype=config.dtype,
+      rngs=rngs,
+    )
+
+  def __call__(self, z: Float[Array, 'B L P E']) -> Float[Array, 'B L P C']:
+    return self.proj(self.norm(z))

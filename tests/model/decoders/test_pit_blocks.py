@@ -11,8 +11,8 @@ from flax import nnx
 
 from pixeldit_jax import sharding
 from pixeldit_jax.model.config import ModelConfig
+from pixeldit_jax.model.decoders.pit_blocks import PixelAttention, pixel_rotary
 from pixeldit_jax.model.embed import patchify, unpatchify
-from pixeldit_jax.model.pixel_block import PixelAttention, pixel_rotary
 from pixeldit_jax.model.pixeldit import PixelDiT, abstract_model, weights_of
 
 TINY = dict(num_classes=10, patch_depth=1, pixel_depth=1)
