@@ -1,5 +1,5 @@
 """Weights to and from other layouts."""
 
-from pixeldit_jax.convert.pixeldit import from_official, to_official
+from pixeldit_jax.convert.official import from_official, to_official
 
 __all__ = ['from_official', 'to_official']

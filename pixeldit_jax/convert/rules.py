@@ -24,16 +24,22 @@ class Rule:
       on a new first axis; '{i}' is the number of a block, and our weight then
       has a first axis of blocks.
     pattern: their axes, then ours, by letter.
+    first: the number of the first block.
   """
 
   path: str
   names: str | tuple[str, ...]
   pattern: str
+  first: int = 0
+
+  def counted_from(self, first: int) -> 'Rule':
+    """The same, its blocks numbered from `first` on."""
+    return dataclasses.replace(self, first=first)
 
   def their_names(self, depth: int) -> list[list[str]]:
     """The names to stack, for each block."""
     names = [self.names] if isinstance(self.names, str) else self.names
-    blocks = range(depth if self.stacked else 1)
+    blocks = range(self.first, self.first + (depth if self.stacked else 1))
     return [[name.format(i=i) for name in names] for i in blocks]
 
   @property

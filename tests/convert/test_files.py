@@ -11,7 +11,7 @@ import pytest
 from pixeldit_jax.convert.files import fetch, read_weights
 from pixeldit_jax.convert.lazy import compare
 from pixeldit_jax.convert.lightning import write_lightning
-from pixeldit_jax.convert.pixeldit import from_official, to_official
+from pixeldit_jax.convert.official import from_official, to_official
 from pixeldit_jax.convert.safetensors import write_safetensors
 
 torch = pytest.importorskip('torch')

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from pixeldit_jax.convert.pixeldit import (
+from pixeldit_jax.convert.official import (
   from_official,
   infer_config,
   rename_to_official,

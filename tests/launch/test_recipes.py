@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from pixeldit_jax.convert.pixeldit import to_official
+from pixeldit_jax.convert.official import to_official
 from pixeldit_jax.convert.safetensors import write_safetensors
 from pixeldit_jax.model.config import ModelConfig
 from pixeldit_jax.model.pixeldit import PixelDiT

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pixeldit_jax.convert.pixeldit import from_official
+from pixeldit_jax.convert.official import from_official
 from pixeldit_jax.samplers import solvers
 from pixeldit_jax.samplers.grid import time_grid
 from pixeldit_jax.samplers.guidance import guide

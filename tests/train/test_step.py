@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from pixeldit_jax.config import get_config, model_config
-from pixeldit_jax.convert.pixeldit import (
+from pixeldit_jax.convert.official import (
   from_official,
   rename_to_official,
 )

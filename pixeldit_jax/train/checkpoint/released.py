@@ -19,7 +19,7 @@ from pixeldit_jax.config import get_config, model_config, validate
 from pixeldit_jax.convert.files import TEXT, read_weights
 from pixeldit_jax.convert.lazy import LazyTensors
 from pixeldit_jax.convert.lightning import write_lightning, write_pth
-from pixeldit_jax.convert.pixeldit import fields_of, ours_of, theirs_of
+from pixeldit_jax.convert.official import fields_of, ours_of, theirs_of
 from pixeldit_jax.convert.safetensors import write_safetensors
 from pixeldit_jax.convert.stored import read_stored, write_stored
 from pixeldit_jax.errors import UserError

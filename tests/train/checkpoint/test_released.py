@@ -13,7 +13,7 @@ from pixeldit_jax import sharding
 from pixeldit_jax.config import model_config
 from pixeldit_jax.convert.files import read_weights
 from pixeldit_jax.convert.lightning import write_lightning, write_pth
-from pixeldit_jax.convert.pixeldit import from_official
+from pixeldit_jax.convert.official import from_official
 from pixeldit_jax.convert.safetensors import write_safetensors
 from pixeldit_jax.model.pixeldit import weights_of
 from pixeldit_jax.train.checkpoint.released import (
@@ -151,7 +151,7 @@ def test_the_network_of_texts_round_trips(tmp_path, sets, dtype, same_bits):
 def text_config(weights):
   from pixeldit_jax.configs.t2i_base import get_config
 
-  from pixeldit_jax.convert.pixeldit import fields_of
+  from pixeldit_jax.convert.official import fields_of
 
   config = get_config()
   config.model.update(fields_of(weights))

@@ -1,0 +1,166 @@
+"""Names of JiT's release (arXiv 2511.13720).
+
+Its files hold the fixed positions of the patches, which are computed here.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from pixeldit_jax.convert.blocks import (
+  CLASS,
+  Shapes,
+  attention,
+  ends,
+  linear,
+  sizes,
+)
+from pixeldit_jax.convert.lazy import LazyTensors, Spec
+from pixeldit_jax.convert.release import Release
+from pixeldit_jax.convert.rules import Rule
+from pixeldit_jax.errors import UserError
+from pixeldit_jax.model.config import ModelConfig
+from pixeldit_jax.model.families import SIZES, preset
+
+POSITIONS = 'pos_embed'
+CONTEXT = 'in_context_posemb'
+_BLOCK = 'blocks.{i}'
+# R: width of the bottleneck; K: vectors of modulation; U, V: 1; p, q: rows and
+# columns of a patch.
+RULES = [
+  *ends(None),
+  CLASS,
+  Rule(
+    'patch_embed/bottleneck/kernel', 'x_embedder.proj1.weight', 'RCpq->(pq)CR'
+  ),
+  *linear('patch_embed/proj', 'x_embedder.proj2', 'DRUV->(RUV)D'),
+  Rule('patch_blocks/norm1/weight', f'{_BLOCK}.norm1.weight', 'D->D'),
+  *attention('patch_blocks/attn', f'{_BLOCK}.attn', 'DNJ', bias=True),
+  Rule('patch_blocks/norm2/weight', f'{_BLOCK}.norm2.weight', 'D->D'),
+  *linear('patch_blocks/mlp/up', f'{_BLOCK}.mlp.w12', '(GF)D->DGF'),
+  *linear('patch_blocks/mlp/down', f'{_BLOCK}.mlp.w3', 'DF->FD'),
+  *linear('patch_blocks/adaln', f'{_BLOCK}.adaLN_modulation.1', '(MD)d->dMD'),
+  Rule('output/norm/weight', 'final_layer.norm_final.weight', 'D->D'),
+  *linear('output/adaln', 'final_layer.adaLN_modulation.1', '(KD)d->dKD'),
+  *linear('output/proj', 'final_layer.linear', '(PC)D->DPC'),
+]
+CONTEXT_RULE = Rule('context_embed/positions', CONTEXT, 'UTD->(UT)D')
+
+
+def fixed_positions(side: int, width: int) -> np.ndarray:
+  """The table [1, side^2, width] of `embed.sincos_2d`, as the files have it.
+
+  In float64 before it is rounded, as there: the last bits of float32 differ.
+  """
+  omega = 1 / 10_000 ** (np.arange(width // 4) / (width // 4))
+  angles = np.arange(side)[:, None] * omega
+  line = np.concatenate([np.sin(angles), np.cos(angles)], 1)
+  columns, rows = np.tile(line, (side, 1)), np.repeat(line, side, 0)
+  return np.concatenate([columns, rows], 1)[None].astype(np.float32)
+
+
+def _rules(config: ModelConfig) -> list[Rule]:
+  return RULES + ([CONTEXT_RULE] if config.context_tokens else [])
+
+
+def _fields_of(shapes: Shapes, known: Mapping[str, Any]) -> dict[str, Any]:
+  bottleneck, channels, side, _ = shapes['x_embedder.proj1.weight']
+  _, patches, width = shapes[POSITIONS]
+  grid = round(patches**0.5)
+  if grid**2 != patches:
+    raise UserError(
+      f'{POSITIONS} has {patches} positions: expected those of a square.'
+    )
+  heads = width // shapes['blocks.0.attn.q_norm.weight'][0]
+  depth = shapes.count(r'blocks\.(\d+)\.attn\.')
+  tokens = shapes[CONTEXT][1] if CONTEXT in shapes else 0
+  context = dict(context_tokens=tokens, context_start=0)
+  if tokens and 'context_start' not in known:
+    context['context_start'] = _released_start(width, depth)
+  return context | dict(
+    num_classes=shapes['y_embedder.embedding_table.weight'][0] - 1,
+    in_channels=channels,
+    patch_size=side,
+    width=width,
+    heads=heads,
+    patch_depth=depth,
+    bottleneck=bottleneck,
+    position_grid=grid,
+  )
+
+
+def _released_start(width: int, depth: int) -> int:
+  """Before which block the released sizes take in the tokens of the class."""
+  for size in SIZES['jit']:
+    fields = preset('jit', size)
+    if (fields['width'], fields['patch_depth']) == (width, depth):
+      return fields['context_start']
+  raise UserError(
+    f'weights do not tell before which of the {depth} blocks the tokens of '
+    f'{CONTEXT} are taken in: give context_start.'
+  )
+
+
+def _without_positions(theirs: LazyTensors, config: ModelConfig) -> LazyTensors:
+  """All but the fixed positions, which are checked.
+
+  Raises:
+    UserError: they are others than are computed here.
+  """
+  if POSITIONS not in theirs:
+    raise UserError(f'{POSITIONS} is not among the {len(theirs)} weights.')
+  found = theirs[POSITIONS].astype(np.float32)
+  expected = fixed_positions(config.position_grid, config.width)
+  if found.shape != expected.shape or np.abs(found - expected).max() > 1e-2:
+    raise UserError(
+      f'{POSITIONS} {found.shape} is not the sine-cosine table of '
+      f'model.position_grid={config.position_grid} and model.width='
+      f'{config.width}, the only positions that the network has.'
+    )
+  return theirs.renamed({name: name for name in theirs if name != POSITIONS})
+
+
+def _with_positions(theirs: LazyTensors, config: ModelConfig) -> LazyTensors:
+  """The inverse of `_without_positions`."""
+  shape = (1, config.position_grid**2, config.width)
+  spec = Spec(shape, next(iter(theirs.specs.values())).dtype)
+
+  def read(name):
+    if name != POSITIONS:
+      return theirs[name]
+    table = fixed_positions(config.position_grid, config.width)
+    return table.astype(spec.dtype)
+
+  return LazyTensors({POSITIONS: spec} | theirs.specs, read)
+
+
+def _check(config: ModelConfig) -> None:
+  """Raises UserError for a network that the files cannot hold."""
+  for name in ('position_grid', 'bottleneck'):
+    if not getattr(config, name):
+      raise UserError(
+        f'model.{name}=0: the files of JiT have such weights; set it.'
+      )
+
+
+RELEASE = Release(
+  marks=(r'x_embedder\.proj1\.weight', r'blocks\.0\.mlp\.w12\.weight'),
+  fields_of=_fields_of,
+  rules=_rules,
+  sizes=lambda config: (
+    sizes(config)
+    | dict(
+      K=2,
+      R=config.bottleneck,
+      T=config.context_tokens,
+      U=1,
+      V=1,
+      p=config.patch_size,
+      q=config.patch_size,
+    )
+  ),
+  before=_without_positions,
+  after=_with_positions,
+  check=_check,
+)

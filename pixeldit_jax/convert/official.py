@@ -1,0 +1,198 @@
+"""Weights of the public code of each family, in and out."""
+
+import dataclasses
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from pixeldit_jax.convert import deco, flatdit, jit, pixeldit, pixnerd
+from pixeldit_jax.convert.blocks import Shapes
+from pixeldit_jax.convert.lazy import LazyTensors, flat, nested, specs_of
+from pixeldit_jax.convert.release import Release
+from pixeldit_jax.convert.rules import to_ours, to_theirs
+from pixeldit_jax.errors import UserError
+from pixeldit_jax.model.config import ModelConfig
+from pixeldit_jax.model.families import family_of, preset
+from pixeldit_jax.model.pixeldit import PixelDiT, abstract_model, weights_of
+from pixeldit_jax.typing import PyTree
+
+RELEASES: Mapping[str, Release] = {
+  'pixeldit': pixeldit.RELEASE,
+  'deco': deco.RELEASE,
+  'pixnerd': pixnerd.RELEASE,
+  'flatdit': flatdit.RELEASE,
+  'jit': jit.RELEASE,
+}
+# What configurations of the public codes call fields of `ModelConfig`.
+PUBLIC_NAMES = {
+  'hidden_size': 'width',
+  'hidden_size_x': 'pixel_width',
+  'num_groups': 'heads',
+  'num_heads': 'heads',
+  'bottleneck_dim': 'bottleneck',
+  'in_context_len': 'context_tokens',
+  'in_context_start': 'context_start',
+  'nerf_mlpratio': 'field_ratio',
+}
+
+
+def recognise(names: Mapping[str, np.ndarray]) -> str:
+  """The family of released weights, from their names.
+
+  Raises:
+    UserError: they are of none, or of several.
+  """
+  found = [
+    family
+    for family, release in RELEASES.items()
+    if all(any(re.match(mark, n) for n in names) for mark in release.marks)
+  ]
+  if len(found) == 1:
+    return found[0]
+  some = ', '.join(list(names)[:3])
+  raise UserError(
+    f'{len(names)} tensors ({some}, ...) are of '
+    f'{" or ".join(found) if found else "no known network"}: expected the '
+    f"inner names of a release, without a prefix such as 'denoiser.', of one "
+    f'of {", ".join(RELEASES)}; give family= to name it.'
+  )
+
+
+def infer_config(
+  weights: Mapping[str, np.ndarray], family: str | None = None, **overrides
+) -> ModelConfig:
+  """The configuration that a mapping of released weights belongs to.
+
+  Args:
+    weights: names of the release, without prefixes, to arrays.
+    family: whose names they are; recognised by default.
+    overrides: fields of `ModelConfig` that weights do not tell, as `dtype`;
+      the names of the public configurations are understood as well.
+
+  Raises:
+    UserError: a tensor that tells a size is not there, or an override that is
+      no field.
+  """
+  overrides = {PUBLIC_NAMES.get(k, k): v for k, v in overrides.items()}
+  known = {field.name for field in dataclasses.fields(ModelConfig)}
+  if unknown := overrides.keys() - known:
+    raise UserError(
+      f'{", ".join(sorted(unknown))}: no field of a network; there are '
+      f'{", ".join(sorted(known))}.'
+    )
+  return ModelConfig(**(fields_of(weights, family, overrides) | overrides))
+
+
+def fields_of(
+  weights: Mapping[str, np.ndarray],
+  family: str | None = None,
+  known: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+  """The fields of `ModelConfig` that weights tell; see `infer_config`."""
+  family = _named(family) if family else recognise(weights)
+  return preset(family) | RELEASES[family].fields_of(
+    Shapes(weights), known or {}
+  )
+
+
+def _named(family: str) -> str:
+  """Raises UserError for a family that there is not."""
+  if family not in RELEASES:
+    raise UserError(f'family={family!r}: use one of {", ".join(RELEASES)}.')
+  return family
+
+
+def from_official(
+  weights: Mapping[str, np.ndarray], family: str | None = None, **overrides
+) -> PixelDiT:
+  """The network that holds released weights; call it as `model(x, t, y)`.
+
+  Its output is what the public code's network predicts, `model.config`
+  tells which: a velocity or an image.
+
+  Args:
+    weights: names of the release, as 'patch_blocks.0.attn.qkv.weight', to
+      NumPy arrays. Sizes are seen from the shapes.
+    family: one of `RELEASES`; recognised from the names by default.
+    overrides: fields of `ModelConfig`, as `dtype='bfloat16'`.
+
+  Raises:
+    UserError: names or shapes that do not fit, all of them listed.
+  """
+  config = infer_config(weights, family, **overrides)
+  ours = ours_of(weights, config)
+  graphdef = nnx.graphdef(abstract_model(config))
+  arrays = {path: jnp.asarray(array) for path, array in ours.items()}
+  return nnx.merge(graphdef, nested(arrays))
+
+
+def to_official(model: PixelDiT) -> dict[str, np.ndarray]:
+  """The weights of a network under the names of its family's release."""
+  return rename_to_official(weights_of(model), model.config)
+
+
+def rename_to_official(
+  tree: PyTree, config: ModelConfig
+) -> dict[str, np.ndarray]:
+  """Any tree in the form of the weights (gradients, EMA) to their names.
+
+  Raises:
+    UserError: a configuration that the release cannot express.
+  """
+  return dict(theirs_of(flat(tree), config))
+
+
+def ours_of(
+  weights: Mapping[str, np.ndarray], config: ModelConfig
+) -> LazyTensors:
+  """Released weights as ours, float32, by path ('patch_blocks/adaln/bias').
+
+  Raises:
+    UserError: names or shapes that do not fit, all of them listed.
+  """
+  release = release_of(config)
+  lazy = LazyTensors(specs_of(weights), weights.__getitem__)
+  theirs = release.before(lazy, config)
+  return to_ours(
+    release.rules(config), theirs, release.sizes(config), _depths(config)
+  ).cast('float32')
+
+
+def theirs_of(ours: LazyTensors, config: ModelConfig) -> LazyTensors:
+  """The inverse of `ours_of`, in the dtypes of `ours`.
+
+  Raises:
+    UserError: a configuration that the release cannot express.
+  """
+  release = release_of(config)
+  theirs = to_theirs(
+    release.rules(config), ours, release.sizes(config), _depths(config)
+  )
+  return release.after(theirs, config)
+
+
+def release_of(config: ModelConfig) -> Release:
+  """How the weights of a network are named.
+
+  Raises:
+    UserError: it mixes what no release has together.
+  """
+  family, other = family_of(config)
+  if config.text_width and family == 'pixeldit':
+    other.pop('time', None)  # its check knows better
+  if other:
+    fields = ', '.join(f'model.{k}={v!r}' for k, v in other.items())
+    raise UserError(
+      f'{fields}: the release of {family}, the nearest, has no names for the '
+      'weights of this variant.'
+    )
+  RELEASES[family].check(config)
+  return RELEASES[family]
+
+
+def _depths(config: ModelConfig) -> dict[str, int]:
+  return dict(patch_blocks=config.patch_depth, pixel_blocks=config.pixel_depth)
