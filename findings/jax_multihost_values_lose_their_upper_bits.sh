@@ -8,8 +8,7 @@
 # What happens with two: the values pass through JAX arrays, which have 32 bits
 # by default. int64 is cut to its lower 32 bits and float64 to float32, with no
 # error and no warning about integers; a seed, a file size, a count of tokens or
-# a time in nanoseconds that all hosts agree on is another number. assert_equal
-# passes for two numbers that differ by 2**40.
+# a time in nanoseconds that all hosts agree on is another number.
 set -euo pipefail
 
 folder=$(mktemp -d)
@@ -54,7 +53,7 @@ if len(sys.argv) == 1:
   print('jax', jax.__version__)
   print('one process:', repr(alone))
   print('two processes:', *seen, sep='\n  ')
-  if alone != VALUE or seen != ['5 int32 [5, 6] True'] * 2:
+  if alone != VALUE or seen != ['5 int32 [5, 6]'] * 2:
     sys.exit('changed: other values, or all of their bits')
   sys.exit(0)
 
@@ -62,13 +61,12 @@ address, index = sys.argv[1], int(sys.argv[2])
 jax.distributed.initialize(address, 2, index)
 sent = multihost_utils.broadcast_one_to_all(VALUE)
 gathered = multihost_utils.process_allgather(VALUE + index)
-multihost_utils.assert_equal(np.int64(2**40 * index + 7))  # 7, 2**40 + 7
-print('seen', sent, sent.dtype, gathered.ravel().tolist(), True)
+print('seen', sent, sent.dtype, gathered.ravel().tolist())
 PYTHON
 "$folder/venv/bin/python" "$folder/try.py"
 
 # Seen:
 # one process: 1099511627781
 # two processes:
-#   5 int32 [5, 6] True
-#   5 int32 [5, 6] True
+#   5 int32 [5, 6]
+#   5 int32 [5, 6]
