@@ -45,6 +45,7 @@ def main():
     step_time,
   )
   from pixeldit_jax.cli.log import start_log
+  from pixeldit_jax.data.pipeline.loader_options import LoaderOptions
   from pixeldit_jax.data.sources.open_source import open_source
 
   start_log(level='WARNING')  # only the figures
@@ -60,16 +61,8 @@ def main():
       config, _COUNT.value, _FOLDER.value
     )
   else:
-    data = config.data
     report = input_throughput.measure(
-      open_source(data.source),
-      resolution=data.resolution,
-      batch_size=data.batch_size,
-      bucketed=data.buckets,
-      seed=config.seed,
-      num_threads=data.num_threads,
-      num_workers=data.num_workers,
-      prefetch=data.prefetch,
+      open_source(config.data.source), LoaderOptions.from_config(config)
     )
   for name, value in report.items():
     text = value if isinstance(value, str) else f'{value:.4g}'

@@ -21,22 +21,15 @@ _COUNT = flags.DEFINE_integer('count', 64, 'Images to draw.', lower_bound=1)
 def main():
   # Imported here: --help has no need of them.
   from pixeldit_jax.cli.log import start_log
-  from pixeldit_jax.data.pipeline.aspect_ratio_buckets import (
-    make_bucket_pipeline,
-  )
-  from pixeldit_jax.data.pipeline.batches import make_pipeline
+  from pixeldit_jax.data.pipeline.batches import make_batches
+  from pixeldit_jax.data.pipeline.loader_options import LoaderOptions
   from pixeldit_jax.data.sources.open_source import open_source
 
   start_log()
-  data, seed = _CONFIG.value.data, _CONFIG.value.seed
+  data = _CONFIG.value.data
   source = open_source(data.source)
   source.check(resolution=data.resolution)
-  options = dict(batch_size=data.batch_size, seed=seed)
-  options |= {k: data[k] for k in ('num_threads', 'num_workers', 'prefetch')}
-  if data.buckets:
-    batches = make_bucket_pipeline(source, **options)
-  else:
-    batches = make_pipeline(source, resolution=data.resolution, **options)
+  batches = make_batches(source, LoaderOptions.from_config(_CONFIG.value))
   sheet = _draw(source, batches, _COUNT.value)
   out = pathlib.Path(_OUT.value)
   out.parent.mkdir(parents=True, exist_ok=True)

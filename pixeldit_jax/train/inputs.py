@@ -10,9 +10,9 @@ from ml_collections import ConfigDict
 
 from pixeldit_jax.config import model_config
 from pixeldit_jax.data import caption_sampler, captions
-from pixeldit_jax.data.pipeline.aspect_ratio_buckets import make_bucket_pipeline
-from pixeldit_jax.data.pipeline.batches import make_pipeline
+from pixeldit_jax.data.pipeline.batches import make_batches
 from pixeldit_jax.data.pipeline.iterator import BatchIterator
+from pixeldit_jax.data.pipeline.loader_options import LoaderOptions
 from pixeldit_jax.data.source import Source
 from pixeldit_jax.data.sources.open_source import open_source
 from pixeldit_jax.errors import UserError
@@ -33,11 +33,6 @@ def open_data(config: ConfigDict) -> Source:
   texts = caption_sampler.ARRAYS if model.text_width else ()
   arrays = (*texts, *stored_arrays(config))
   source = open_source(data.source, arrays)
-  if not set(arrays) <= set(source.arrays):
-    raise UserError(
-      f'data.source={data.source!r} has no {", ".join(arrays)} beside its '
-      'images.'
-    )
   if model.text_width:
     check_text(config, text_meta(source))
   elif source.num_classes != model.num_classes:
@@ -93,25 +88,16 @@ def make_data(
   config: ConfigDict, source: Source, rows: Sequence[int]
 ) -> BatchIterator:
   """The endless batches, of which this process takes the given rows."""
-  data = config.data
-  options = dict(
-    batch_size=data.batch_size,
-    seed=config.seed,
-    rows=rows,
-    num_threads=data.num_threads,
-    num_workers=data.num_workers,
-    prefetch=data.prefetch,
-  )
+  pick = None
   if config.model.text_width:
-    options['pick'] = caption_sampler.CaptionSampler(
+    pick = caption_sampler.CaptionSampler(
       source,
       dropout=config.flow.label_dropout,
-      weights=captions.parse_weights(data.caption_weights),
-      min_score=data.caption_min_score,
+      weights=captions.parse_weights(config.data.caption_weights),
+      min_score=config.data.caption_min_score,
     )
-  if data.buckets:
-    return make_bucket_pipeline(source, **options)
-  return make_pipeline(source, resolution=data.resolution, **options)
+  options = LoaderOptions.from_config(config)
+  return make_batches(source, options, rows=rows, pick=pick)
 
 
 def abstract_batch(

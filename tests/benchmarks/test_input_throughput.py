@@ -6,6 +6,7 @@ import numpy as np
 
 from pixeldit_jax.benchmarks import input_throughput
 from pixeldit_jax.data import source, transforms
+from pixeldit_jax.data.pipeline.loader_options import LoaderOptions
 
 
 class Slow(source.Source):
@@ -23,9 +24,8 @@ class Slow(source.Source):
 
 
 def test_no_rate_is_above_what_the_source_can_give():
-  rates = input_throughput.measure(
-    Slow(), resolution=2, batch_size=8, num_threads=1, seconds=0.6
-  )
+  options = LoaderOptions(resolution=2, batch_size=8, seed=0, num_threads=1)
+  rates = input_throughput.measure(Slow(), options, seconds=0.6)
   assert 0 < rates['decode'] <= 500 and 0 < rates['pipeline'] <= 520
   assert rates['ratio'] == rates['pipeline'] / rates['decode']
 
@@ -45,7 +45,6 @@ class Buckets(Slow):
 
 
 def test_buckets_and_bad_examples_are_measured_too():
-  rates = input_throughput.measure(
-    Buckets(), resolution=2, batch_size=8, bucketed=True, seconds=0.6
-  )
+  options = LoaderOptions(resolution=2, batch_size=8, seed=0, buckets=True)
+  rates = input_throughput.measure(Buckets(), options, seconds=0.6)
   assert rates['decode'] > 0 and rates['pipeline'] > 0

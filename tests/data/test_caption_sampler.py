@@ -5,7 +5,8 @@ import pytest
 
 from pixeldit_jax.data import captions
 from pixeldit_jax.data.caption_sampler import CaptionSampler
-from pixeldit_jax.data.pipeline.batches import make_pipeline
+from pixeldit_jax.data.pipeline.batches import make_batches
+from pixeldit_jax.data.pipeline.loader_options import LoaderOptions
 from pixeldit_jax.data.source import Source
 from pixeldit_jax.data.sources.random_word_embeddings import (
   RandomWordEmbeddings,
@@ -34,12 +35,11 @@ class Colours(Source):
     }
 
 
-def batches(count, **options):
+def batches(count, rows=None, **options):
   source = RandomWordEmbeddings(Colours())
   pick = CaptionSampler(source, **({'dropout': 0.3} | options.pop('text', {})))
-  data = make_pipeline(
-    source, resolution=4, batch_size=20, seed=3, pick=pick, **options
-  )
+  options = LoaderOptions(resolution=4, batch_size=20, seed=3, **options)
+  data = make_batches(source, options, rows=rows, pick=pick)
   found = [next(data) for _ in range(count)]
   data.close()
   return found

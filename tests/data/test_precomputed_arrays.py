@@ -13,7 +13,8 @@ import pytest
 from PIL import Image
 
 from pixeldit_jax.data import transforms
-from pixeldit_jax.data.pipeline.batches import make_pipeline
+from pixeldit_jax.data.pipeline.batches import make_batches
+from pixeldit_jax.data.pipeline.loader_options import LoaderOptions
 from pixeldit_jax.data.prepare import prepare
 from pixeldit_jax.data.prepare.precompute import write
 from pixeldit_jax.data.prepare.write_shard import Settings
@@ -85,11 +86,10 @@ def test_every_example_gets_its_array(images):
 def test_batches_carry_the_arrays_of_their_examples(images, workers):
   write(images, 'features', means, meta=META, load=load)
   source = open_source.open_source(f'shards:{images}', arrays=['features'])
-  batch = next(
-    make_pipeline(
-      source, resolution=8, batch_size=6, seed=0, num_workers=workers
-    )
+  options = LoaderOptions(
+    resolution=8, batch_size=6, seed=0, num_workers=workers
   )
+  batch = next(make_batches(source, options))
   assert batch['features'].shape == (6, 2, 3)
   assert batch['features'].dtype == ml_dtypes.bfloat16
   np.testing.assert_array_equal(
@@ -114,13 +114,11 @@ def test_arrays_may_differ_in_shape_and_pick_makes_them_equal(images):
     }
 
   def run(hosts, batches):
+    options = LoaderOptions(resolution=8, batch_size=4, seed=2)
     parts = [
-      make_pipeline(
-        source, resolution=8, batch_size=4, seed=2, pick=pick,
-        process_index=p, process_count=hosts,
-      )
-      for p in range(hosts)
-    ]  # fmt: skip
+      make_batches(source, options, rows=rows, pick=pick)
+      for rows in np.split(np.arange(4), hosts)
+    ]
     return [[next(part) for part in parts] for _ in range(batches)]
 
   whole = [batch for (batch,) in run(1, 9)]

@@ -7,13 +7,13 @@ as in SDXL (arXiv 2307.01952, appendix I).
 
 import logging
 import math
-from collections.abc import Sequence
 
 import grain
 import numpy as np
 
-from pixeldit_jax.data.pipeline import batches
-from pixeldit_jax.data.sources.shards import ShardSource
+from pixeldit_jax.data.pipeline.loader_options import LoaderOptions
+from pixeldit_jax.data.pipeline.order import Order, Slot
+from pixeldit_jax.data.source import Source
 from pixeldit_jax.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -47,39 +47,20 @@ def nearest(
   return away.index(min(away))
 
 
-def make_bucket_pipeline(
-  source: ShardSource,
-  *,
-  batch_size: int,
-  seed: int,
-  process_index: int = 0,
-  process_count: int = 1,
-  rows: Sequence[int] | None = None,
-  num_threads: int = 0,
-  num_workers: int = 0,
-  prefetch: int = 2,
-  pick: batches.Pick | None = None,
-) -> batches.BatchIterator:
-  """Returns the endless iterator over batches of one bucket each.
+def bucket_order(source: Source, options: LoaderOptions) -> Order:
+  """Batches of one bucket each, in an order that every process knows.
 
-  The arguments and batches are those of `make_pipeline`, but for 'image',
-  which is uint8 [b H W 3] with the H and W of the batch's bucket. Every bucket
-  is shuffled for itself and gets batches in proportion to its examples, in an
-  order that every process knows.
+  Every bucket is shuffled for itself and gets batches in proportion to its
+  examples.
 
   Raises:
-    UserError: for values that cannot be met, before anything is read.
+    UserError: the source has no buckets.
   """
-  batches.check_seed(seed)
-  if not source.buckets:
-    raise UserError(
-      'data.buckets=True: only shards of launch/prepare_data.py --buckets '
-      'have aspect ratios'
-    )
   bucket_of = source.bucket_of_examples()
-  held = [k for k in range(len(source.buckets)) if (bucket_of == k).any()]
-  members = {k: np.flatnonzero(bucket_of == k) for k in held}
-  small = [source.buckets[k] for k in held if len(members[k]) < batch_size]
+  batch_size, seed = options.batch_size, options.seed
+  used = [k for k in range(len(source.buckets)) if (bucket_of == k).any()]
+  members = {k: np.flatnonzero(bucket_of == k) for k in used}
+  small = [source.buckets[k] for k in used if len(members[k]) < batch_size]
   if small:
     log.warning(
       'buckets with less than a batch of examples repeat them within it: %s',
@@ -89,40 +70,28 @@ def make_bucket_pipeline(
   turns = grain.MapDataset.mix(
     [
       grain.MapDataset.range(2**40).map(lambda turn, k=k: (k, turn))
-      for k in held
+      for k in used
     ],
-    weights=[len(members[k]) for k in held],
+    weights=[len(members[k]) for k in used],
   )
-  orders = {
+  shuffled = {
     k: grain.MapDataset.range(len(members[k]))
     .seed((seed + k) % 2**32)
     .shuffle()
     .repeat()
-    for k in held
+    for k in used
   }
 
-  def place(position: int) -> tuple[int, tuple[int, int]]:
+  def slot_at(position: int) -> Slot:
     batch, offset = divmod(position, batch_size)
     k, turn = turns[batch]
-    index = members[k][orders[k][turn * batch_size + offset]]
-    return int(index), source.buckets[k]
+    index = members[k][shuffled[k][turn * batch_size + offset]]
+    return Slot(int(index), source.buckets[k])
 
   identity = {
     'examples': len(source),
     'seed': seed,
-    'buckets': len(held),
+    'buckets': len(used),
     'batch_size': batch_size,
   }
-  return batches.batches_of(
-    source,
-    place,
-    identity,
-    batch_size=batch_size,
-    process_index=process_index,
-    process_count=process_count,
-    rows=rows,
-    num_threads=num_threads,
-    num_workers=num_workers,
-    prefetch=prefetch,
-    pick=pick,
-  )
+  return Order(slot_at, identity)

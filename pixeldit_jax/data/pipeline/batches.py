@@ -1,18 +1,17 @@
 """The endless stream of batches, in an order that only the seed decides.
 
 Every epoch is one global shuffle of the source. Global batch k holds the
-examples k * batch_size onwards of the stream of shuffled epochs, and process p
-of n takes the p-th of its n equal parts, or the rows that it is told. All of it
-is random access: the order depends on no host, thread, worker or restart.
+examples k * batch_size onwards of the stream of shuffled epochs, and a process
+takes the rows of each batch that its devices need. All of it is random access:
+the order depends on no process, thread, worker or restart.
 """
 
-import os
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import grain
 from absl import flags
 
+from pixeldit_jax.data.pipeline.aspect_ratio_buckets import bucket_order
 from pixeldit_jax.data.pipeline.iterator import BatchIterator
 from pixeldit_jax.data.pipeline.load_example import (
   ExampleLoader,
@@ -20,188 +19,104 @@ from pixeldit_jax.data.pipeline.load_example import (
   Pick,
   stack,
 )
+from pixeldit_jax.data.pipeline.loader_options import LoaderOptions
+from pixeldit_jax.data.pipeline.order import Order, square_order
 from pixeldit_jax.data.source import Source
 from pixeldit_jax.errors import UserError
 
 _ENDLESS = 2**48  # more than any run reads; grain adds to the largest int
 _PIECE = 8  # examples that a thread loads in one go
-# place(position in the stream) -> (index in the source, (height, width)).
-Place = Callable[[int], tuple[int, tuple[int, int]]]
 
 
-def make_pipeline(
+def make_batches(
   source: Source,
+  options: LoaderOptions,
   *,
-  resolution: int,
-  batch_size: int,
-  seed: int,
-  process_index: int = 0,
-  process_count: int = 1,
   rows: Sequence[int] | None = None,
-  shuffle: bool = True,
-  num_threads: int = 0,
-  num_workers: int = 0,
-  prefetch: int = 2,
   pick: Pick | None = None,
 ) -> BatchIterator:
-  """Returns the endless iterator over this process's part of each batch.
+  """Returns the endless iterator over batches.
 
-  With b = batch_size // process_count, a batch is a dict of numpy arrays:
-  'image' uint8 [b H W 3], 'label' int32 [b], 'id' int32 [b] (the index in the
-  source); of a source with captions, 'caption', a list of b str (the first of
-  each image, '' where it has none); and of one with side arrays each of them,
-  stacked [b, ...].
+  With b rows, a batch is a dict of numpy arrays: 'image' uint8 [b H W 3],
+  'label' int32 [b], 'id' int32 [b] (the index in the source); of a source with
+  captions, 'caption', a list of b str (the first of each image, '' where it has
+  none); and of one with precomputed arrays each of them, stacked [b, ...].
 
   Args:
     source: examples by index.
-    resolution: side of the square images, in pixels.
-    batch_size: examples of one step over all processes.
-    seed: decides the order; 0 <= seed < 2**32.
-    process_index: this process, 0 <= process_index < process_count.
-    process_count: the processes that share each batch.
-    rows: the places in a global batch that this process takes, in place of
-      its equal part (b is their number): on a pod, devices that are neighbours
-      in the mesh belong to different processes, and processes may share rows.
-    shuffle: a new order each epoch, else that of the source.
-    num_threads: decoding threads of this process; 0 means one per core. More
-      than cores only pay where reading waits for a network.
-    num_workers: decoding processes, of one thread each, instead of threads.
-      Threads are enough for few cores, as decoding leaves Python's lock most
-      of the time; with many cores, processes go further.
-    prefetch: batches made ahead, by each worker if there are workers.
+    options: order, size and speed of the batches.
+    rows: of each global batch, those that this process takes; all by default.
+      On a pod, devices that are neighbours in the mesh belong to different
+      processes, and processes may share rows.
     pick: entries to add to those above or to replace them, for instance one of
       several captions. Arrays and numbers are stacked, other values listed.
-      The generator depends on the seed and the position in the stream alone.
+      Its random numbers depend on the seed and the position in the stream.
 
   Raises:
-    UserError: for values that cannot be met, before anything is read.
+    UserError: for options that this source cannot meet, before it is read.
   """
-  if resolution < 1:
-    raise UserError(f'resolution must be 1 or more pixels, got {resolution}')
-  if batch_size > len(source) > 0:
-    raise UserError(
-      f'batch_size {batch_size} is more than the {len(source)} examples of '
-      'the source: a batch would repeat some; lower batch_size'
-    )
-  check_seed(seed)
-  order = grain.MapDataset.range(len(source)).seed(seed)
-  order = (order.shuffle() if shuffle else order).repeat()
-  shape = (resolution, resolution)
-  return batches_of(
-    source,
-    lambda position: (order[position], shape),
-    {'examples': len(source), 'seed': seed, 'shuffle': shuffle},
-    batch_size=batch_size,
-    process_index=process_index,
-    process_count=process_count,
-    rows=rows,
-    num_threads=num_threads,
-    num_workers=num_workers,
-    prefetch=prefetch,
-    pick=pick,
-  )
-
-
-def batches_of(
-  source: Source,
-  place: Place,
-  identity: dict[str, Any],
-  *,
-  batch_size: int,
-  process_index: int,
-  process_count: int,
-  num_threads: int,
-  num_workers: int,
-  prefetch: int,
-  pick: Pick | None,
-  rows: Sequence[int] | None = None,
-) -> BatchIterator:
-  """Returns the iterator over the batches of the stream that `place` orders.
-
-  Args:
-    source: examples by index.
-    place: the example and shape at each position of the stream; all examples
-      of one batch have the same shape.
-    identity: what the order depends on; saved with the position.
-
-  The others are those of `make_pipeline`.
-  """
-  _check(source, batch_size, process_index, process_count)
-  if min(num_threads, num_workers) < 0 or prefetch < 1:
-    raise UserError(
-      'num_threads and num_workers must be 0 or more and prefetch 1 or more, '
-      f'got {num_threads}, {num_workers} and {prefetch}'
-    )
+  if not len(source):
+    raise UserError('the data source holds no example')
   if rows is None:
-    equal = batch_size // process_count
-    rows = range(process_index * equal, (process_index + 1) * equal)
-  local = len(rows)
-  threads = num_threads or usable_cores()
-  load = ExampleLoader(source, identity['seed'], pick)
-  # Threads hand over several examples at once: one by one, that would cost a
-  # tenth of the time of decoding. But all threads work on one batch.
-  piece = max(1, min(_PIECE, local // threads))
-  parts = -(-local // piece)
+    rows = range(options.batch_size)
+  make_order = bucket_order if options.buckets else square_order
+  order = make_order(source, options)
+  build = _Builder(
+    ExampleLoader(source, options.seed, pick), order, options, rows
+  )
+  return BatchIterator(build, options.batch_size, order.identity)
 
-  def build(start: int) -> grain.IterDataset:
-    """Returns the batches from position `start` of the stream on."""
 
-    def load_piece(index: int) -> list[Loaded]:
-      batch, part = divmod(index, parts)
-      positions = [
-        start + batch * batch_size + int(row)
-        for row in rows[part * piece : (part + 1) * piece]
-      ]
-      return [load(position, *place(position)) for position in positions]
+class _Builder:
+  """Builds grain's pipeline from any position of the stream on."""
 
-    def join(pieces: list[list[Loaded]]) -> Loaded:
-      return stack([example for piece in pieces for example in piece])
+  def __init__(
+    self,
+    load: ExampleLoader,
+    order: Order,
+    options: LoaderOptions,
+    rows: Sequence[int],
+  ):
+    self._load, self._order, self._options = load, order, options
+    self._rows = [int(row) for row in rows]
+    # Threads hand over several examples at once: one by one, that would cost a
+    # tenth of the time of decoding. But all threads work on one batch.
+    self._piece = max(1, min(_PIECE, len(rows) // options.threads))
+    self._parts = -(-len(rows) // self._piece)
 
-    pieces = grain.MapDataset.range(_ENDLESS).map(load_piece)
-    if num_workers:
+  def __call__(self, start: int) -> grain.IterDataset:
+    """Returns the batches from position `start` on, each a `Loaded`."""
+    options = self._options
+    pieces = grain.MapDataset.range(_ENDLESS).map(
+      lambda index: self._load_piece(start, index)
+    )
+    if options.num_workers:
       if not flags.FLAGS.is_parsed():  # grain reads a flag of its own there
         flags.FLAGS.mark_as_parsed()
-      # Whole batches, so that the slice of a worker does not change them.
-      batches = pieces.batch(parts, batch_fn=join).to_iter_dataset(
+      # A worker takes every n-th batch, so it must see complete batches.
+      batches = pieces.batch(self._parts, batch_fn=_join).to_iter_dataset(
         grain.ReadOptions(num_threads=1, prefetch_buffer_size=1)
       )
       return batches.mp_prefetch(
-        grain.MultiprocessingOptions(num_workers, prefetch)
+        grain.MultiprocessingOptions(options.num_workers, options.prefetch)
       )
-    ahead = max(2 * threads, parts)
+    ahead = max(2 * options.threads, self._parts)
     batches = pieces.to_iter_dataset(
-      grain.ReadOptions(num_threads=threads, prefetch_buffer_size=ahead)
-    ).batch(parts, batch_fn=join)
+      grain.ReadOptions(num_threads=options.threads, prefetch_buffer_size=ahead)
+    ).batch(self._parts, batch_fn=_join)
     return grain.experimental.ThreadPrefetchIterDataset(
-      batches, prefetch_buffer_size=prefetch
+      batches, prefetch_buffer_size=options.prefetch
     )
 
-  return BatchIterator(build, batch_size, identity)
+  def _load_piece(self, start: int, index: int) -> list[Loaded]:
+    """Loads a piece of a batch, counted in pieces from `start`."""
+    batch, part = divmod(index, self._parts)
+    first = start + batch * self._options.batch_size
+    rows = self._rows[part * self._piece : (part + 1) * self._piece]
+    return [
+      self._load(first + row, *self._order.slot_at(first + row)) for row in rows
+    ]
 
 
-def usable_cores() -> int:
-  """Returns the cores that this process may run on."""
-  if hasattr(os, 'sched_getaffinity'):  # a container may have a share only
-    return len(os.sched_getaffinity(0))
-  return os.cpu_count() or 1
-
-
-def check_seed(seed: int):
-  """Raises UserError for a seed that grain would not take."""
-  if not 0 <= seed < 2**32:
-    raise UserError(f'seed must be in 0..2**32-1, got {seed}')
-
-
-def _check(source, batch_size, process_index, process_count):
-  """Raises UserError for values that make no sense together."""
-  if not len(source):
-    raise UserError('the data source holds no example')
-  if not 0 <= process_index < process_count:
-    raise UserError(
-      f'process_index must be in 0..{process_count - 1}, got {process_index}'
-    )
-  if batch_size < 1 or batch_size % process_count:
-    raise UserError(
-      f'batch_size must be a positive multiple of the {process_count} '
-      f'processes, got {batch_size}'
-    )
+def _join(pieces: list[list[Loaded]]) -> Loaded:
+  return stack([example for piece in pieces for example in piece])

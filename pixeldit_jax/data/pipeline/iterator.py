@@ -1,11 +1,12 @@
 """An iterator over batches that resumes at any position of the stream."""
 
 import logging
+from collections.abc import Callable
 from typing import Any
 
 import grain
 
-from pixeldit_jax.errors import UserError
+from pixeldit_jax.settings import check_same
 
 log = logging.getLogger(__name__)
 
@@ -15,16 +16,27 @@ class BatchIterator(grain.DatasetIterator):
 
   The state is the same on every process and holds no count of processes,
   threads or workers: save it once (as JSON, or with
-  `grain.checkpoint.CheckpointSave`) and resume with any of these changed; of
-  square images, with another batch size too.
+  `grain.checkpoint.CheckpointSave`) and resume with any of these changed; with
+  square images, another batch size is possible too.
 
   Attributes:
     skipped: bad examples met so far and replaced by others of the source,
       'name: reason' to how often.
   """
 
-  def __init__(self, build, batch_size: int, identity: dict[str, Any]):
-    """Takes build(start), which returns the batches from position `start`."""
+  def __init__(
+    self,
+    build: Callable[[int], grain.IterDataset],
+    batch_size: int,
+    identity: dict[str, Any],
+  ):
+    """Starts at position 0.
+
+    Args:
+      build: build(start) -> the batches from position `start` of the stream.
+      batch_size: positions that each batch moves on.
+      identity: what the order of the stream depends on.
+    """
     super().__init__()
     self._build = build
     self._batch_size = batch_size
@@ -51,15 +63,16 @@ class BatchIterator(grain.DatasetIterator):
     """Goes to a saved position.
 
     Raises:
-      ValueError: if the state belongs to another order of examples.
+      UserError: the state belongs to another order of examples.
     """
-    saved = {key: state.get(key) for key in self._identity}
-    if saved != self._identity:
-      raise UserError(
-        f'the data of the checkpoint were {saved}, but this run has '
-        f'{self._identity}: the order would differ. Use the same data and '
-        'settings, or start a new run'
-      )
+    check_same(
+      'the data of the checkpoint were read with',
+      state,
+      self._identity,
+      'The order of the examples would differ: use the same data and settings, '
+      'or start a new run.',
+      keys=self._identity,
+    )
     self._stop()
     self._position = int(state['position'])
 

@@ -35,7 +35,7 @@ class ExampleLoader:
     Args:
       source: examples by index.
       seed: with the position, it decides the random numbers of `pick`.
-      pick: see `batches.make_pipeline`.
+      pick: see `batches.make_batches`.
     """
     self._source = source
     self._seed = seed

@@ -18,7 +18,7 @@ import tqdm
 
 from pixeldit_jax import files as whole_files
 from pixeldit_jax.data import precomputed_arrays
-from pixeldit_jax.data.pipeline.batches import usable_cores
+from pixeldit_jax.data.pipeline.loader_options import usable_cores
 from pixeldit_jax.data.sources import shards
 from pixeldit_jax.errors import UserError
 

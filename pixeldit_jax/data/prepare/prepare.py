@@ -23,7 +23,7 @@ import tqdm
 
 from pixeldit_jax import files
 from pixeldit_jax.data import transforms
-from pixeldit_jax.data.pipeline.batches import usable_cores
+from pixeldit_jax.data.pipeline.loader_options import usable_cores
 from pixeldit_jax.data.prepare import write_shard
 from pixeldit_jax.data.prepare.write_shard import Settings
 from pixeldit_jax.data.source import Source

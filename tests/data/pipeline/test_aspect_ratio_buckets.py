@@ -5,6 +5,8 @@ import pytest
 from PIL import Image
 
 from pixeldit_jax.data.pipeline import aspect_ratio_buckets
+from pixeldit_jax.data.pipeline.batches import make_batches
+from pixeldit_jax.data.pipeline.loader_options import LoaderOptions
 from pixeldit_jax.data.prepare import prepare
 from pixeldit_jax.data.prepare.write_shard import Settings
 from pixeldit_jax.data.sources import open_source
@@ -61,9 +63,12 @@ def source(tmp_path_factory):
   return open_source.open_source(f'shards:{path}/out')
 
 
-def run(source, batches, state=None, **options):
-  options = {'batch_size': 4, 'seed': 1} | options
-  iterator = aspect_ratio_buckets.make_bucket_pipeline(source, **options)
+OPTIONS = {'batch_size': 4, 'seed': 1, 'resolution': 512, 'buckets': True}
+
+
+def run(source, batches, state=None, rows=None, **options):
+  options = LoaderOptions(**(OPTIONS | options))
+  iterator = make_batches(source, options, rows=rows)
   if state:
     iterator.set_state(state)
   out = [next(iterator) for _ in range(batches)]
@@ -93,9 +98,7 @@ def test_each_batch_is_of_one_bucket_and_every_example_comes_as_often(source):
 
 def test_hosts_agree_on_the_bucket_and_share_the_batch(source):
   whole, _ = run(source, 12)
-  parts = [
-    run(source, 12, process_index=p, process_count=2)[0] for p in range(2)
-  ]
+  parts = [run(source, 12, rows=rows)[0] for rows in ((0, 1), (2, 3))]
   for want, one, two in zip(whole, *parts):
     for key in ('image', 'id', 'label'):
       np.testing.assert_array_equal(
@@ -108,7 +111,7 @@ def test_it_resumes_exactly_also_with_other_hosts(source):
   whole, _ = run(source, 12)
   _, state = run(source, 5)
   rest, _ = run(source, 7, state)
-  half, _ = run(source, 7, state, process_index=1, process_count=2)
+  half, _ = run(source, 7, state, rows=(2, 3))
   for want, one, two in zip(whole[5:], rest, half):
     np.testing.assert_array_equal(one['id'], want['id'])
     np.testing.assert_array_equal(two['id'], want['id'][2:])
@@ -124,7 +127,7 @@ def test_workers_change_nothing(source):
 
 def test_the_state_of_another_batch_size_is_refused(source):
   _, state = run(source, 1)
-  with pytest.raises(ValueError, match='order would differ'):
+  with pytest.raises(ValueError, match='order of the examples'):
     run(source, 1, state, batch_size=2)
 
 
@@ -134,4 +137,4 @@ def test_squares_have_no_buckets(tmp_path):
   prepare.prepare(Settings(f'images:{tmp_path}/in', 8), str(tmp_path / 'out'))
   source = open_source.open_source(f'shards:{tmp_path}/out')
   with pytest.raises(ValueError, match='only shards of .* --buckets'):
-    aspect_ratio_buckets.make_bucket_pipeline(source, batch_size=1, seed=0)
+    make_batches(source, LoaderOptions(**OPTIONS))

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from pixeldit_jax.data import source
-from pixeldit_jax.data.pipeline import aspect_ratio_buckets
-from pixeldit_jax.data.pipeline import batches as pipeline
+from pixeldit_jax.data.pipeline.batches import make_batches
+from pixeldit_jax.data.pipeline.loader_options import LoaderOptions
 
 BATCH, EXAMPLES, BATCHES = 8, 1003, 1000
 KINDS = ('squares', 'buckets')
@@ -34,18 +34,18 @@ class Numbered(source.Source):
 
 
 def make(kind, host=0, hosts=1, workers=0):
-  options = dict(
+  options = LoaderOptions(
     batch_size=BATCH,
     seed=5,
-    process_index=host,
-    process_count=hosts,
+    resolution=1,
+    buckets=kind == 'buckets',
     num_workers=workers,
     num_threads=1,
     prefetch=8,
   )
-  if kind == 'buckets':
-    return aspect_ratio_buckets.make_bucket_pipeline(Numbered(), **options)
-  return pipeline.make_pipeline(Numbered(), resolution=1, **options)
+  part = BATCH // hosts
+  rows = range(host * part, (host + 1) * part)
+  return make_batches(Numbered(), options, rows=rows)
 
 
 def run_host(kinds, batches, state=None, **options):

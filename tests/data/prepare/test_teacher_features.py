@@ -7,7 +7,8 @@ from flax import nnx
 from PIL import Image
 
 from pixeldit_jax.data import transforms
-from pixeldit_jax.data.pipeline.batches import make_pipeline
+from pixeldit_jax.data.pipeline.batches import make_batches
+from pixeldit_jax.data.pipeline.loader_options import LoaderOptions
 from pixeldit_jax.data.prepare import (
   prepare,
 )
@@ -53,7 +54,8 @@ def test_the_step_reads_what_the_teacher_would_give(teacher, out):
 
   source = open_source.open_source(f'shards:{out}', arrays=['features'])
   assert source.arrays['features'].meta == meta
-  batch = next(make_pipeline(source, resolution=16, batch_size=8, seed=0))
+  options = LoaderOptions(resolution=16, batch_size=8, seed=0)
+  batch = next(make_batches(source, options))
   assert batch['features'].dtype == jax.numpy.bfloat16
   want = teacher_features(model, transforms.normalize(batch['image']), 8)
   np.testing.assert_allclose(

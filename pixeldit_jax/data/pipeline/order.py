@@ -1,0 +1,60 @@
+"""Which example stands where in the endless stream of examples."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import grain
+
+from pixeldit_jax.data.pipeline.loader_options import LoaderOptions
+from pixeldit_jax.data.source import Source
+from pixeldit_jax.errors import UserError
+
+
+class Slot(NamedTuple):
+  """What one position of the stream holds.
+
+  Attributes:
+    index: of the example in its source.
+    shape: height and width of its pixels.
+  """
+
+  index: int
+  shape: tuple[int, int]
+
+
+class Order(NamedTuple):
+  """The order of the stream, with random access.
+
+  Attributes:
+    slot_at: position in the stream to its slot. All positions of one batch
+      have the same shape.
+    identity: what the order depends on, as JSON values. It is saved with the
+      position, so that a run resumes in the same order only.
+  """
+
+  slot_at: Callable[[int], Slot]
+  identity: dict[str, Any]
+
+
+def square_order(source: Source, options: LoaderOptions) -> Order:
+  """Squares of one resolution; every epoch is one shuffle of the source.
+
+  Raises:
+    UserError: a batch is larger than the source.
+  """
+  if options.batch_size > len(source) > 0:
+    raise UserError(
+      f'batch_size {options.batch_size} is more than the {len(source)} '
+      'examples of the source: a batch would repeat some; lower batch_size'
+    )
+  order = grain.MapDataset.range(len(source)).seed(options.seed)
+  order = (order.shuffle() if options.shuffle else order).repeat()
+  shape = (options.resolution, options.resolution)
+  return Order(
+    lambda position: Slot(int(order[position]), shape),
+    {
+      'examples': len(source),
+      'seed': options.seed,
+      'shuffle': options.shuffle,
+    },
+  )
