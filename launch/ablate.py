@@ -31,6 +31,7 @@ flags.adopt_module_key_flags(cluster_flags)
 def main():
   import jax
 
+  from pixeldit_jax import files
   from pixeldit_jax.cli.log import start_log
   from pixeldit_jax.convert.vision import load_dinov2, write_dinov2
   from pixeldit_jax.demo import ablation
@@ -60,8 +61,8 @@ def main():
       teacher,
       _NUM_SAMPLES.value,
     )
-  text = ablation.table(results)
-  (folder / 'ablation.md').write_text(text + '\n')
+  text = ablation.markdown_table(results)
+  files.write_text(folder / 'ablation.md', text + '\n')
   ablation.plot(results).save(folder / 'ablation.png')
   print(f'{text}\nThe plot: {folder}/ablation.png')
 

@@ -11,9 +11,6 @@
 Prints a line for each figure; --json=FILE writes them too.
 """
 
-import json
-import pathlib
-
 from absl import flags
 
 from pixeldit_jax.cli import config_flag, run_command
@@ -39,6 +36,7 @@ _JSON = flags.DEFINE_string('json', None, 'File for the figures.')
 
 
 def main():
+  from pixeldit_jax import files
   from pixeldit_jax.benchmarks import (
     checkpoint_time,
     input_throughput,
@@ -68,7 +66,7 @@ def main():
     text = value if isinstance(value, str) else f'{value:.4g}'
     print(f'{name:30} {text}')
   if _JSON.value:
-    pathlib.Path(_JSON.value).write_text(json.dumps(report, indent=2) + '\n')
+    files.write_json(_JSON.value, report)
 
 
 if __name__ == '__main__':

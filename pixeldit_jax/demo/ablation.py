@@ -1,7 +1,7 @@
 """The paper's ablations on the embedded digits, at equal steps (table 4).
 
-Each variant is a run of its own, judged by its EMA: the flow-matching loss on
-the same digits, noise and times for all, and the share of samples that show
+Each variant is a separate run. Its EMA is measured by the flow-matching loss on
+the same digits, noise and times for all, and by the share of samples that show
 the digit that was asked for.
 """
 
@@ -16,7 +16,7 @@ from flax import nnx
 from ml_collections import ConfigDict
 from PIL import Image, ImageDraw, ImageFont
 
-from pixeldit_jax import files
+from pixeldit_jax import files, settings
 from pixeldit_jax.config import model_config, validate
 from pixeldit_jax.data.sources.mnist_digits import SIDE
 from pixeldit_jax.data.transforms import normalize
@@ -53,14 +53,14 @@ def variant_config(config: ConfigDict, name: str) -> ConfigDict:
   """The configuration of a variant, checked.
 
   Raises:
-    UserError: it cannot be, or is not of digits, by which variants are judged.
+    UserError: it is impossible, or not of digits.
   """
   changed = ConfigDict(config.to_dict())
   changed.update_from_flattened_dict(VARIANTS[name])
   validate(changed)
   if (changed.model.num_classes, changed.data.resolution) != (10, SIDE):
     raise UserError(
-      f'variants are judged by digits: give a configuration of 10 classes at '
+      f'variants are measured on digits: give a configuration of 10 classes at '
       f'{SIDE} pixels, as --config=configs/mnist.py.'
     )
   return changed
@@ -72,11 +72,11 @@ def run_variant(
   teacher: tuple[VisionConfig, PyTree],
   samples: int,
 ) -> dict[str, float]:
-  """Trains a variant, or goes on with it, and judges it once.
+  """Trains a variant, or continues its run, and measures it once.
 
   Args:
-    config: of the variant.
-    workdir: of its run; the result is kept there.
+    config: from `variant_config`.
+    workdir: folder of its run, where the result is kept too.
     teacher: for REPA, where the variant has it.
     samples: how many to draw, all classes in turn.
 
@@ -84,17 +84,14 @@ def run_variant(
     'loss', 'agreement' and 'parameters', and of how many 'steps' and 'samples'.
 
   Raises:
-    UserError: the result that is there is of others.
+    UserError: the stored result is of other steps or samples.
   """
-  path, asked = pathlib.Path(workdir) / 'result.json', (config.steps, samples)
+  path = pathlib.Path(workdir) / 'result.json'
+  asked = dict(steps=config.steps, samples=samples)
   if path.is_file():
     result = files.read_json(path)
-    there = result['steps'], result['samples']
-    if there != asked:
-      raise UserError(
-        f'{path} is of {there[0]} steps and {there[1]} samples, now asked for '
-        f'{asked[0]} and {asked[1]}: take another workdir.'
-      )
+    fix = 'Take another workdir.'
+    settings.check_same(f'{path} is of', result, asked, fix, keys=asked)
     return result
   state = train(config, workdir, teacher=teacher)
   ema = jax.device_get(state.ema)
@@ -106,15 +103,14 @@ def run_variant(
     loss=digit_loss(config, ema),
     agreement=class_agreement(shown, labels),
     parameters=count_parameters(model_config(config)),
-    steps=config.steps,
-    samples=samples,
+    **asked,
   )
   files.write_json(path, result)
   return result
 
 
 def digit_loss(config: ConfigDict, weights: PyTree, count=LOSS_DIGITS) -> float:
-  """Mean flow-matching loss on digits, the same noise and times in each call.
+  """Mean flow-matching loss on digits, with the same noise and times always.
 
   Times are drawn as in training.
   """
@@ -137,8 +133,8 @@ def digit_loss(config: ConfigDict, weights: PyTree, count=LOSS_DIGITS) -> float:
   return float(np.mean([loss(weights, images[i], labels[i], i) for i in parts]))
 
 
-def table(results: Mapping[str, Mapping[str, float]]) -> str:
-  """A table in Markdown."""
+def markdown_table(results: Mapping[str, Mapping[str, float]]) -> str:
+  """One row for each variant."""
   lines = [
     '| variant | parameters | final loss | agreement |',
     '|---|--:|--:|--:|',

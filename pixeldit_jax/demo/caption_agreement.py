@@ -1,8 +1,8 @@
-"""Judges what was drawn for prompts of `data.captioned_digits`, offline.
+"""Measures how well images agree with prompts of captioned digits, offline.
 
-A drawn digit is brought to the size and the middle of a grey 28 x 28 image, as
-MNIST has them, for the classifier in `digits`; its colour is the nearest in
-direction to the mean of its pixels, weighted by their brightness.
+A drawn digit is resized and centred in a grey 28 x 28 image, as in MNIST, for
+`digit_classifier`; its colour is the nearest in direction to the mean of its
+pixels, weighted by their brightness.
 """
 
 import pathlib
@@ -18,7 +18,7 @@ from pixeldit_jax.errors import UserError
 from pixeldit_jax.typing import UInt8
 
 
-def asked(prompt: str) -> tuple[int, str]:
+def parse_prompt(prompt: str) -> tuple[int, str]:
   """The digit and the colour that a prompt names.
 
   Raises:
@@ -31,19 +31,19 @@ def asked(prompt: str) -> tuple[int, str]:
   if len(named) != 1 or len(colours) != 1:
     raise UserError(
       f'prompt {prompt!r} names {len(named)} digits and {len(colours)} '
-      'colours; it is judged by one of each.'
+      'colours; one of each is expected.'
     )
   return named[0], colours[0]
 
 
-def centred(
+def centre_digits(
   images: UInt8[np.ndarray, 'B H W 3'],
 ) -> UInt8[np.ndarray, 'B 28 28 1']:
-  """The brightness of images, its centre of mass in row and column 14."""
+  """The brightness of images, with the centre of mass in the middle."""
   side = digit_classifier.SIDE
   size = [round(n / SCALE) for n in images.shape[2:0:-1]]
   result = np.zeros((len(images), side, side, 1), np.uint8)
-  for place, small in zip(result, images.max(axis=-1)):
+  for centred, small in zip(result, images.max(axis=-1)):
     image = Image.fromarray(small).resize(size, Image.Resampling.BICUBIC)
     image = np.asarray(image)
     rows, columns = (np.arange(size) for size in image.shape)
@@ -52,12 +52,12 @@ def centred(
     right = round(float(image.sum(axis=0) @ columns / mass))
     # With so much black around it, any 28 x 28 pixels are inside.
     wide = np.pad(image, side)[down + side // 2 :, right + side // 2 :]
-    place[..., 0] = wide[:side, :side]
+    centred[..., 0] = wide[:side, :side]
   return result
 
 
-def colours(images: UInt8[np.ndarray, 'B H W 3']) -> list[str]:
-  """The name of the colour of what is bright in each image."""
+def main_colours(images: UInt8[np.ndarray, 'B H W 3']) -> list[str]:
+  """The name of the colour of the bright pixels in each image."""
   weights = images.max(axis=-1, keepdims=True).astype(np.float64)
   means_BC = (weights * images).sum(axis=(1, 2))
   table = np.array(list(COLOURS.values()), np.float64)
@@ -69,16 +69,18 @@ def colours(images: UInt8[np.ndarray, 'B H W 3']) -> list[str]:
 def agreement(
   images: UInt8[np.ndarray, 'B H W 3'], prompts: list[str]
 ) -> dict[str, float]:
-  """Shares of images with the digit, the colour, and both, that were asked for.
+  """Shares of images with the digit, the colour and both of their prompts.
 
   Raises:
-    UserError: not one prompt for each image, or prompts of other things.
+    UserError: not one prompt for each image, or prompts without one digit and
+      one colour.
   """
   if len(images) != len(prompts) or not prompts:
     raise UserError(f'{len(images)} images came for {len(prompts)} prompts.')
-  wanted = [asked(prompt) for prompt in prompts]
-  digit = digit_classifier.predict(centred(images)) == [d for d, _ in wanted]
-  colour = np.array(colours(images)) == [c for _, c in wanted]
+  wanted = [parse_prompt(prompt) for prompt in prompts]
+  shown = digit_classifier.predict(centre_digits(images))
+  digit = shown == [d for d, _ in wanted]
+  colour = np.array(main_colours(images)) == [c for _, c in wanted]
   shares = dict(digit=digit, colour=colour, both=digit & colour)
   return {name: float(right.mean()) for name, right in shares.items()}
 

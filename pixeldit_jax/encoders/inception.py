@@ -28,14 +28,14 @@ PRECISION = jax.lax.Precision.HIGHEST
 
 
 class Features(NamedTuple):
-  """What a feature network says of a batch; None where it has no such output.
+  """Outputs of a feature network for a batch; None where it has no such one.
 
   Attributes:
     pooled: pool_3:0, for FID, KID, precision and recall.
     spatial: mixed_6/conv:0, its first 7 channels in (row, column, channel)
       order, for sFID.
     logits: softmax logits without their bias, for the Inception Score: the ADM
-      suite multiplies by the weights alone.
+      suite multiplies only by the weights.
   """
 
   pooled: Float[Array, 'B 2048']

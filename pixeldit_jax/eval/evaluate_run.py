@@ -18,6 +18,7 @@ from pixeldit_jax.images.image_sets import FolderImages, NpzImages, open_images
 from pixeldit_jax.metrics.feature_extractor import FeatureNetwork
 from pixeldit_jax.progress import Progress
 from pixeldit_jax.run_context import RunContext
+from pixeldit_jax.sampling import provenance
 from pixeldit_jax.sampling.sample_set import (
   make_sample_set,
   write_grid,
@@ -127,7 +128,8 @@ def _stored_result(
     return None
   result = read_json(path)
   asked = as_json(settings)
-  if differences(result['settings'], asked, keys=asked):
+  stored = provenance.with_defaults(result['settings'])
+  if differences(stored, asked, keys=asked):
     return None
   measured_by = (
     result['network']['checksum'],

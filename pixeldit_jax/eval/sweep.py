@@ -1,4 +1,4 @@
-"""One checkpoint under many samplers: a table, a plot, and the best point."""
+"""One run under many samplers: a table, a plot, and the best point."""
 
 import dataclasses
 import itertools
@@ -35,7 +35,7 @@ def parse_factors(texts: Sequence[str]) -> list[Point]:
   Nothing gives none.
 
   Raises:
-    UserError: not of this form, a factor that is not there, or twice.
+    UserError: not of this form, a factor that is unknown or given twice.
   """
   values = {}
   for text in texts:

@@ -4,8 +4,6 @@ Only the devices of the calling process are used: it waits for no other.
 """
 
 import dataclasses
-import itertools
-import time
 from collections.abc import Callable, Iterable, Iterator
 
 import jax
@@ -28,7 +26,7 @@ INCEPTION = 'inception-2015-12-05'
 
 @dataclasses.dataclass(frozen=True)
 class FeatureNetwork:
-  """A network and what a result must say of it.
+  """A network and what a result says of it.
 
   Attributes:
     name: which network; references of another name are refused.
@@ -96,7 +94,7 @@ class Extractor:
     While one batch is computed the next is read; no more is held.
 
     Raises:
-      ValueError: a batch is not uint8 [B, H, W, 3] or of another size.
+      UserError: a batch is not uint8 [B, H, W, 3] or of another size.
     """
     running = None
     for images, count in self._padded(batches):
@@ -142,26 +140,3 @@ def _check(images: np.ndarray, shape: tuple[int, ...] | None):
 
 def _fetch(features: Features, count: int) -> Features:
   return jax.tree.map(lambda x: x[:count], jax.device_get(features))
-
-
-def images_per_second(
-  network: FeatureNetwork, size: int, *, batch: int, steps: int = 10
-) -> float:
-  """Measured throughput of feature extraction, host transfers included.
-
-  Args:
-    network: compiled here on a first batch, which is not measured.
-    size: side of the square images.
-    batch: images per step; take the network's own batch size.
-    steps: measured steps.
-  """
-  rng = np.random.default_rng(0)
-  images = rng.integers(0, 256, (batch, size, size, 3), np.uint8)
-  for _ in network.extract([images]):
-    pass
-  start = time.perf_counter()
-  count = sum(
-    len(features.pooled)
-    for features in network.extract(itertools.repeat(images, steps))
-  )
-  return count / (time.perf_counter() - start)

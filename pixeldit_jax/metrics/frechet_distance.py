@@ -83,7 +83,7 @@ class Moments:
 
 @dataclasses.dataclass(frozen=True)
 class FrechetDistance:
-  """The squared distance, and how much of each covariance is there.
+  """The squared distance, and the ranks of the covariances behind it.
 
   Attributes:
     value: d^2, what papers call FID.

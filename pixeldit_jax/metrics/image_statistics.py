@@ -1,4 +1,4 @@
-"""All that the metrics need of a set of images, in one pass over it."""
+"""Everything that the metrics need of a set of images, in one pass over it."""
 
 import dataclasses
 from collections.abc import Callable, Iterable
@@ -57,7 +57,7 @@ def collect(
   score = InceptionScore() if logits_width else None
   # Evenly spaced: data is often sorted by class.
   keep = count if keep is None else min(keep, count)
-  places = np.arange(keep) * count // max(1, keep)
+  wanted = np.arange(keep) * count // max(1, keep)
   kept = np.empty((keep, width), np.float32)
   done = 0
   for features in network.extract(batches):
@@ -69,8 +69,8 @@ def collect(
       spatial.update(np.asarray(features.spatial))
     if score and features.logits is not None:
       score.update(np.asarray(features.logits))
-    first, last = np.searchsorted(places, (start, done))
-    kept[first:last] = features.pooled[places[first:last] - start]
+    first, last = np.searchsorted(wanted, (start, done))
+    kept[first:last] = features.pooled[wanted[first:last] - start]
     if progress:
       progress(done)
   if done != count:

@@ -2,7 +2,7 @@
 
 GenEval (arXiv 2310.11513) takes a folder for each line of its
 evaluation_metadata.jsonl, DPG-Bench (arXiv 2403.05135) one picture of 2 x 2
-images for each of its prompts/*.txt. Both judge them by their own programs.
+images for each of its prompts/*.txt. Both score them by their own programs.
 """
 
 import json
@@ -67,7 +67,7 @@ class GenEval:
       raise UserError(f'{metadata} is empty.')
 
   def path(self, number: int) -> pathlib.Path:
-    """What is there once a prompt is done."""
+    """The folder or file that exists once a prompt is done."""
     return self.out / f'{number:05d}'
 
   def write(self, number: int, images: UInt8[np.ndarray, 'B H W 3']) -> None:
@@ -104,7 +104,7 @@ class DPGBench:
     self.prompts = [file.read_text(encoding='utf-8').strip() for file in files]
 
   def path(self, number: int) -> pathlib.Path:
-    """What is there once a prompt is done."""
+    """The folder or file that exists once a prompt is done."""
     return self.out / f'{self._names[number]}.png'
 
   def write(self, number: int, images: UInt8[np.ndarray, 'B H W 3']) -> None:
@@ -118,7 +118,7 @@ def open_export(spec: str, out: str | os.PathLike) -> GenEval | DPGBench:
   """The benchmark of 'geneval:FILE' or 'dpg:FOLDER', to be written to `out`.
 
   Raises:
-    MissingFileError: its prompts are not there.
+    MissingFileError: its prompts do not exist.
     UserError: another benchmark, or prompts that cannot be read.
   """
   kind, _, path = spec.partition(':')
@@ -184,7 +184,7 @@ def export_run(
 
   Raises:
     MissingFileError: the run has no such checkpoint.
-    UserError: images of other settings are there.
+    UserError: images of other settings exist.
   """
   weights, ref = restore_weights(
     ref, context.model, context.mesh, context.rules
@@ -206,7 +206,7 @@ def check_settings(
   """Writes the settings of the images, or compares them with those stored.
 
   Raises:
-    UserError: images of other settings are there, and `overwrite` is not set.
+    UserError: images of other settings exist, and `overwrite` is not set.
   """
   asked = as_json(settings)
   stored = provenance.read_settings(benchmark.out)

@@ -7,6 +7,7 @@ import pathlib
 from typing import Any
 
 from pixeldit_jax import files, settings
+from pixeldit_jax.config import get_config
 
 Settings = dict[str, Any]
 
@@ -19,7 +20,20 @@ def path_of(images: pathlib.Path) -> pathlib.Path:
 def read_settings(images: pathlib.Path) -> Settings | None:
   """The settings of images, finished or not; None if nothing was started."""
   path = path_of(images)
-  return files.read_json(path) if path.exists() else None
+  return with_defaults(files.read_json(path)) if path.exists() else None
+
+
+def with_defaults(made_with: Settings) -> Settings:
+  """Adds the keys of the sampler that are younger than the images.
+
+  Their defaults are what older code did.
+  """
+  if 'sampler' not in made_with:
+    return made_with
+  defaults = get_config().sampler.to_dict()
+  del defaults['batch_size']  # decides no image
+  sampler = settings.as_json(defaults) | made_with['sampler']
+  return made_with | dict(sampler=sampler)
 
 
 def write_settings(images: pathlib.Path, made_with: Settings) -> None:

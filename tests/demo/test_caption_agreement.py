@@ -1,4 +1,4 @@
-"""The judge of coloured digits agrees with what the data are."""
+"""Agreement of captioned digits with their prompts is that of the data."""
 
 import itertools
 
@@ -16,11 +16,17 @@ from pixeldit_jax.demo import caption_agreement, digit_classifier
 
 
 def test_it_reads_prompts():
-  assert caption_agreement.asked('Red digit 7, on the left') == (7, 'red')
-  assert caption_agreement.asked('on the right, a white one') == (1, 'white')
+  assert caption_agreement.parse_prompt('Red digit 7, on the left') == (
+    7,
+    'red',
+  )
+  assert caption_agreement.parse_prompt('on the right, a white one') == (
+    1,
+    'white',
+  )
   for wrong in ('a seven', 'a red thing', 'a red or blue two', 'red 1, 2'):
-    with pytest.raises(ValueError, match='one of each'):
-      caption_agreement.asked(wrong)
+    with pytest.raises(ValueError, match='one of each is expected'):
+      caption_agreement.parse_prompt(wrong)
 
 
 def test_a_place_and_a_colour_do_not_move_the_digit():
@@ -29,7 +35,7 @@ def test_a_place_and_a_colour_do_not_move_the_digit():
   for place in PLACES:
     drawn = np.stack([draw(g[..., 0], 'purple', place) for g in grey])
     # MNIST's own centring rounds in another way, by a pixel at most.
-    centred = caption_agreement.centred(drawn)
+    centred = caption_agreement.centre_digits(drawn)
     for found, original in zip(centred, grey):
       alike = [
         np.corrcoef(found.ravel(), np.roll(original, shift, (0, 1)).ravel())
@@ -50,8 +56,8 @@ def test_it_finds_real_digits_and_tells_wrong_ones():
   assert found['digit'] >= 0.94 and found['colour'] == 1
   assert found['both'] == found['digit']
   assert caption_agreement.agreement(images, prompts[::-1])['both'] < 0.2
-  assert caption_agreement.colours(images[..., ::-1]) != [
-    caption_agreement.asked(prompt)[1] for prompt in prompts
+  assert caption_agreement.main_colours(images[..., ::-1]) != [
+    caption_agreement.parse_prompt(prompt)[1] for prompt in prompts
   ]
   with pytest.raises(ValueError, match='400 images came for 2'):
     caption_agreement.agreement(images, prompts[:2])

@@ -77,12 +77,6 @@ def test_other_images_are_refused(batches, reason):
     list(feature_extractor.Extractor(Moments(), 8)(batches))
 
 
-def test_throughput_counts_images():
-  extractor = feature_extractor.Extractor(Moments(), 8)
-  network = feature_extractor.FeatureNetwork('test', '', (3, 0, 0), extractor)
-  assert feature_extractor.images_per_second(network, 6, batch=8, steps=2) > 0
-
-
 @pytest.mark.slow
 def test_inception_on_eight_devices_is_inception_on_one():
   model = Inception(rngs=nnx.Rngs(0))

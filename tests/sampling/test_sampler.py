@@ -30,6 +30,15 @@ def test_an_image_depends_only_on_its_index(tiny_weights):
   assert np.abs(whole[4:] - images(8, 8, first=4)).max() <= 1
 
 
+def test_all_batches_are_one_program(tiny_weights):
+  config, weights, _ = tiny_weights
+  sampler = Sampler(RunContext.build(config), batch_size=8)
+  indices = np.arange(19)
+  sizes = [len(b) for b in sampler.sample(weights, indices, indices % 10)]
+  assert sizes == [8, 8, 3]
+  assert sampler.jitted._cache_size() == 1
+
+
 def test_the_grid_shows_images_row_by_row():
   images = np.zeros((3, 96, 96, 3), np.uint8)
   images[1] = 100
