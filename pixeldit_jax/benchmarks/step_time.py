@@ -31,7 +31,7 @@ from pixeldit_jax.metrics.feature_extractor import (
 from pixeldit_jax.model.cost import forward_flops, train_flops
 from pixeldit_jax.model.pixeldit import weights_of
 from pixeldit_jax.run_context import RunContext
-from pixeldit_jax.samplers.grid import time_grid
+from pixeldit_jax.samplers.evaluations import num_function_evaluations
 from pixeldit_jax.sampling.sampler import Sampler
 from pixeldit_jax.train.optim.optimizer import make_optimizer
 from pixeldit_jax.train.repa import StoredFeatures, Target, place_teacher
@@ -187,7 +187,8 @@ def measure_sampling(
     timed = _timed(
       lambda: program(weights, indices, labels, None), count, profile
     )
-  flops = B * sampling_evaluations(config) * forward_flops(model, side, side)
+  evaluations = num_function_evaluations(config.sampler)
+  flops = B * evaluations * forward_flops(model, side, side)
   return _report(timed, B, flops)
 
 
@@ -230,18 +231,6 @@ def features_per_second(
     for features in network.extract(itertools.repeat(images, steps))
   )
   return count / (time.perf_counter() - start)
-
-
-def sampling_evaluations(config: ConfigDict) -> int:
-  """How often one image runs through the network."""
-  s = config.sampler
-  times = time_grid(s.steps, s.shift, s.start)
-  evaluated = list(times[:-1])
-  if s.solver == 'heun':
-    evaluated += list(times[1:-1])
-  low, high = s.interval
-  guided = sum(low < t < high for t in evaluated) if s.guidance != 1 else 0
-  return len(evaluated) + guided
 
 
 def _timed(

@@ -11,7 +11,6 @@ import time
 import jax
 from ml_collections import ConfigDict
 
-from pixeldit_jax.benchmarks.step_time import sampling_evaluations
 from pixeldit_jax.compile_report import memory_traffic
 from pixeldit_jax.compile_report.flops_and_collectives import (
   COLLECTIVES,
@@ -31,6 +30,7 @@ from pixeldit_jax.config import model_config, validate
 from pixeldit_jax.hardware import chip_of, peak_flops
 from pixeldit_jax.model.cost import forward_flops, train_flops
 from pixeldit_jax.run_context import RunContext
+from pixeldit_jax.samplers.evaluations import num_function_evaluations
 from pixeldit_jax.typing import PyTree
 
 LARGE = 2**20  # bytes from which on a replicated array is told
@@ -125,7 +125,7 @@ def _model_flops(config: ConfigDict, what: str) -> int:
   model, side = model_config(config), config.data.resolution
   if what == 'train':
     return config.data.batch_size * train_flops(model, side, side)
-  images = config.sampler.batch_size * sampling_evaluations(config)
+  images = config.sampler.batch_size * num_function_evaluations(config.sampler)
   return images * forward_flops(model, side, side)
 
 

@@ -36,7 +36,7 @@ def guide(
   interval: tuple[float, float] = (0.0, 1.0),
   bounds: str = 'open',
 ) -> Callable[..., jax.Array]:
-  """v_u + scale * (v_c - v_u) for times inside, v_c alone outside.
+  """v_u + scale * (v_c - v_u) for times inside, v_c outside.
 
   Args:
     conditional: velocity given the class, v_c(x, t).

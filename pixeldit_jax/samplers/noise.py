@@ -1,4 +1,4 @@
-"""Where sampling starts: noise of sample i from (seed, i) alone."""
+"""Where sampling starts: noise of sample i from only (seed, i)."""
 
 import jax
 
@@ -11,8 +11,8 @@ def sample_noise(
   """Standard normal images that depend on neither batch nor device.
 
   Args:
-    seed: of the whole sample set.
-    indices: the place of each image in the set.
+    seed: the same for all images of a sample set.
+    indices: of the images in the sample set.
     shape: height, width, channels.
   """
   key = jax.random.key(seed)

@@ -1,7 +1,7 @@
 """Solvers of dx/dt = v(x, t) along a grid of times, each one compiled loop.
 
-With `path`, a solver returns x after each of its steps [steps, B, H, W, C] in
-place of the last one alone.
+With `return_trajectory`, a solver returns x after each of its steps
+[steps, B, H, W, C] instead of only the last x.
 """
 
 from collections.abc import Callable
@@ -13,7 +13,8 @@ import numpy as np
 from pixeldit_jax.errors import UserError
 from pixeldit_jax.typing import Array, Float, VelocityFn
 
-# f(velocity, x, times, path=False); those of `SLOPES_AHEAD` also take `ahead`.
+# f(velocity, x, times, return_trajectory=False); those of `SLOPES_AHEAD` also
+# take `ahead`.
 Solver = Callable[..., jax.Array]
 # f(x, t_next, t): the velocity at the end of a step that starts at t.
 SlopeAhead = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
@@ -26,22 +27,24 @@ def _steps(times: np.ndarray) -> tuple[jax.Array, jax.Array, jax.Array]:
   return times[:-1], times[1:], inner
 
 
-def _integrate(step, start: tuple, spans: tuple, path: bool) -> jax.Array:
+def _integrate(
+  step, start: tuple, spans: tuple, return_trajectory: bool
+) -> jax.Array:
   """Repeats carry = step(carry, span); x is the first of the carry."""
 
   def body(carry, span):
     carry = step(carry, span)
-    return carry, carry[0] if path else None
+    return carry, carry[0] if return_trajectory else None
 
   (x, *_), states = jax.lax.scan(body, start, spans)
-  return states if path else x
+  return states if return_trajectory else x
 
 
 def euler(
   velocity: VelocityFn,
   x: Float[Array, 'B H W C'],
   times: np.ndarray,
-  path: bool = False,
+  return_trajectory: bool = False,
 ) -> Float[Array, '*steps B H W C']:
   """First order, one evaluation a step."""
 
@@ -49,20 +52,20 @@ def euler(
     (x,), (t, t_next, _) = carry, span
     return (x + (t_next - t) * velocity(x, t),)
 
-  return _integrate(step, (x,), _steps(times), path)
+  return _integrate(step, (x,), _steps(times), return_trajectory)
 
 
 def heun(
   velocity: VelocityFn,
   x: Float[Array, 'B H W C'],
   times: np.ndarray,
-  path: bool = False,
+  return_trajectory: bool = False,
   ahead: SlopeAhead | None = None,
 ) -> Float[Array, '*steps B H W C']:
   """Second order, two evaluations a step; the last step is Euler's.
 
   Args:
-    velocity, x, times, path: see above.
+    velocity, x, times, return_trajectory: see above.
     ahead: the second slope of a step, by default velocity(x, t_next).
   """
   ahead = ahead or (lambda x, t_next, t: velocity(x, t_next))
@@ -77,14 +80,14 @@ def heun(
     v = jax.lax.cond(inner, corrected, lambda: v)
     return (x + (t_next - t) * v,)
 
-  return _integrate(step, (x,), _steps(times), path)
+  return _integrate(step, (x,), _steps(times), return_trajectory)
 
 
 def heun_reuse(
   velocity: VelocityFn,
   x: Float[Array, 'B H W C'],
   times: np.ndarray,
-  path: bool = False,
+  return_trajectory: bool = False,
   ahead: SlopeAhead | None = None,
 ) -> Float[Array, '*steps B H W C']:
   """Heun whose end slope opens the next step: one evaluation a step.
@@ -104,14 +107,14 @@ def heun_reuse(
     return x + (t_next - t) * (v + end) / 2, end
 
   start = (x, velocity(x, jnp.float32(times[0])))
-  return _integrate(step, start, _steps(times), path)
+  return _integrate(step, start, _steps(times), return_trajectory)
 
 
 def flow_dpm(
   velocity: VelocityFn,
   x: Float[Array, 'B H W C'],
   times: np.ndarray,
-  path: bool = False,
+  return_trajectory: bool = False,
 ) -> Float[Array, '*steps B H W C']:
   """Two-step Adams-Bashforth, x += dt * (1.5 v - 0.5 v_before).
 
@@ -128,34 +131,34 @@ def flow_dpm(
     return x + (t_next - t) * slope, v, False
 
   start = (x, jnp.zeros_like(x), True)
-  return _integrate(step, start, _steps(times), path)
+  return _integrate(step, start, _steps(times), return_trajectory)
 
 
 def adams2(
   velocity: VelocityFn,
   x: Float[Array, 'B H W C'],
   times: np.ndarray,
-  path: bool = False,
+  return_trajectory: bool = False,
 ) -> Float[Array, '*steps B H W C']:
   """Adams-Bashforth of the last two velocities, for grids that are not even.
 
   One evaluation a step; the first step is Euler's. DeCo and PixNerd draw their
   images of texts with it.
   """
-  return _adams(2, velocity, x, times, path)
+  return _adams(2, velocity, x, times, return_trajectory)
 
 
 def adams3(
   velocity: VelocityFn,
   x: Float[Array, 'B H W C'],
   times: np.ndarray,
-  path: bool = False,
+  return_trajectory: bool = False,
 ) -> Float[Array, '*steps B H W C']:
   """`adams2` of the last three velocities."""
-  return _adams(3, velocity, x, times, path)
+  return _adams(3, velocity, x, times, return_trajectory)
 
 
-def _adams(order, velocity, x, times, path):
+def _adams(order, velocity, x, times, return_trajectory):
   weights = jnp.asarray(adams_weights(times, order))
 
   def step(carry, span):
@@ -167,7 +170,7 @@ def _adams(order, velocity, x, times, path):
 
   start = (x, *(jnp.zeros_like(x),) * (order - 1))
   starts, ends, _ = _steps(times)
-  return _integrate(step, start, (starts, ends, weights), path)
+  return _integrate(step, start, (starts, ends, weights), return_trajectory)
 
 
 def adams_weights(times: np.ndarray, order: int) -> np.ndarray:
@@ -199,7 +202,7 @@ def dpm_solver(
   velocity: VelocityFn,
   x: Float[Array, 'B H W C'],
   times: np.ndarray,
-  path: bool = False,
+  return_trajectory: bool = False,
 ) -> Float[Array, '*steps B H W C']:
   """DPM-Solver++ (2M) (arXiv 2211.01095, algorithm 2), of data predictions.
 
@@ -214,7 +217,9 @@ def dpm_solver(
     data = x + (1 - t) * velocity(x, t)
     return keep * x + add * data + extrapolate * (data - before), data
 
-  return _integrate(step, (x, jnp.zeros_like(x)), _dpm_steps(times), path)
+  return _integrate(
+    step, (x, jnp.zeros_like(x)), _dpm_steps(times), return_trajectory
+  )
 
 
 def _dpm_steps(times: np.ndarray) -> tuple[jax.Array, ...]:
@@ -241,7 +246,7 @@ SOLVERS = (euler, heun, heun_reuse, flow_dpm, adams2, adams3, dpm_solver)
 SLOPES_AHEAD = (heun, heun_reuse)
 
 
-def named(name: str) -> Solver:
+def get_solver(name: str) -> Solver:
   """The solver that `config.sampler.solver` names.
 
   Raises:

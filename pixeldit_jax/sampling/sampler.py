@@ -64,7 +64,7 @@ class Sampler:
     wanted = batch_size or options.batch_size
     self.batch_size = -(-wanted // devices) * devices
     self._context, self._return_trajectory = context, return_trajectory
-    self._solver = solvers.named(options.solver)
+    self._solver = solvers.get_solver(options.solver)
     self._times = time_grid(options.steps, options.shift, options.start)
     self._shape = (*size, config.model.in_channels)
     self._graphdef = nnx.graphdef(abstract_model(context.model))

@@ -101,8 +101,9 @@ def test_adams_is_exact_for_polynomials_on_grids_that_are_not_even(
   """After the first steps, which have fewer velocities."""
   times = time_grid(8, shift=6.0)
   velocity = lambda x, t: x * 0 + (degree + 1) * t**degree  # noqa: E731
-  path = solver(velocity, jnp.zeros((1, 1, 1, 1)), times, path=True).ravel()
-  steps = np.diff(path)[degree - 1 :]
+  start = jnp.zeros((1, 1, 1, 1))
+  states = solver(velocity, start, times, return_trajectory=True).ravel()
+  steps = np.diff(states)[degree - 1 :]
   expected = np.diff(times[1:] ** (degree + 1))[degree - 1 :]
   np.testing.assert_allclose(steps, expected, atol=1e-6)
 
@@ -118,14 +119,14 @@ def test_the_slope_ahead_of_heun_can_be_told_where_its_step_starts():
 
 
 @pytest.mark.parametrize('solver', solvers.SOLVERS)
-def test_a_path_is_the_state_after_each_step(solver):
+def test_a_trajectory_is_the_state_after_each_step(solver):
   times, x = time_grid(32), jnp.ones((1, 1, 1, 1))
   velocity = lambda x, t: jnp.cos(3 * t) * x  # noqa: E731
-  path = solver(velocity, x, times, path=True)
-  assert path.shape == (32, 1, 1, 1, 1)
-  assert path[-1] == solver(velocity, x, times)
+  states = solver(velocity, x, times, return_trajectory=True)
+  assert states.shape == (32, 1, 1, 1, 1)
+  assert states[-1] == solver(velocity, x, times)
   exact = np.exp(np.sin(3 * times[1:]) / 3)
-  np.testing.assert_allclose(path.ravel(), exact, rtol=0.03)
+  np.testing.assert_allclose(states.ravel(), exact, rtol=0.03)
 
 
 def test_a_straight_path_is_exact_in_one_step():
@@ -190,7 +191,7 @@ def test_noise_of_a_sample_is_its_own():
 @pytest.mark.parametrize(
   'call, named',
   [
-    (lambda: solvers.named('rk4'), 'rk4.*euler'),
+    (lambda: solvers.get_solver('rk4'), 'rk4.*euler'),
     (lambda: time_grid(0), 'steps=0'),
     (lambda: time_grid(5, -1.0), 'shift=-1.0'),
     (lambda: time_grid(5, start=1.5), 'start=1.5'),
