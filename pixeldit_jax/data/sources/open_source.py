@@ -5,12 +5,15 @@ a subclass of `Source`, and a line there.
 """
 
 import importlib
+import logging
 import textwrap
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from pixeldit_jax.data.source import Source
 from pixeldit_jax.errors import UserError
+
+log = logging.getLogger(__name__)
 
 
 class Kind(NamedTuple):
@@ -59,6 +62,33 @@ KINDS = {
     'shards', 'ShardSource', 'shards:/path',
     'what launch/prepare_data.py wrote',
   ),
+  'parquet': Kind(
+    'parquet', 'ParquetSource', 'parquet:/path',
+    'Parquet files of images: a file, folder, glob or '
+    'hf://datasets/owner/name; the columns are found, or chosen by '
+    '?image=img&label=y&caption=text',
+  ),
+  'arrow': Kind(
+    'arrow', 'ArrowSource', 'arrow:/path',
+    'a folder of datasets.save_to_disk',
+  ),
+  'wds': Kind(
+    'webdataset', 'WebDatasetSource', 'wds:/path',
+    'tars of WebDataset, as wds:/data/shard-{00000..00009}.tar, or a WIDS '
+    'index',
+  ),
+  'mds': Kind(
+    'mds', 'MdsSource', 'mds:/path',
+    "shards of MosaicML's streaming",
+  ),
+  'coco': Kind(
+    'coco', 'CocoSource', 'coco:/path',
+    'captions_*.json of COCO with their pictures',
+  ),
+  'imagenet_tar': Kind(
+    'imagenet_tar', 'ImageNetTarSource', 'imagenet_tar:/path',
+    'ILSVRC2012_img_train.tar, a tar of one tar for each class',
+  ),
   'tfds': Kind(
     'tfds', 'TfdsSource', 'tfds:name:split[?dir]',
     'a TensorFlow Datasets data set, as tfds:imagenet2012:train?/data/tfds',
@@ -75,7 +105,8 @@ def open_source(spec: str, arrays: Sequence[str] = ()) -> Source:
   """Opens the source that a specification such as 'folder:/flowers' names.
 
   Args:
-    spec: the kind and path of the data, as a `form` of `KINDS`.
+    spec: the kind and path of the data, as a `form` of `KINDS`; or a path
+      alone, where its kind is beyond doubt (see `detect_kind`).
     arrays: names of precomputed arrays to be read with each example.
 
   Raises:
@@ -83,6 +114,12 @@ def open_source(spec: str, arrays: Sequence[str] = ()) -> Source:
     MissingFileError: the path does not exist.
     MissingPackageError: the kind needs a package that is not installed.
   """
+  if spec and spec.partition(':')[0] not in KINDS:
+    from pixeldit_jax.data.sources import detect_kind
+
+    if detect_kind.exists(spec):
+      spec = detect_kind.detect(spec)
+      log.info('the data are %s', spec)
   if not is_source(spec):
     raise UserError(
       f'unknown data source {spec!r}; give one of\n{describe_kinds()}'
