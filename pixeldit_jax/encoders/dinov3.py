@@ -5,6 +5,7 @@ any grid of patches, and keys have no bias. The large sizes have a SwiGLU MLP.
 """
 
 import dataclasses
+import math
 
 import jax
 import jax.numpy as jnp
@@ -104,6 +105,29 @@ def sized(size: str, **overrides) -> DINOv3Config:
   if size not in SIZES:
     raise UserError(f'DINOv3 size={size!r}: use one of {tuple(SIZES)}.')
   return DINOv3Config(**(SIZES[size] | overrides))
+
+
+def of_width(width: int, **overrides) -> DINOv3Config:
+  """The released size with a GELU MLP of a width; a small network of others."""
+  for size in ('S', 'B', 'L'):
+    if SIZES[size]['width'] == width:
+      return sized(size, **overrides)
+  heads = next(n for n in (2, 1) if width % (4 * n) == 0)
+  small = dict(width=width, depth=2, heads=heads, mlp_width=4 * width)
+  return DINOv3Config(**(small | overrides))
+
+
+def forward_flops(config: DINOv3Config, height: int, width: int) -> int:
+  """Operations of one image, 2 for a multiply-add; see `model.cost`.
+
+  Raises:
+    UserError: sides that are not multiples of the patch size.
+  """
+  L = math.prod(config.patches(height, width))
+  S, D = L + 1 + config.registers, config.width
+  mlp = (3 if config.gated else 2) * D * config.mlp_width
+  block = S * (4 * D * D + mlp) + 2 * S * S * D
+  return 2 * (L * 3 * config.patch_size**2 * D + config.depth * block)
 
 
 def rotary_centers(
