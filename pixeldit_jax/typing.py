@@ -38,8 +38,23 @@ class TextCondition(NamedTuple):
   mask: Bool[Array, 'B T'] | None = None
 
 
-# What an image is to show: labels [B], or texts.
-Condition = Int[Array, 'B'] | TextCondition
+class GroundedCondition(NamedTuple):
+  """Labels, and the features of a frozen encoder of the same noisy images.
+
+  Attributes:
+    labels: [B].
+    features: of each patch [B, L, G].
+    dropped: images that are treated as if they had no features [B], bool; None
+      where there are none.
+  """
+
+  labels: Int[Array, 'B']
+  features: Float[Array, 'B L G']
+  dropped: Bool[Array, 'B'] | None = None
+
+
+# What an image is to show: labels [B], with features or without, or texts.
+Condition = Int[Array, 'B'] | GroundedCondition | TextCondition
 # v(x, t): images [B H W C] at times [B] to velocities [B H W C].
 VelocityFn = Callable[[jax.Array, jax.Array], jax.Array]
 
@@ -48,6 +63,7 @@ __all__ = [
   'Bool',
   'Condition',
   'Float',
+  'GroundedCondition',
   'Int',
   'Key',
   'PyTree',

@@ -76,6 +76,16 @@ class ModelConfig:
     context_tokens: tokens of the class that are put in front of the patches in
       the patch path; 0 has none.
     context_start: how many blocks are run before that.
+    condition_silu: how often SiLU is applied to the sum of time and class:
+      once, or twice (PixelDiT2 at 256).
+    grounding_width: of the features of an encoder that are added to the
+      condition of each patch, see `model.grounding`; 0 has none.
+    grounding_depth: blocks of the projector of these features.
+    grounding_heads: attention heads of these blocks; 0 is `heads`.
+    zero_grounding: the projector's last layer starts at zero, so that features
+      change nothing at the start; PixelDiT2 starts it random.
+    mlp_multiple: the hidden width of SwiGLU is rounded up to a multiple of it;
+      0 leaves it as it is.
     biases: of q, k, v and SwiGLU.
     dropout: in training, rate in the middle half of the patch blocks, of what
       attention adds and of the hidden layer of SwiGLU.
@@ -125,6 +135,12 @@ class ModelConfig:
   bottleneck: int = 0
   context_tokens: int = 0
   context_start: int = 0
+  condition_silu: int = 1
+  grounding_width: int = 0
+  grounding_depth: int = 1
+  grounding_heads: int = 0
+  zero_grounding: bool = True
+  mlp_multiple: int = 0
   biases: bool = False
   dropout: float = 0.0
   time: str = 'unit'
@@ -152,6 +168,11 @@ class ModelConfig:
       ('bottleneck', 0),
       ('context_tokens', 0),
       ('context_start', 0),
+      ('condition_silu', 1),
+      ('grounding_width', 0),
+      ('grounding_depth', 1),
+      ('grounding_heads', 0),
+      ('mlp_multiple', 0),
     ):
       if getattr(self, name) < least:
         raise UserError(
@@ -227,6 +248,16 @@ class ModelConfig:
         f'model.context_start={self.context_start}: below model.patch_depth='
         f'{self.patch_depth}, so that a block sees the class tokens.'
       )
+    if self.condition_silu > 2:
+      raise UserError(f'model.condition_silu={self.condition_silu}: 1 or 2.')
+    if self.grounding_width:
+      _check_heads('', self.width, self.grounding_heads or self.heads)
+      if self.text_width:
+        raise UserError(
+          f'model.grounding_width={self.grounding_width} with '
+          f'model.text_width={self.text_width}: only networks of classes are '
+          'grounded; set one to 0.'
+        )
     if not 0 <= self.dropout < 1:
       raise UserError(f'model.dropout={self.dropout}: at least 0, below 1.')
     if self.text_width and self.dropout:
@@ -253,7 +284,9 @@ class ModelConfig:
   @property
   def mlp_width(self) -> int:
     """Hidden width of SwiGLU: two thirds of 4 D, as three matrices."""
-    return 2 * 4 * self.width // 3
+    width = 2 * 4 * self.width // 3
+    multiple = self.mlp_multiple or 1
+    return -(-width // multiple) * multiple
 
   @property
   def pixels(self) -> int:

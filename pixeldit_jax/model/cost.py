@@ -12,6 +12,7 @@ from pixeldit_jax.model.config import ModelConfig
 from pixeldit_jax.model.decoders.cosine_basis import FREQUENCIES
 from pixeldit_jax.model.decoders.pit_blocks import modulation_vectors
 from pixeldit_jax.model.embed import TIME_FEATURES
+from pixeldit_jax.model.grounding import projector_config
 from pixeldit_jax.model.pixeldit import abstract_model, weights_of
 
 
@@ -22,14 +23,20 @@ def count_parameters(config: ModelConfig) -> int:
 
 
 def forward_flops(
-  config: ModelConfig, height: int, width: int, text: int | None = None
+  config: ModelConfig,
+  height: int,
+  width: int,
+  text: int | None = None,
+  grounded: bool = True,
 ) -> int:
-  """Operations of one forward pass of one image.
+  """Operations of one forward pass of one image, without an encoder's.
 
   Args:
     config: sizes and ablations.
     height, width: of the image, in pixels.
     text: number of text tokens, by default `config.text_tokens`.
+    grounded: whether a grounded network is given features; if not, all tokens
+      share their modulation.
 
   Raises:
     UserError: sides that are not multiples of the patch.
@@ -37,10 +44,12 @@ def forward_flops(
   L = math.prod(config.grid(height, width))
   T = config.text_tokens if text is None else text
   T = T if config.text_width else 0
-  return 2 * (_patch_path(config, L, T) + _decoder(config, L))
+  grounded = grounded and config.grounding_width > 0
+  parts = _patch_path(config, L, T, grounded) + _decoder(config, L, grounded)
+  return 2 * (parts + (_grounding(config, L) if grounded else 0))
 
 
-def _patch_path(config: ModelConfig, L: int, T: int) -> int:
+def _patch_path(config: ModelConfig, L: int, T: int, grounded: bool) -> int:
   """Multiply-adds up to the patch tokens; T counts the tokens of a text."""
   D, inputs = config.width, config.pixels * config.in_channels
   total = TIME_FEATURES * D + D * D + T * config.text_width * D
@@ -51,7 +60,8 @@ def _patch_path(config: ModelConfig, L: int, T: int) -> int:
 
   def blocks(tokens):
     block = _attention(tokens, D) + tokens * 3 * D * config.mlp_width
-    return block + (2 if T else 1) * 6 * D * D
+    modulated = tokens if grounded else 2 if T else 1
+    return block + modulated * 6 * D * D
 
   before = config.context_start if config.context_tokens else config.patch_depth
   total += before * blocks(L + T)
@@ -59,15 +69,24 @@ def _patch_path(config: ModelConfig, L: int, T: int) -> int:
   return total + after * blocks(L + config.context_tokens)
 
 
-def _decoder(config: ModelConfig, L: int) -> int:
+def _grounding(config: ModelConfig, L: int) -> int:
+  """Multiply-adds from the features of an encoder to the conditions."""
+  D, hidden = config.width, projector_config(config).mlp_width
+  block = _attention(L, D) + L * 3 * D * hidden + 6 * D * D
+  ends = TIME_FEATURES * D + D * D + L * (config.grounding_width * D + D * D)
+  return ends + config.grounding_depth * block
+
+
+def _decoder(config: ModelConfig, L: int, grounded: bool) -> int:
   """Multiply-adds from the patch tokens to the pixels."""
   D, E, P = config.width, config.pixel_width, config.pixels
   C, depth = config.in_channels, config.pixel_depth
   if not depth:
-    return L * D * P * C + (2 * D * D if config.decoder == 'linear' else 0)
+    modulated = (L if grounded else 1) * (config.decoder == 'linear')
+    return L * D * P * C + modulated * 2 * D * D
   if config.decoder == 'pit_blocks':
     joined = L * D * E if config.pixel_adaln == 'global' else 0
-    return joined + depth * _pit_block(config, L) + 2 * L * P * C * E
+    return joined + depth * _pit_block(config, L, grounded) + 2 * L * P * C * E
   # As the authors compute: the basis of each pixel goes through the layer.
   ends = L * P * (2 * C + FREQUENCIES**2) * E
   if config.decoder == 'deco':
@@ -77,9 +96,9 @@ def _decoder(config: ModelConfig, L: int) -> int:
   return ends + depth * L * (D + P) * weights
 
 
-def _pit_block(config: ModelConfig, L: int) -> int:
+def _pit_block(config: ModelConfig, L: int, grounded: bool) -> int:
   D, E, P = config.width, config.pixel_width, config.pixels
-  patches = 1 if config.pixel_adaln == 'global' else L
+  patches = 1 if config.pixel_adaln == 'global' and not grounded else L
   modulated = P if config.pixel_adaln == 'pixel' else 1
   total = patches * D * modulation_vectors(config) * modulated * E
   total += L * P * 8 * E * E

@@ -9,7 +9,12 @@ from flax import nnx
 
 from pixeldit_jax.errors import UserError
 from pixeldit_jax.model.config import ModelConfig
-from pixeldit_jax.model.layers import Linear, make_norm, normal
+from pixeldit_jax.model.layers import (
+  Initializer,
+  Linear,
+  make_norm,
+  normal,
+)
 from pixeldit_jax.typing import Array, Float, Int
 
 TIME_FEATURES = 256
@@ -93,12 +98,18 @@ class TimeEmbed(nnx.Module):
   Time is t in [0, 1] or, if `config.time` is 'noise', 1000 (1 - t).
   """
 
-  def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
+  def __init__(
+    self,
+    config: ModelConfig,
+    *,
+    kernel_init: Initializer | None = normal,
+    rngs: nnx.Rngs,
+  ):
     self.time, self.period = config.time, config.time_period
     linear = functools.partial(
       Linear,
       init=config.init,
-      kernel_init=normal,
+      kernel_init=kernel_init,
       dtype=config.dtype,
       rngs=rngs,
     )

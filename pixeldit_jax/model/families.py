@@ -20,6 +20,17 @@ FAMILIES: Mapping[str, Mapping[str, Any]] = {
   ),
   # arXiv 2507.23268: a neural field for each patch.
   'pixnerd': dict(decoder='nerf_field', pixel_width=64, zero_modulation=False),
+  # arXiv 2609.24919: predicts the image, grounded in a frozen DINOv3.
+  'pixeldit2': dict(
+    decoder='linear',
+    pixel_depth=0,
+    prediction='image',
+    context_tokens=32,
+    context_start=8,
+    condition_silu=2,
+    grounding_width=384,
+    zero_grounding=False,
+  ),
   # The plain pixel DiT that DeCo is compared with.
   'flatdit': dict(
     decoder='linear',
@@ -70,6 +81,28 @@ SIZES: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
   'pixnerd': {
     'L': dict(patch_depth=22, pixel_depth=2, width=1024, heads=16),
     'XL': dict(patch_depth=26, pixel_depth=4, width=1152, heads=16),
+  },
+  # By H and the side of a patch at 512; the encoder is a DINOv3-B there.
+  'pixeldit2': {
+    'B': dict(patch_depth=12, width=768, heads=12, context_start=4),
+    'L': dict(patch_depth=24, width=1024, heads=16),
+    'H': dict(patch_depth=32, width=1280, heads=16, dropout=0.2),
+    'H512': dict(
+      patch_depth=32,
+      width=1280,
+      heads=16,
+      dropout=0.2,
+      grounding_width=768,
+      condition_silu=1,
+      mlp_multiple=32,
+    ),
+    # Not released.
+    'H32': dict(
+      patch_size=32, patch_depth=32, width=1280, heads=16, dropout=0.2
+    ),
+    'G32': dict(
+      patch_size=32, patch_depth=40, width=1664, heads=16, dropout=0.2
+    ),
   },
   'flatdit': {
     'L': dict(patch_depth=24, width=1024, heads=16),

@@ -98,7 +98,10 @@ class PatchBlock(nnx.Module):
     rotary: Rotary | None,
   ) -> tuple[QKV, Modulation]:
     """Queries, keys and values of the modulated tokens; the six modulations."""
-    m = jnp.unstack(self.adaln(c), axis=2)
+    if c.shape[1] == 1:
+      m = jnp.unstack(self.adaln(c), axis=2)
+    else:  # of each token, as large as the tokens: none is to be copied
+      m = self.adaln.split_outputs(c)
     h = modulate(self.norm1(x), m[0], m[1])
     return self.attn.qkv_projection(h, rotary), m
 

@@ -37,6 +37,7 @@ from pixeldit_jax.model.embed import (
   patchify,
   unpatchify,
 )
+from pixeldit_jax.model.grounding import GroundingProjector
 from pixeldit_jax.model.layers import Linear, matmul_precision
 from pixeldit_jax.model.mmdit_block import MMDiTBlock
 from pixeldit_jax.model.patch_block import PatchBlock
@@ -48,7 +49,14 @@ from pixeldit_jax.model.rope import (
 )
 from pixeldit_jax.model.stack import run_blocks, split_blocks, stack_blocks
 from pixeldit_jax.sharding import constrain
-from pixeldit_jax.typing import Array, Condition, Float, Key, PyTree
+from pixeldit_jax.typing import (
+  Array,
+  Condition,
+  Float,
+  GroundedCondition,
+  Key,
+  PyTree,
+)
 
 # Of each decoder with pixel tokens: what makes them, changes them, ends them.
 DECODERS = {
@@ -90,6 +98,8 @@ class PixelDiT(nnx.Module):
     self.patch_embed = PatchEmbed(config, rngs=rngs)
     if config.context_tokens:
       self.context_embed = ContextEmbed(config, rngs=rngs)
+    if config.grounding_width:
+      self.grounding = GroundingProjector(config, rngs=rngs)
     Block = MMDiTBlock if config.text_width else PatchBlock
     self.patch_blocks = stack_blocks(
       lambda rngs: Block(config, rngs=rngs), config.patch_depth, rngs
@@ -126,14 +136,17 @@ class PixelDiT(nnx.Module):
     Args:
       x: noisy images, data in [-1, 1]; sides are multiples of the patch.
       t: times in [0, 1], 0 is noise and 1 is data; one for all, or each.
-      y: labels [B], `config.num_classes` for no class; a `TextCondition` of a
-        network with text, with the mask if `config.text_mask`.
+      y: labels [B], `config.num_classes` for no class; of a grounded network
+        also a `GroundedCondition`, without which it answers ungrounded; of a
+        network with text a `TextCondition`, with the mask if
+        `config.text_mask`.
       dropout: keys for `config.dropout`, one for each example [B]; without
         them nothing drops.
 
     Raises:
       UserError: sides that are not multiples of the patch, a text longer than
-        `config.text_tokens`, or one without the mask that it needs.
+        `config.text_tokens`, or one without the mask that it needs; features
+        of another width or number than the network takes.
     """
     return self._forward(x, t, y, dropout)[0]
 
@@ -178,22 +191,56 @@ class PixelDiT(nnx.Module):
       t = jnp.broadcast_to(jnp.asarray(t, jnp.float32), x.shape[:1])
       x_BLPC = patchify(x.astype(config.dtype), config.patch_size)
       time = self.time_embed(t)
+      c = time[:, None]
+      if isinstance(y, GroundedCondition):
+        y, c = y.labels, c + self._grounding(y, t, grid)
       s = self.patch_embed(x_BLPC, grid)
       s = constrain(s, 'batch', 'patches', None)
       path = self._text_path if config.text_width else self._class_path
-      s, c, parts = path(s, time, y, grid, dropout, cuts)
+      s, c, parts = path(s, c, y, grid, dropout, cuts)
       if config.pixel_depth:
         pixels, outputs = self._pixel_path(x_BLPC, s, c, time, grid)
       else:
         pixels, outputs = self.output(s, c), None
       return unpatchify(pixels, grid).astype(jnp.float32), parts, outputs
 
-  def _class_path(self, s, time, y, grid, dropout, cuts):
-    """Patch tokens [B, L, D], the condition [B, 1, D], the parts."""
+  def _grounding(self, y, t, grid):
+    """What features add to the condition of each patch [B, L, D]."""
+    config = self.config
+    (rows, columns), (_, L, width) = grid, y.features.shape
+    if width != config.grounding_width:
+      raise UserError(
+        f'features that are {width} wide, but model.grounding_width='
+        f'{config.grounding_width}: take the encoder that the network was made '
+        'for.'
+      )
+    if L != rows * columns:
+      raise UserError(
+        f'features of {L} patches, but the image has {rows} x {columns}: one '
+        'for each patch, without class or register tokens.'
+      )
+    head_size = config.width // (config.grounding_heads or config.heads)
+    rotary = self._rotary(rotary_2d, *grid, head_size, config.rotary)
+    g = self.grounding(y.features, t, rotary)
+    if y.dropped is not None:
+      g = jnp.where(y.dropped[:, None, None], jnp.zeros_like(g), g)
+    return constrain(g, 'batch', 'patches', None)
+
+  def _class_path(self, s, c, y, grid, dropout, cuts):
+    """Patch tokens [B, L, D], the condition [B, 1 or L, D], the parts.
+
+    Args:
+      s: patch tokens.
+      c: of the time [B, 1, D] or, grounded, of each patch [B, L, D].
+      y, grid, dropout, cuts: see `_forward`.
+    """
     config, depth = self.config, self.config.patch_depth
     classes = self.class_embed(y)
-    c = jax.nn.silu(time + classes)[:, None]
-    c = constrain(c, 'batch', None, None)
+    c = c + classes[:, None]
+    tokens = 'patches' if c.shape[1] > 1 else None
+    if config.condition_silu == 2:
+      c = jax.nn.silu(c)
+    conditions = c = constrain(c, 'batch', tokens, None)
     rotary = self._rotary(rotary_2d, *grid, config.head_size, config.rotary)
     start = config.context_start if config.context_tokens else None
     dropped = range(depth // 4, 3 * (depth // 4)) if config.dropout else ()
@@ -207,18 +254,26 @@ class PixelDiT(nnx.Module):
         s = jnp.concatenate([self.context_embed(classes), s], 1)
         s = constrain(s, 'batch', 'patches', None)
         rotary = rotary and unrotated_first(rotary, front)
+        if tokens:  # of the class tokens it is the mean of the patches
+          mean = jnp.mean(c, 1, keepdims=True)
+          mean = jnp.broadcast_to(mean, (*c.shape[:1], front, c.shape[2]))
+          conditions = jnp.concatenate([mean, c], 1)
       drops = dropout is not None and first in dropped
       s, outputs = self._run(
-        blocks, s, c, rotary, each=(keys[first:end],) if drops else ()
+        blocks,
+        s,
+        jax.nn.silu(conditions),
+        rotary,
+        each=(keys[first:end],) if drops else (),
       )
       parts.append(Part(end, s[:, front:], outputs[:, :, front:]))
-    return s[:, front:], c, parts
+    return s[:, front:], jax.nn.silu(c), parts
 
-  def _text_path(self, s, time, y, grid, dropout, cuts):
+  def _text_path(self, s, c, y, grid, dropout, cuts):
     """As `_class_path`, with the tokens of a text next to the patches."""
     del dropout  # `ModelConfig` refuses it
     config = self.config
-    c = jax.nn.silu(time)[:, None]
+    c = jax.nn.silu(c)
     text = constrain(self.text_embed(y.tokens), 'batch', None, None)
     rotary = (
       self._rotary(rotary_2d, *grid, config.head_size, config.rotary),
