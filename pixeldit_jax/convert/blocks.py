@@ -88,21 +88,29 @@ def patch_block(
   name: str = 'blocks.{i}',
   norm: str = 'norm',
   stream: str = '',
-  adaln: str = 'adaLN_modulation',
+  adaln: str = 'adaLN_modulation.0',
+  letters: str = 'NJF',
 ) -> list[Rule]:
-  """A block without biases, as all but JiT's are."""
+  """A block without biases, as all but JiT's are.
+
+  Args:
+    path, name: of ours and theirs.
+    norm, stream, adaln: parts of their names.
+    letters: of heads, pairs and the hidden width.
+  """
+  N, J, F = letters
   mlp = f'{name}.mlp{stream}'
   return [
     Rule(f'{path}/norm1/weight', f'{name}.{norm}1.weight', 'D->D'),
-    *attention(f'{path}/attn', f'{name}.attn', 'DNJ', stream),
+    *attention(f'{path}/attn', f'{name}.attn', f'D{N}{J}', stream),
     Rule(f'{path}/norm2/weight', f'{name}.{norm}2.weight', 'D->D'),
     Rule(
       f'{path}/mlp/up/kernel',
       (f'{mlp}.w1.weight', f'{mlp}.w3.weight'),
-      'GFD->DGF',
+      f'G{F}D->DG{F}',
     ),
-    Rule(f'{path}/mlp/down/kernel', f'{mlp}.w2.weight', 'DF->FD'),
-    *linear(f'{path}/adaln', f'{name}.{adaln}.0', '(MD)d->dMD'),
+    Rule(f'{path}/mlp/down/kernel', f'{mlp}.w2.weight', f'D{F}->{F}D'),
+    *linear(f'{path}/adaln', f'{name}.{adaln}', '(MD)d->dMD'),
   ]
 
 

@@ -21,7 +21,7 @@ from pixeldit_jax.convert.release import Release
 from pixeldit_jax.convert.rules import Rule
 from pixeldit_jax.errors import UserError
 from pixeldit_jax.model.config import ModelConfig
-from pixeldit_jax.model.families import SIZES, preset
+from pixeldit_jax.model.families import released_start
 
 POSITIONS = 'pos_embed'
 CONTEXT = 'in_context_posemb'
@@ -77,7 +77,7 @@ def _fields_of(shapes: Shapes, known: Mapping[str, Any]) -> dict[str, Any]:
   tokens = shapes[CONTEXT][1] if CONTEXT in shapes else 0
   context = dict(context_tokens=tokens, context_start=0)
   if tokens and 'context_start' not in known:
-    context['context_start'] = _released_start(width, depth)
+    context['context_start'] = released_start('jit', width, depth)
   return context | dict(
     num_classes=shapes['y_embedder.embedding_table.weight'][0] - 1,
     in_channels=channels,
@@ -87,18 +87,6 @@ def _fields_of(shapes: Shapes, known: Mapping[str, Any]) -> dict[str, Any]:
     patch_depth=depth,
     bottleneck=bottleneck,
     position_grid=grid,
-  )
-
-
-def _released_start(width: int, depth: int) -> int:
-  """Before which block the released sizes take in the tokens of the class."""
-  for size in SIZES['jit']:
-    fields = preset('jit', size)
-    if (fields['width'], fields['patch_depth']) == (width, depth):
-      return fields['context_start']
-  raise UserError(
-    f'weights do not tell before which of the {depth} blocks the tokens of '
-    f'{CONTEXT} are taken in: give context_start.'
   )
 
 

@@ -5,15 +5,27 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from pixeldit_jax.convert import deco, flatdit, jit, pixeldit, pixnerd
+from pixeldit_jax.convert import (
+  deco,
+  flatdit,
+  jit,
+  pixeldit,
+  pixeldit2,
+  pixnerd,
+)
 from pixeldit_jax.convert.blocks import Shapes
 from pixeldit_jax.convert.lazy import LazyTensors, flat, nested, specs_of
 from pixeldit_jax.convert.release import Release
 from pixeldit_jax.convert.rules import to_ours, to_theirs
+from pixeldit_jax.convert.vision import from_vision
+from pixeldit_jax.encoders.dinov3 import DINOv3Config
+from pixeldit_jax.encoders.grounding import Grounded, check_encoder
+from pixeldit_jax.encoders.vision import VisionConfig, abstract_network
 from pixeldit_jax.errors import UserError
 from pixeldit_jax.model.config import ModelConfig
 from pixeldit_jax.model.families import family_of, preset
@@ -26,6 +38,7 @@ RELEASES: Mapping[str, Release] = {
   'pixnerd': pixnerd.RELEASE,
   'flatdit': flatdit.RELEASE,
   'jit': jit.RELEASE,
+  'pixeldit2': pixeldit2.RELEASE,
 }
 # What configurations of the public codes call fields of `ModelConfig`.
 PUBLIC_NAMES = {
@@ -36,6 +49,9 @@ PUBLIC_NAMES = {
   'bottleneck_dim': 'bottleneck',
   'in_context_len': 'context_tokens',
   'in_context_start': 'context_start',
+  'mlp_hidden_multiple': 'mlp_multiple',
+  'grounding_proj_blocks': 'grounding_depth',
+  'grounding_proj_heads': 'grounding_heads',
   'nerf_mlpratio': 'field_ratio',
 }
 
@@ -78,6 +94,8 @@ def infer_config(
       no field.
   """
   overrides = {PUBLIC_NAMES.get(k, k): v for k, v in overrides.items()}
+  if (single := overrides.pop('single_silu_cond', None)) is not None:
+    overrides['condition_silu'] = 1 if single else 2
   known = {field.name for field in dataclasses.fields(ModelConfig)}
   if unknown := overrides.keys() - known:
     raise UserError(
@@ -106,9 +124,17 @@ def _named(family: str) -> str:
   return family
 
 
+# Tensors of a frozen encoder under released names, or what `load_vision` gives.
+Encoder = Mapping[str, np.ndarray] | tuple[VisionConfig | DINOv3Config, PyTree]
+
+
 def from_official(
-  weights: Mapping[str, np.ndarray], family: str | None = None, **overrides
-) -> PixelDiT:
+  weights: Mapping[str, np.ndarray],
+  family: str | None = None,
+  encoder: Encoder | None = None,
+  encoder_heads: int | None = None,
+  **overrides,
+) -> PixelDiT | Grounded:
   """The network that holds released weights; call it as `model(x, t, y)`.
 
   Its output is what the public code's network predicts, `model.config`
@@ -118,21 +144,45 @@ def from_official(
     weights: names of the release, as 'patch_blocks.0.attn.qkv.weight', to
       NumPy arrays. Sizes are seen from the shapes.
     family: one of `RELEASES`; recognised from the names by default.
+    encoder: of a grounded network, what it looks at its noisy images with;
+      without it the network answers ungrounded.
+    encoder_heads: attention heads of an encoder given as tensors, where a head
+      is not 64 wide.
     overrides: fields of `ModelConfig`, as `dtype='bfloat16'`.
 
   Raises:
-    UserError: names or shapes that do not fit, all of them listed.
+    UserError: names or shapes that do not fit, all of them listed; an encoder
+      of another width than the network was made for.
   """
   config = infer_config(weights, family, **overrides)
   ours = ours_of(weights, config)
   graphdef = nnx.graphdef(abstract_model(config))
   arrays = {path: jnp.asarray(array) for path, array in ours.items()}
-  return nnx.merge(graphdef, nested(arrays))
+  network = nnx.merge(graphdef, nested(arrays))
+  if encoder is None:
+    return network
+  return Grounded(network, _encoder(encoder, encoder_heads, config))
 
 
-def to_official(model: PixelDiT) -> dict[str, np.ndarray]:
-  """The weights of a network under the names of its family's release."""
-  return rename_to_official(weights_of(model), model.config)
+def _encoder(encoder: Encoder, heads: int | None, config: ModelConfig):
+  """The encoder with its weights, in the precision of the network."""
+  if isinstance(encoder, Mapping):
+    options = dict(dtype=config.dtype, scan=config.scan)
+    more = dict(heads=heads) if heads else {}
+    encoder = from_vision(encoder, **options, **more)
+  found, weights = encoder
+  check_encoder(config, found)
+  graphdef = nnx.graphdef(abstract_network(found))
+  return nnx.merge(graphdef, jax.tree.map(jnp.asarray, weights))
+
+
+def to_official(model: PixelDiT | Grounded) -> dict[str, np.ndarray]:
+  """The weights of a network under the names of its family's release.
+
+  Those of an encoder are not among them.
+  """
+  network = model.network if isinstance(model, Grounded) else model
+  return rename_to_official(weights_of(network), network.config)
 
 
 def rename_to_official(
@@ -190,9 +240,18 @@ def release_of(config: ModelConfig) -> Release:
       f'{fields}: the release of {family}, the nearest, has no names for the '
       'weights of this variant.'
     )
+  if config.grounding_width and family != 'pixeldit2':
+    raise UserError(
+      f'model.grounding_width={config.grounding_width}: the release of '
+      f'{family} has no names for the weights of a grounded network.'
+    )
   RELEASES[family].check(config)
   return RELEASES[family]
 
 
 def _depths(config: ModelConfig) -> dict[str, int]:
-  return dict(patch_blocks=config.patch_depth, pixel_blocks=config.pixel_depth)
+  return dict(
+    patch_blocks=config.patch_depth,
+    pixel_blocks=config.pixel_depth,
+    grounding=config.grounding_depth,
+  )

@@ -49,10 +49,10 @@ _TEXT_RULES = [
   Rule('text_embed/norm/weight', 'y_embedder.norm.weight', 'D->D'),
   Rule('text_embed/positions', 'y_pos_embedding', 'UTD->(UT)D'),
   *patch_block(
-    'patch_blocks/image', _BLOCK, 'norm_x', '_x', 'adaLN_modulation_img'
+    'patch_blocks/image', _BLOCK, 'norm_x', '_x', 'adaLN_modulation_img.0'
   ),
   *patch_block(
-    'patch_blocks/text', _BLOCK, 'norm_y', '_y', 'adaLN_modulation_txt'
+    'patch_blocks/text', _BLOCK, 'norm_y', '_y', 'adaLN_modulation_txt.0'
   ),
 ]
 _SHARED_RULES = [

@@ -183,3 +183,20 @@ def family_of(config: ModelConfig) -> tuple[str, dict[str, Any]]:
     }
   nearest = min(found, key=lambda family: len(found[family]))
   return nearest, found[nearest]
+
+
+def released_start(family: str, width: int, depth: int) -> int:
+  """Before which block the released sizes take in the tokens of the class.
+
+  Raises:
+    UserError: there is no such size.
+  """
+  for size in SIZES[family]:
+    fields = preset(family, size)
+    if (fields['width'], fields['patch_depth']) == (width, depth):
+      return fields['context_start']
+  raise UserError(
+    f'weights do not tell before which of the {depth} blocks the tokens of the '
+    f'class are taken in, and no {family} that is released has this depth and '
+    f'width={width}: give context_start.'
+  )

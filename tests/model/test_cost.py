@@ -6,6 +6,7 @@ import jax
 import pytest
 from flax import nnx
 
+from pixeldit_jax.encoders import dinov3
 from pixeldit_jax.model.config import ModelConfig
 from pixeldit_jax.model.cost import count_parameters, forward_flops
 from pixeldit_jax.model.families import preset
@@ -123,3 +124,36 @@ def test_operations_are_those_of_the_compiled_network(overrides):
   ).lower(model, *shapes)
   counted = lowered.cost_analysis()['flops']
   assert 1 < counted / forward_flops(config, 32, 32) < 1.2
+
+
+@pytest.mark.parametrize(
+  'size,side,parameters,gflops,published',
+  [
+    ('B', 256, 143_729_024, 79.01, 91.50),
+    ('L', 256, 480_843_648, 268.16, 280.65),
+    ('H', 256, 986_193_568, 555.54, 568.03),
+    ('H512', 512, 988_036_768, 2222.52, 2437.56),
+  ],
+)
+def test_pixeldit2_has_its_published_cost(
+  size, side, parameters, gflops, published
+):
+  """The published figures are with the encoder, which is not counted here."""
+  config = ModelConfig(**preset('pixeldit2', size))
+  assert count_parameters(config) == parameters
+  assert forward_flops(config, side, side) / 1e9 == pytest.approx(gflops, 1e-4)
+  encoder = dinov3.of_width(config.grounding_width)
+  total = forward_flops(config, side, side)
+  total += dinov3.forward_flops(encoder, side, side)
+  assert total / 1e9 == pytest.approx(published, 1e-4)
+
+
+def test_without_features_the_patches_share_their_modulation():
+  """As coded there it is computed for each: 74.72 GFLOP of B at 256."""
+  config = ModelConfig(**preset('pixeldit2', 'B'))
+  D, L, context = config.width, 256, config.context_tokens
+  blocks = config.patch_depth * L
+  blocks += (config.patch_depth - config.context_start) * context
+  shared = forward_flops(config, 256, 256, grounded=False)
+  each = 2 * (blocks - config.patch_depth) * 6 * D * D + 4 * (L - 1) * D * D
+  assert (shared + each) / 1e9 == pytest.approx(74.72, 1e-4)
