@@ -13,8 +13,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from pixeldit_jax.errors import UserError
+from pixeldit_jax.flow.frequency import MODES
 from pixeldit_jax.metrics.table import FEATURE_NETWORKS
 from pixeldit_jax.model.config import ModelConfig
+from pixeldit_jax.samplers.guidance import BOUNDS
 from pixeldit_jax.samplers.solvers import SOLVERS
 from pixeldit_jax.sharding import RULES
 
@@ -145,6 +147,18 @@ KEYS = (
     '[0, 1e9]',
     'n: times are multiples of 1 / n; 0 is any time',
   ),
+  Key('flow.time_mean', 0.0, '(-inf, inf)', 'of the logit of training times'),
+  Key('flow.time_std', 1.0, '(0, inf)', 'of the logit of training times'),
+  Key('flow.noise_scale', 1.0, '(0, inf)', 'standard deviation of the noise'),
+  Key(
+    'flow.frequency_weight',
+    0.0,
+    '[0, inf)',
+    "of DeCo's frequency loss next to that of flow matching",
+  ),
+  Key('flow.frequency_quality', 85, '[1, 100]', 'its JPEG tables; 100 is even'),
+  Key('flow.frequency_mode', 'inv_gamma', MODES, 'weights of its tables'),
+  Key('flow.frequency_gamma', 1.0, '[0, inf)', 'of inv_gamma; 0 is even'),
   Key(
     'flow.label_dropout', 0.1, '[0, 1]', 'the share of labels or texts dropped'
   ),
@@ -215,6 +229,18 @@ KEYS = (
   Key('sampler.steps', 100, '[1, 1e5]', 'of the solver'),
   Key('sampler.guidance', 3.25, '(-inf, inf)', 'the scale; 1 is none'),
   Key('sampler.interval', (0.1, 1.0), '[0, 1]', 'the times with guidance'),
+  Key(
+    'sampler.interval_bounds',
+    'open',
+    BOUNDS,
+    'its bounds inside: none, the upper one, or a lower one of 0',
+  ),
+  Key(
+    'sampler.interval_time',
+    'own',
+    ('own', 'step'),
+    'what is tested for a slope at the end of a step: its time, or the start',
+  ),
   Key('sampler.shift', 1.0, '(0, inf)', 'of the times; above 1 is noisier'),
   Key(
     'sampler.start',

@@ -12,14 +12,19 @@ def shift_time(t: Float[Array, '...'], shift: float) -> Float[Array, '...']:
 
 
 def sample_time(
-  key: Key, batch: int, shift: float, discrete_steps: int = 0
+  key: Key,
+  batch: int,
+  shift: float,
+  discrete_steps: int = 0,
+  mean: float = 0.0,
+  std: float = 1.0,
 ) -> Float[Array, 'B']:
-  """Logit-normal times, sigmoid of N(0, 1), then shifted.
+  """Logit-normal times, sigmoid of N(mean, std^2), then shifted.
 
   With `discrete_steps` n they are first rounded down to a multiple of 1 / n,
   as the text-to-image release is trained.
   """
-  t = jax.nn.sigmoid(jax.random.normal(key, (batch,)))
+  t = jax.nn.sigmoid(mean + std * jax.random.normal(key, (batch,)))
   if discrete_steps:
     t = jnp.floor(t * discrete_steps) / discrete_steps
   return shift_time(t, shift)

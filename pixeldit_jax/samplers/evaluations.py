@@ -3,6 +3,7 @@
 from ml_collections import ConfigDict
 
 from pixeldit_jax.samplers.grid import time_grid
+from pixeldit_jax.samplers.guidance import is_guided
 
 
 def num_function_evaluations(sampler: ConfigDict) -> int:
@@ -10,13 +11,20 @@ def num_function_evaluations(sampler: ConfigDict) -> int:
 
   Args:
     sampler: `config.sampler`. Guidance evaluates the network a second time at
-      times strictly inside its interval.
+      times inside its interval.
   """
   times = time_grid(sampler.steps, sampler.shift, sampler.start)
-  evaluated = list(times[:-1])
+  starts, ends = list(times[:-1]), list(times[1:-1])
+  if sampler.interval_time == 'step':
+    ends = starts[:-1]  # where the steps start that have a slope at their end
+  decided_at = starts
   if sampler.solver == 'heun':
-    evaluated += list(times[1:-1])
+    decided_at = starts + ends
+  elif sampler.solver == 'heun_reuse':
+    decided_at = starts[:1] + ends
   if sampler.guidance == 1:
-    return len(evaluated)
-  low, high = sampler.interval
-  return len(evaluated) + sum(low < t < high for t in evaluated)
+    return len(decided_at)
+  guided = (
+    is_guided(t, sampler.interval, sampler.interval_bounds) for t in decided_at
+  )
+  return len(decided_at) + sum(map(bool, guided))

@@ -29,6 +29,13 @@ def check_interval(interval) -> tuple[float, float]:
   return tuple(interval)
 
 
+def is_guided(t, interval: tuple[float, float], bounds: str = 'open'):
+  """Whether a time is inside an interval, with one of `BOUNDS`."""
+  low, high = interval
+  above = (low < t) | (bounds == 'zero' and low == 0)
+  return above & ((t <= high) if bounds == 'upper' else (t < high))
+
+
 def guide(
   conditional: VelocityFn,
   unconditional: VelocityFn,
@@ -49,14 +56,7 @@ def guide(
     A velocity function of x and one scalar time. A third argument is another
     time that decides whether it is guided, by default that time.
   """
-  low, high = check_interval(interval)
-
-  def inside(t):
-    if bounds == 'open':
-      return (low < t) & (t < high)
-    if bounds == 'upper':
-      return (low < t) & (t <= high)
-    return ((low < t) | (low == 0)) & (t < high)
+  interval = check_interval(interval)
 
   def velocity(x, t, decided_at=None):
     v = conditional(x, t)
@@ -68,6 +68,7 @@ def guide(
       return v_u + scale * (v - v_u)
 
     decided_at = t if decided_at is None else decided_at
-    return jax.lax.cond(inside(decided_at), guided, lambda: v)
+    inside = is_guided(decided_at, interval, bounds)
+    return jax.lax.cond(inside, guided, lambda: v)
 
   return velocity

@@ -10,6 +10,7 @@ from flax import nnx
 
 from pixeldit_jax import sharding
 from pixeldit_jax.data.transforms import to_uint8
+from pixeldit_jax.flow.prediction import as_velocity
 from pixeldit_jax.model.pixeldit import abstract_model
 from pixeldit_jax.run_context import RunContext
 from pixeldit_jax.samplers import solvers
@@ -94,14 +95,26 @@ class Sampler:
     model = nnx.merge(self._graphdef, weights)
     if unconditional is None:
       unconditional = jnp.full_like(condition, config.model.num_classes)
+    options, prediction = config.sampler, config.model.prediction
+
+    def velocity_given(y):
+      return lambda x, t: as_velocity(prediction, model(x, t, y), x, t)
+
     velocity = guide(
-      lambda x, t: model(x, t, condition),
-      lambda x, t: model(x, t, unconditional),
-      config.sampler.guidance,
-      config.sampler.interval,
+      velocity_given(condition),
+      velocity_given(unconditional),
+      options.guidance,
+      options.interval,
+      options.interval_bounds,
     )
+    ahead = {}
+    if self._solver in solvers.SLOPES_AHEAD and options.interval_time == 'step':
+      ahead['ahead'] = velocity
     noise = sample_noise(config.seed, indices, self._shape)
-    images = self._solver(velocity, noise, self._times, self._return_trajectory)
+    noise *= config.flow.noise_scale
+    images = self._solver(
+      velocity, noise, self._times, self._return_trajectory, **ahead
+    )
     if self._return_trajectory:
       images = jnp.concatenate([noise[None], images]).swapaxes(0, 1)
     return to_uint8(images)
