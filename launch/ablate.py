@@ -48,8 +48,8 @@ def main():
     name: ablation.variant_config(config, name) for name in ablation.VARIANTS
   }
   if not file.is_file():
-    *teacher, right = train_digit_teacher()
-    write_dinov2(file, *teacher)
+    vision, weights, right = train_digit_teacher()
+    write_dinov2(file, vision, weights)
     print(f'The teacher names {right:.1%} of digits that it never saw.')
   teacher = load_dinov2(file, dtype=config.model.dtype, scan=False)
   results = {}

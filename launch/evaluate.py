@@ -27,7 +27,7 @@ from pixeldit_jax.cli import cluster_flags, run_command, sample_flags
 from pixeldit_jax.errors import UserError
 from pixeldit_jax.eval import feature_networks
 
-_OUT = flags.DEFINE_string('out', None, 'Folder to write to; made if absent.')
+_OUT = flags.DEFINE_string('out', '', 'Folder to write to; made if absent.')
 _NUM_SAMPLES = flags.DEFINE_integer(
   'num_samples', None, 'Images to make, 50,000 by default; or of --images.'
 )
@@ -112,31 +112,32 @@ def _measure(first: bool):
   network = feature_networks.open_network(
     _FEATURES.value, _WEIGHTS.value, _FEATURE_BATCH.value
   )
-  run = images = None
+  images = context = ref = None
+  points = []
   resolution = 28 if _FEATURES.value == 'digits' else None
   if sample_flags.WORKDIR.value:
-    run, points = _read_run()
-    resolution = run[0].config.data.resolution
+    context, ref, points = _read_run()
+    resolution = context.config.data.resolution
   elif _IMAGES.value:
     images = image_sets.open_images(_IMAGES.value, _NUM_SAMPLES.value)
     resolution = images.shape[0]
-  read = None
+  reference = None
   if first:
-    read = _read_reference(network, _RESOLUTION.value or resolution)
+    reference = _read_reference(network, _RESOLUTION.value or resolution)
+    if images:
+      return evaluate_run.measure_images(images, _OUT.value, network, reference)
+  if context is None or ref is None:
+    return None
   options = evaluate_run.EvaluationOptions(
     network=network,
-    reference=read,
+    reference=reference,
     labels=sample_flags.LABELS.value,
     png=_PNG.value,
     overwrite=sample_flags.OVERWRITE.value,
   )
-  if images and first:
-    return evaluate_run.measure_images(images, _OUT.value, options)
-  if run is None:
-    return None
   if points:
-    run = _best_of_sweep(run, points, options)
-  return evaluate_run.evaluate_run(*run, _OUT.value, _count(), options)
+    context, ref = _best_of_sweep(context, ref, points, options)
+  return evaluate_run.evaluate_run(context, ref, _OUT.value, _count(), options)
 
 
 def _count() -> int:
@@ -162,17 +163,18 @@ def _read_run():
   labels = sample_flags.LABELS.value
   sample_set.parse_labels(labels, model.num_classes, count)
   ref.resolve()  # refuses a checkpoint that is not there
-  return (context, ref), points
+  return context, ref, points
 
 
-def _best_of_sweep(run, points, options):
+def _best_of_sweep(context, ref, points, options):
   """The run at its best point, found with fewer samples."""
   from pixeldit_jax.eval import sweep
 
   folder = pathlib.Path(_OUT.value) / 'sweep'
-  best = sweep.sweep(*run, folder, points, _SWEEP_SAMPLES.value, options)
+  count = _SWEEP_SAMPLES.value
+  best = sweep.sweep(context, ref, folder, points, count, options)
   print(f'Best: {sweep.name_of(best)}')
-  return sweep.at_point(*run, best)
+  return sweep.at_point(context, ref, best)
 
 
 def _read_reference(network, resolution):

@@ -25,7 +25,9 @@ from absl import flags
 from pixeldit_jax.cli import cluster_flags, run_command, sample_flags
 from pixeldit_jax.errors import UserError
 
-_OUT = flags.DEFINE_string('out', None, 'Folder to write to; made if absent.')
+_OUT = flags.DEFINE_string(
+  'out', None, 'Folder to write to; made if absent.', required=True
+)
 _NUM_SAMPLES = flags.DEFINE_integer(
   'num_samples', None, 'Images to make; 100, or one of each prompt.'
 )
@@ -48,7 +50,7 @@ _TEXT_ENCODER = flags.DEFINE_string(
 _TRAJECTORY = flags.DEFINE_bool('trajectory', False, 'Draw one sampling path.')
 flags.adopt_module_key_flags(cluster_flags)
 flags.adopt_module_key_flags(sample_flags)
-flags.mark_flags_as_required(['workdir', 'out'])
+flags.mark_flag_as_required('workdir')
 
 
 def main():
@@ -63,7 +65,7 @@ def main():
   context, ref = sample_flags.read_run()
   labels = sample_flags.LABELS.value
   overwrite = sample_flags.OVERWRITE.value
-  prompts, benchmark = _read_prompts(context.config)
+  prompts, benchmark = _read_prompts(context.config, ref.workdir)
   if benchmark:
     benchmark_exports.export_run(
       context, ref, benchmark, prompts, overwrite=overwrite
@@ -86,7 +88,7 @@ def main():
     trajectory.draw_trajectory(context, ref, out, labels=labels)
 
 
-def _read_prompts(config):
+def _read_prompts(config, workdir):
   """What the flags ask a text network for, and the benchmark if it is one's."""
   asked = (_PROMPTS, _PROMPTS_FILE, _EXPORT, _NEGATIVE, _HEIGHT, _WIDTH)
   if not config.model.text_width:
@@ -109,13 +111,15 @@ def _read_prompts(config):
     texts = benchmark.prompts
   else:
     texts = text_sampler.read_prompts(_PROMPTS.value, _PROMPTS_FILE.value)
-  side = config.data.resolution
-  size = tuple(
-    side if flag.value is None else flag.value for flag in (_HEIGHT, _WIDTH)
+  height, width = (
+    config.data.resolution if flag.value is None else flag.value
+    for flag in (_HEIGHT, _WIDTH)
   )
-  meta = read_text(sample_flags.WORKDIR.value)
+  meta = read_text(workdir)
   encoder = open_encoder(meta, _TEXT_ENCODER.value)
-  prompts = text_sampler.Prompts(texts, encoder, _NEGATIVE.value, size)
+  prompts = text_sampler.Prompts(
+    texts, encoder, _NEGATIVE.value, (height, width)
+  )
   return prompts, benchmark
 
 

@@ -3,7 +3,7 @@
 | letter | axis                      | letter | axis                         |
 |--------|---------------------------|--------|------------------------------|
 | B      | batch                     | D      | width of tokens or features  |
-| I      | images or samples of a set | E     | width of a pixel token       |
+| I, J   | images of a set, of another | E    | width of a pixel token       |
 | H, W   | image height, width       | A      | width of attention of pixels |
 | C      | channels                  | F      | hidden width of an MLP       |
 | L      | patches; queries          | G      | width of a teacher's features |
@@ -20,10 +20,12 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
 Key = jax.Array  # a typed PRNG key (jax.random.key)
 PyTree = Any
+AnyArray = Array | np.ndarray  # on devices or on the host
 
 
 class TextCondition(NamedTuple):
@@ -34,8 +36,8 @@ class TextCondition(NamedTuple):
     mask: which tokens are text [B, T], bool; None where all are used.
   """
 
-  tokens: Float[Array, 'B T C']
-  mask: Bool[Array, 'B T'] | None = None
+  tokens: Float[AnyArray, 'B T C']
+  mask: Bool[AnyArray, 'B T'] | None = None
 
 
 class GroundedCondition(NamedTuple):
@@ -54,11 +56,12 @@ class GroundedCondition(NamedTuple):
 
 
 # What an image is to show: labels [B], with features or without, or texts.
-Condition = Int[Array, 'B'] | GroundedCondition | TextCondition
+Condition = Int[AnyArray, 'B'] | GroundedCondition | TextCondition
 # v(x, t): images [B H W C] at times [B] to velocities [B H W C].
 VelocityFn = Callable[[jax.Array, jax.Array], jax.Array]
 
 __all__ = [
+  'AnyArray',
   'Array',
   'Bool',
   'Condition',

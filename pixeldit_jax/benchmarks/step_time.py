@@ -26,6 +26,7 @@ from pixeldit_jax.encoders.vision import DINOv2, VisionConfig
 from pixeldit_jax.hardware import peak_flops
 from pixeldit_jax.metrics.feature_extractor import (
   FeatureNetwork,
+  default_batch_size,
   inception_network,
 )
 from pixeldit_jax.model.cost import forward_flops, train_flops
@@ -103,10 +104,11 @@ def measure_training(
   plain = copy.deepcopy(config)
   plain.repa.weight = 0.0
   without = _measure_steps(plain, steps, None)
+  share = 1 - float(without['seconds']) / float(report['seconds'])
   return report | dict(
     teacher='stored' if config.repa.teacher == STORED_FEATURES else 'ViT-B/14',
     images_per_second_without_repa=without['images_per_second'],
-    repa_share_of_step=1 - without['seconds'] / report['seconds'],
+    repa_share_of_step=share,
   )
 
 
@@ -198,8 +200,8 @@ def measure_features(resolution: int, count: int) -> Report:
   From uint8 images on the host to features on the host, on all devices of this
   process.
   """
+  batch = default_batch_size(jax.local_devices())
   network = inception_network(Inception(rngs=nnx.Rngs(0)), '')
-  batch = network.extract.batch_size
   rate = features_per_second(network, resolution, batch, count)
   device = jax.local_devices()[0].device_kind
   return dict(
@@ -260,9 +262,10 @@ def _report(
     seconds_max=max(seconds),
     tflops=flops / median / 1e12,
   )
-  if product is None:
-    report['mfu'] = flops / median / (peak_flops(device) * devices)
-  else:
+  peak = peak_flops(device)
+  if peak:
+    report['mfu'] = flops / median / (peak * devices)
+  if product is not None:
     report['matmul_tflops'] = product.rate / 1e12
     report['of_matmul'] = flops / median / product.rate
   memory = device.memory_stats() or {}

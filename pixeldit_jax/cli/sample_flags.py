@@ -1,12 +1,17 @@
 """Flags of `sample.py` and `evaluate.py`: which run, weights and sampler."""
 
 import functools
+from typing import TYPE_CHECKING
 
 from absl import flags
 from ml_collections import ConfigDict
 
 from pixeldit_jax.cli import config_flag
 from pixeldit_jax.errors import UserError
+
+if TYPE_CHECKING:  # --help loads neither
+  from pixeldit_jax.run_context import RunContext
+  from pixeldit_jax.train.checkpoint.restore import CheckpointRef
 
 CONFIG = config_flag.define(
   'Takes its sampler from this file or run in place of that of --workdir, of '
@@ -34,7 +39,7 @@ OVERWRITE = flags.DEFINE_bool(
 )
 
 
-def _read_config() -> ConfigDict:
+def _read_config(workdir: str) -> ConfigDict:
   """The run's configuration, with the sampler and seed of the flags.
 
   Raises:
@@ -43,8 +48,8 @@ def _read_config() -> ConfigDict:
   """
   overrides = config_flag.overrides()
   if SOURCE.value:
-    _convert(SOURCE.value, WORKDIR.value, overrides)
-  config = config_flag.run_config(WORKDIR.value)
+    _convert(SOURCE.value, workdir, overrides)
+  config = config_flag.run_config(workdir)
   if CONFIG.present:
     _check_network(config, CONFIG.value)
     config.sampler.update(CONFIG.value.sampler)
@@ -72,7 +77,9 @@ def read_run() -> 'tuple[RunContext, CheckpointRef]':
   from pixeldit_jax.run_context import RunContext
   from pixeldit_jax.train.checkpoint.restore import CheckpointRef
 
-  context = RunContext.build(_read_config())
+  if WORKDIR.value is None:
+    raise UserError('--workdir is missing: the folder of the run.')
+  context = RunContext.build(_read_config(WORKDIR.value))
   return context, CheckpointRef(WORKDIR.value, STEP.value, EMA.value)
 
 

@@ -18,7 +18,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from pixeldit_jax import files, settings
 from pixeldit_jax.config import model_config, validate
-from pixeldit_jax.data.sources.mnist_digits import SIDE
+from pixeldit_jax.data.sources.mnist_digits import SIDE, load_digits
 from pixeldit_jax.data.transforms import normalize
 from pixeldit_jax.demo import digit_classifier
 from pixeldit_jax.encoders.vision import VisionConfig
@@ -114,7 +114,7 @@ def digit_loss(config: ConfigDict, weights: PyTree, count=LOSS_DIGITS) -> float:
 
   Times are drawn as in training.
   """
-  images, labels = digit_classifier.load_digits()
+  images, labels = load_digits()
   chosen = np.linspace(0, len(labels) - 1, count).astype(np.int32)
   graphdef = nnx.graphdef(abstract_model(model_config(config)))
 
@@ -122,7 +122,7 @@ def digit_loss(config: ConfigDict, weights: PyTree, count=LOSS_DIGITS) -> float:
   def loss(weights, images, labels, indices):
     model = nnx.merge(graphdef, weights)
     data = normalize(jnp.repeat(images, config.model.in_channels, axis=3))
-    noise = sample_noise(0, indices, data.shape[1:])
+    noise = sample_noise(0, indices, (SIDE, SIDE, data.shape[3]))
     key = jax.random.fold_in(jax.random.key(1), indices[0])
     t = sample_time(key, len(indices), config.flow.shift)
     return flow_matching_loss(

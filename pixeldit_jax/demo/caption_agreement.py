@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from pixeldit_jax.data.sources.captioned_digits import COLOURS, SCALE, WORDS
+from pixeldit_jax.data.sources.mnist_digits import SIDE
 from pixeldit_jax.demo import digit_classifier
 from pixeldit_jax.errors import UserError
 from pixeldit_jax.typing import UInt8
@@ -40,12 +41,13 @@ def centre_digits(
   images: UInt8[np.ndarray, 'B H W 3'],
 ) -> UInt8[np.ndarray, 'B 28 28 1']:
   """The brightness of images, with the centre of mass in the middle."""
-  side = digit_classifier.SIDE
-  size = [round(n / SCALE) for n in images.shape[2:0:-1]]
+  side = SIDE
+  _, height, width, _ = images.shape
+  size = round(width / SCALE), round(height / SCALE)
   result = np.zeros((len(images), side, side, 1), np.uint8)
   for centred, small in zip(result, images.max(axis=-1)):
-    image = Image.fromarray(small).resize(size, Image.Resampling.BICUBIC)
-    image = np.asarray(image)
+    resized = Image.fromarray(small).resize(size, Image.Resampling.BICUBIC)
+    image = np.asarray(resized)
     rows, columns = (np.arange(size) for size in image.shape)
     mass = max(1.0, image.sum(dtype=np.float64))
     down = round(float(image.sum(axis=1) @ rows / mass))

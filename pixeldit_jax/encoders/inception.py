@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from pixeldit_jax.images.resize import tensorflow_matrix
-from pixeldit_jax.typing import Array, Float, UInt8
+from pixeldit_jax.typing import AnyArray, Array, Float, UInt8
 
 RESIZE = 299
 POOLED = 2048
@@ -38,9 +38,9 @@ class Features(NamedTuple):
       suite multiplies only by the weights.
   """
 
-  pooled: Float[Array, 'B 2048']
-  spatial: Float[Array, 'B 2023'] | None = None
-  logits: Float[Array, 'B 1008'] | None = None
+  pooled: Float[AnyArray, 'B D']
+  spatial: Float[AnyArray, 'B 2023'] | None = None
+  logits: Float[AnyArray, 'B 1008'] | None = None
 
 
 def preprocess(

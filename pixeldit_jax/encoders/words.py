@@ -47,7 +47,7 @@ class WordEncoder:
 
   def mask(self, texts: Sequence[str]) -> Bool[np.ndarray, 'B T']:
     """The mask of `encode` alone."""
-    return self.encode(texts)[1]
+    return np.asarray(self.encode(texts).mask)
 
   def _vector(self, word: str) -> Float[np.ndarray, 'C']:
     seed = int.from_bytes(hashlib.sha256(word.encode()).digest()[:8], 'big')

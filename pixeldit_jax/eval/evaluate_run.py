@@ -39,7 +39,7 @@ class EvaluationOptions:
 
   Attributes:
     network: the feature network.
-    reference: what to compare with; needed only by the first process.
+    reference: what to compare with; the other processes need none.
     labels: classes that are used in turn, see `sample_set.parse_labels`.
     png: write every image as PNG too.
     overwrite: remove a sample set of other settings first.
@@ -82,23 +82,25 @@ def evaluate_run(
     labels=options.labels,
     overwrite=options.overwrite,
   )
-  if jax.process_index():
+  reference = options.reference
+  if jax.process_index() or reference is None:
     return None
   write_grid(out / GRID, out / SAMPLES)
   if options.png:
     write_pngs(out / PNGS, out / SAMPLES)
-  result = _stored_result(out / RESULT, settings, options)
+  result = _stored_result(out / RESULT, settings, options.network, reference)
   if result is not None:
     log.info('%s was measured before.', out / SAMPLES)
     return result
   images = open_images(out / SAMPLES, count)
-  return measure_images(images, out, options, settings)
+  return measure_images(images, out, options.network, reference, settings)
 
 
 def measure_images(
   images: NpzImages | FolderImages,
   out: str | os.PathLike,
-  options: EvaluationOptions,
+  network: FeatureNetwork,
+  reference: Reference,
   settings: dict | None = None,
 ) -> dict:
   """Measures images on disk, and writes result.json.
@@ -106,13 +108,14 @@ def measure_images(
   Args:
     images: from `open_images`.
     out: folder for the result.
-    options: network and reference.
+    network: the feature network.
+    reference: what to compare with.
     settings: how the images were made, where that is known.
   """
   result = evaluate_images(
     images,
-    options.reference,
-    options.network,
+    reference,
+    network,
     settings=settings or {},
     progress=Progress('Measured', images.count),
   )
@@ -121,7 +124,10 @@ def measure_images(
 
 
 def _stored_result(
-  path: pathlib.Path, settings: dict, options: EvaluationOptions
+  path: pathlib.Path,
+  settings: dict,
+  network: FeatureNetwork,
+  reference: Reference,
 ) -> dict | None:
   """The result at `path`, if it is of these samples and this reference."""
   if not path.exists():
@@ -136,6 +142,5 @@ def _stored_result(
     result['reference']['checksum'],
     result['reference']['kind'],
   )
-  reference = options.reference
-  wanted = options.network.checksum, reference.checksum, reference.kind
+  wanted = network.checksum, reference.checksum, reference.kind
   return result if measured_by == wanted else None

@@ -43,7 +43,7 @@ class OnlineEvaluator:
     Args:
       context: of the run.
       network: the feature network; only the first process runs it.
-      reference: what to compare with; needed only by the first process.
+      reference: what to compare with; the other processes need none.
     """
     config = context.config
     self.every = config.eval.every
@@ -71,7 +71,8 @@ class OnlineEvaluator:
   ) -> tuple[dict[str, float], UInt8[np.ndarray, 'B H W 3'] | None]:
     """Metrics and the first images, in the first process."""
     batches = self._sampler.sample(ema_params, self._indices, self._labels)
-    if jax.process_index():
+    reference = self._reference
+    if jax.process_index() or reference is None:
       for _ in batches:  # its devices take part
         pass
       return {}, None
@@ -87,7 +88,7 @@ class OnlineEvaluator:
     keep = count if network.classify else 0
     samples = collect(keep_first(batches), network, count, keep=keep)
     result = evaluate(
-      samples, self._reference, network, settings={}, labels=self._labels
+      samples, reference, network, settings={}, labels=self._labels
     )
     return result['metrics'], np.concatenate(first)[: self._shown]
 

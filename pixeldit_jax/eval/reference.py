@@ -99,7 +99,7 @@ class SourceImages:
       for start in range(0, self.count, size):
         stop = min(start + size, self.count)
         images = np.stack(list(pool.map(self._decode, range(start, stop))))
-        self._digest.update(images)
+        self._digest.update(images.data)
         yield images
 
   def checksum(self) -> str:
@@ -130,12 +130,14 @@ def read_reference(
     UserError: not a reference, damaged, or of another feature network.
   """
   if is_source(os.fspath(path)):
-    images = SourceImages(os.fspath(path), resolution)
+    source = SourceImages(os.fspath(path), resolution)
     keep = KEPT_FEATURES if keep is None else keep
-    statistics = _of_images(images, network, progress, keep)
-    return Reference(statistics, os.fspath(path), 'source', images.checksum())
+    statistics = _of_images(source, network, progress, keep)
+    return Reference(statistics, os.fspath(path), 'source', source.checksum())
   path = pathlib.Path(path)
-  names = set() if path.is_dir() else statistics_file.array_names(path)
+  names: set[str] = set()
+  if not path.is_dir():
+    names = statistics_file.array_names(path)
   if 'meta' in names:
     statistics, kind = statistics_file.read_own(path, network), 'own'
   elif names and 'arr_0' not in names:

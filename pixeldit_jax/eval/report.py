@@ -7,6 +7,7 @@ what was measured on what, and why a metric is missing.
 import os
 import sys
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import numpy as np
@@ -78,7 +79,7 @@ def evaluate(
     A dict of JSON values: metrics, missing (metric to reason), warnings,
     settings, samples, reference, network, ranks and versions.
   """
-  result = {
+  result: dict[str, Any] = {
     'metrics': {},
     'missing': {},
     'warnings': [],
@@ -111,7 +112,7 @@ def evaluate(
     reason = 'the feature network has no logits'
     result['missing']['inception_score'] = reason
   _compare_features(samples.features, expected.features, result)
-  if network.classify and labels is not None:
+  if network.classify and labels is not None and samples.features is not None:
     shown = network.classify(samples.features)
     result['metrics']['class_agreement'] = class_agreement(shown, labels)
   return result
@@ -151,31 +152,24 @@ def _compare_gaussians(
 
 
 def _compare_features(
-  samples: Float[np.ndarray, 'A D'] | None,
-  reference: Float[np.ndarray, 'B D'] | None,
+  samples: Float[np.ndarray, 'I D'] | None,
+  reference: Float[np.ndarray, 'J D'] | None,
   result: dict,
 ) -> None:
   """Adds the metrics of two sets of features, or why they are missing."""
-  reason = None
-  if samples is None:
-    reason = 'the features were not kept'
-  elif reference is None:
-    reason = _NO_FEATURES
   for metric in METRICS:
     if metric.of_features is None:
       continue
-    missing = reason
-    if missing is None:
-      try:
-        values = metric.of_features(samples, reference)
-      except UserError as error:  # too few images
-        missing = str(error)
-    if missing is None:
+    try:
+      if samples is None:
+        raise UserError('the features were not kept')
+      if reference is None:
+        raise UserError(_NO_FEATURES)
+      values = metric.of_features(samples, reference)
       result['metrics'] |= zip(metric.titles, values)
-    else:
-      result['missing'] |= {
-        name: missing for name in metric.titles if not name.endswith(_DEVIATION)
-      }
+    except UserError as error:  # such as too few images
+      names = [n for n in metric.titles if not n.endswith(_DEVIATION)]
+      result['missing'] |= dict.fromkeys(names, str(error))
 
 
 def write_result(path: str | os.PathLike, result: dict) -> None:

@@ -11,6 +11,7 @@ import os
 import pathlib
 import zipfile
 import zlib
+from typing import Any
 
 import numpy as np
 
@@ -37,7 +38,7 @@ def write_statistics(
     network: the network that gave them.
     source: what images they are, for the reader.
   """
-  arrays = {
+  arrays: dict[str, Any] = {
     'mu': statistics.pooled.mean,
     'sigma': statistics.pooled.covariance,
   }

@@ -7,7 +7,6 @@ import os
 import pathlib
 from collections.abc import Sequence
 
-import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
@@ -104,17 +103,17 @@ def sweep(
   out = pathlib.Path(out)
   # All points are checked before any is sampled.
   changed = [at_point(context, ref, point) for point in points]
-  results = []
+  results: list[dict] = []
   for number, (point, run) in enumerate(zip(points, changed), start=1):
     log.info('Point %d of %d: %s', number, len(points), name_of(point))
     folder = out / name_of(point)
-    results.append(evaluate_run(*run, folder, count, options))
+    if result := evaluate_run(*run, folder, count, options):
+      results.append(result)
   best = 0
-  if jax.process_index() == 0:
+  if results:  # in the first process
     best = int(np.argmin([_distance(result)[1] for result in results]))
     _write(out, points, results, best)
-  best = int(multihost_utils.broadcast_one_to_all(np.int32(best)))
-  return points[best]
+  return points[int(multihost_utils.broadcast_one_to_all(np.int32(best)))]
 
 
 def name_of(point: Point) -> str:

@@ -57,16 +57,23 @@ def inception_network(
   Args:
     model: from `convert.inception.load_inception`, as is `checksum`.
     batch_size: images per step over all devices, rounded up to a multiple of
-      their number; features do not depend on it. By default 64 per device, but
-      8 in all on CPUs, where activations (34 MB an image) are host memory.
+      their number; features do not depend on it. By default
+      `default_batch_size`.
     devices: defaults to `jax.local_devices()`.
   """
   devices = devices or jax.local_devices()
-  if batch_size is None:
-    batch_size = 8 if devices[0].platform == 'cpu' else 64 * len(devices)
+  batch_size = batch_size or default_batch_size(devices)
   extractor = Extractor(model, batch_size, devices)
   widths = (POOLED, SPATIAL, LOGITS)
   return FeatureNetwork(INCEPTION, checksum, widths, extractor)
+
+
+def default_batch_size(devices: list[jax.Device]) -> int:
+  """64 images per device, but 8 in all on CPUs.
+
+  There the activations (34 MB an image) are host memory.
+  """
+  return 8 if devices[0].platform == 'cpu' else 64 * len(devices)
 
 
 class Extractor:

@@ -10,8 +10,8 @@ from pixeldit_jax.typing import Float
 
 
 def kernel_distance(
-  samples: Float[np.ndarray, 'A D'],
-  reference: Float[np.ndarray, 'B D'],
+  samples: Float[np.ndarray, 'I D'],
+  reference: Float[np.ndarray, 'J D'],
   *,
   subsets: int = 100,
   subset_size: int = 1000,

@@ -21,8 +21,8 @@ _BLOCK = 2048  # feature vectors per side of one block of distances
 
 
 def precision_recall(
-  samples: Float[np.ndarray, 'A D'],
-  reference: Float[np.ndarray, 'B D'],
+  samples: Float[np.ndarray, 'I D'],
+  reference: Float[np.ndarray, 'J D'],
   *,
   neighbours: int = NEIGHBOURS,
   block: int = _BLOCK,
@@ -55,8 +55,8 @@ def precision_recall(
 
 
 def squared_radii(
-  features: Float[np.ndarray, 'A D'], neighbours: int, block: int
-) -> Float[np.ndarray, 'A']:
+  features: Float[np.ndarray, 'I D'], neighbours: int, block: int
+) -> Float[np.ndarray, 'I']:
   """Squared distance of each vector to its k-th nearest other one."""
   result = []
   for rows, row_count in _blocks(features, block):
@@ -73,12 +73,12 @@ def squared_radii(
 
 
 def inside(
-  points: Float[np.ndarray, 'A D'],
-  centres: Float[np.ndarray, 'B D'],
-  radii: Float[np.ndarray, 'B'],
+  points: Float[np.ndarray, 'I D'],
+  centres: Float[np.ndarray, 'J D'],
+  radii: Float[np.ndarray, 'J'],
   block: int,
 ) -> np.ndarray:
-  """Mask [A] of the points that at least one ball holds."""
+  """Mask [I] of the points that at least one ball holds."""
   # A ball of negative radius holds nothing: that is how padding is left out.
   radii = np.pad(radii, (0, -len(radii) % block), constant_values=-1)
   result = []
@@ -101,8 +101,8 @@ def _blocks(features: np.ndarray, block: int):
 
 
 def _squared_distances(
-  a: Float[Array, 'A D'], b: Float[Array, 'B D']
-) -> Float[Array, 'A B']:
+  a: Float[Array, 'I D'], b: Float[Array, 'J D']
+) -> Float[Array, 'I J']:
   # bf16 products would lose the difference of two large norms.
   product = jnp.matmul(a, b.T, precision=jax.lax.Precision.HIGHEST)
   norm_a = jnp.square(a).sum(axis=1)

@@ -9,10 +9,10 @@ from pixeldit_jax.metrics.kernel_inception_distance import kernel_distance
 from pixeldit_jax.metrics.precision_recall import precision_recall
 from pixeldit_jax.typing import Float
 
-# f(samples, reference): pooled features [A, D] and [B, D] to some numbers.
+# f(samples, reference): pooled features [I, D] and [J, D] to some numbers.
 # Raises UserError where there are too few.
 OfFeatures = Callable[
-  [Float[np.ndarray, 'A D'], Float[np.ndarray, 'B D']], tuple[float, ...]
+  [Float[np.ndarray, 'I D'], Float[np.ndarray, 'J D']], tuple[float, ...]
 ]
 
 

@@ -119,10 +119,10 @@ class SampleStore:
         f'Got {images.dtype} {images.shape} for samples {span.start} to '
         f'{span.stop - 1}, expected uint8 {expected}.'
       )
-    data = np.ascontiguousarray(images).data
+    data = images.tobytes()
     files.write_bytes(self._name(span.start), data)
 
-  def finish(self, labels: Int[np.ndarray, 'N'] | None = None) -> pathlib.Path:
+  def finish(self, labels: Int[np.ndarray, 'I'] | None = None) -> pathlib.Path:
     """Joins the shards into the `.npz`, with labels as ADM's `arr_1`.
 
     Called by one host, after all have written.

@@ -127,14 +127,14 @@ def make_sample_set(
 
 # f(indices) -> batches of these images of a sample set.
 ImagesOf = Callable[
-  [Int[np.ndarray, 'N']], Iterator[UInt8[np.ndarray, 'B H W C']]
+  [Int[np.ndarray, 'I']], Iterator[UInt8[np.ndarray, 'B H W C']]
 ]
 
 
 def _make_images_of(
   context: RunContext,
   weights: PyTree,
-  classes: Int[np.ndarray, 'N'],
+  classes: Int[np.ndarray, 'I'],
   prompts: Prompts | None,
 ) -> tuple[ImagesOf, int]:
   """Makes the images of the set, and says how many at once."""
@@ -208,7 +208,7 @@ def _reported(
 
 def _cut(
   batches: Iterator[np.ndarray],
-  indices: Int[np.ndarray, 'N'],
+  indices: Int[np.ndarray, 'I'],
   spans: list[range],
 ) -> Iterator[tuple[range, np.ndarray]]:
   """Cuts the images of each span out of a stream of those of `indices`."""
@@ -234,10 +234,10 @@ def write_grid(
     titles = [prompts.texts[k] for k in prompts.numbers(len(images))]
     columns = min(GRID_COLUMNS, math.ceil(math.sqrt(len(images))))
     sheet = contact_sheet.draw(
-      images, titles, columns, cell=PROMPT_CELL, lines=3
+      list(images), titles, columns, cell=PROMPT_CELL, lines=3
     )
     picture = np.asarray(sheet)
-  write_png(path, picture)
+  write_png(pathlib.Path(path), picture)
   log.info('Wrote %s', path)
 
 

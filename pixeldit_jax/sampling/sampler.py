@@ -93,8 +93,9 @@ class Sampler:
   ) -> UInt8[Array, 'B *steps H W C']:
     config = self._context.config
     model = nnx.merge(self._graphdef, weights)
-    if unconditional is None:
-      unconditional = jnp.full_like(condition, config.model.num_classes)
+    away: Condition | None = unconditional
+    if not isinstance(condition, TextCondition):
+      away = jnp.full_like(condition, config.model.num_classes)
     options, prediction = config.sampler, config.model.prediction
 
     def velocity_given(y):
@@ -102,7 +103,7 @@ class Sampler:
 
     velocity = guide(
       velocity_given(condition),
-      velocity_given(unconditional),
+      velocity_given(away),
       options.guidance,
       options.interval,
       options.interval_bounds,
@@ -122,7 +123,7 @@ class Sampler:
   def sample(
     self,
     weights: PyTree,
-    indices: Int[np.ndarray, 'N'],
+    indices: Int[np.ndarray, 'I'],
     condition: Condition,
     unconditional: TextCondition | None = None,
   ) -> Iterator[UInt8[np.ndarray, 'B *steps H W C']]:
@@ -134,7 +135,7 @@ class Sampler:
       weights: of the network, on the mesh or in host memory.
       indices: of the images in the sample set; with the seed they decide the
         noise.
-      condition: for each image, in NumPy arrays: labels [N], or texts.
+      condition: for each image, in NumPy arrays: labels [I], or texts.
       unconditional: of a network of texts, the text that guidance leads away
         from, one for each image: a negative prompt, or the null text. A network
         of classes has its null class.

@@ -40,7 +40,7 @@ class Prompts:
   negative: str = ''
   size: tuple[int, int] | None = None
 
-  def numbers(self, count: int) -> Int[np.ndarray, 'N']:
+  def numbers(self, count: int) -> Int[np.ndarray, 'I']:
     """The index in `texts` of the prompt of each of `count` images."""
     return np.arange(count, dtype=np.int32) % len(self.texts)
 
@@ -66,10 +66,10 @@ def read_prompts(text: str | None, path: str | None) -> list[str]:
     raise UserError('a run with texts needs --prompts or --prompts_file.')
   if text is not None and path is not None:
     raise UserError('--prompts and --prompts_file: give one of them.')
-  if path is not None:
-    parts = pathlib.Path(path).read_text(encoding='utf-8').splitlines()
-  else:
+  if text is not None:
     parts = text.split(';')
+  else:
+    parts = pathlib.Path(path or '').read_text(encoding='utf-8').splitlines()
   prompts = [part.strip() for part in parts if part.strip()]
   if not prompts:
     raise UserError(f'there is no prompt in {path or text!r}.')
@@ -107,7 +107,7 @@ class TextSampler:
     self._negative = prompts.encoder.encode([prompts.negative], negative=True)
 
   def sample(
-    self, texts: Sequence[str], indices: Int[np.ndarray, 'N']
+    self, texts: Sequence[str], indices: Int[np.ndarray, 'I']
   ) -> Iterator[UInt8[np.ndarray, 'B H W C']]:
     """Yields batches of images for these prompts, in all processes alike.
 

@@ -40,10 +40,10 @@ def draw_trajectory(
     out: a folder.
     labels: classes as `parse_labels` reads them; the first one is drawn.
   """
-  labels = parse_labels(labels, context.config.model.num_classes, 1)
+  first = parse_labels(labels, context.config.model.num_classes, 1)
   weights, _ = restore_weights(ref, context.model, context.mesh, context.rules)
   sampler = Sampler(context, batch_size=1, return_trajectory=True)
-  ((images,),) = sampler.sample(weights, np.array([0]), labels)
+  ((images,),) = sampler.sample(weights, np.array([0]), first)
   if jax.process_index() == 0:
     out = pathlib.Path(out)
     out.mkdir(parents=True, exist_ok=True)
@@ -54,7 +54,7 @@ def draw_trajectory(
     log.info('Wrote %s', out / 'trajectory.png')
 
 
-def write_animation(path: pathlib.Path, images: UInt8[np.ndarray, 'N H W C']):
+def write_animation(path: pathlib.Path, images: UInt8[np.ndarray, 'I H W C']):
   """Writes an animated PNG, which keeps all colours; a GIF has 256."""
   frames = [Image.fromarray(image_grid(image[None], 1)) for image in images]
   with files.replacing(path) as temporary:
