@@ -48,6 +48,7 @@ def main():
 
   start_log(level='WARNING')  # only the figures
   config = _CONFIG.value
+  report: dict[str, float] | dict[str, float | str]
   if _WHAT.value == 'train':
     report = step_time.measure_training(config, _COUNT.value, _PROFILE.value)
   elif _WHAT.value == 'sample':

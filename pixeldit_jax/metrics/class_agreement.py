@@ -7,13 +7,13 @@ from pixeldit_jax.typing import Int
 
 
 def class_agreement(
-  shown: Int[np.ndarray, 'B'], labels: Int[np.ndarray, 'B']
+  shown: Int[np.ndarray, 'I'], labels: Int[np.ndarray, 'J']
 ) -> float:
   """Share of images whose class is the label, 0 to 1.
 
   Args:
     shown: the class that a classifier sees in each image.
-    labels: the class that was asked for.
+    labels: the class that was asked for, as many as there are images.
 
   Raises:
     UserError: no labels, or not one for each image.
