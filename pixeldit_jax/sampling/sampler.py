@@ -20,6 +20,7 @@ from pixeldit_jax.samplers.noise import sample_noise
 from pixeldit_jax.typing import (
   Array,
   Condition,
+  GroundedCondition,
   Int,
   PyTree,
   TextCondition,
@@ -94,7 +95,7 @@ class Sampler:
     config = self._context.config
     model = nnx.merge(self._graphdef, weights)
     away: Condition | None = unconditional
-    if not isinstance(condition, TextCondition):
+    if not isinstance(condition, TextCondition | GroundedCondition):
       away = jnp.full_like(condition, config.model.num_classes)
     options, prediction = config.sampler, config.model.prediction
 
