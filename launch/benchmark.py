@@ -2,9 +2,9 @@
 
   pixeldit benchmark --config=imagenet256:size=B --what=train
 
---what=train     whole training steps on random images
---what=sample    whole sampling loops from random weights
---what=data      decoding alone, and the whole input pipeline
+--what=train     complete training steps on random images
+--what=sample    complete sampling loops from random weights
+--what=data      only decoding, and the complete input pipeline
 --what=features  the FID Inception network, from uint8 images to features
 --what=checkpoint  the state saved while steps go on, in --folder
 

@@ -9,8 +9,8 @@
 
 Writes samples.npz (the form of the ADM evaluation suite), samples.png (a grid)
 and result.json, with all that was measured and on what, and prints a table.
-Sample i depends on the seed and i alone; stopped and run again, it goes on
-where it was.
+Sample i depends only on the seed and i; stopped and run again, the command
+continues where it was.
 
 --sweep measures every combination with --sweep_samples images first (a table
 and a plot in OUT/sweep), and then the best with --num_samples.
@@ -162,7 +162,7 @@ def _read_run():
   count = min(_count(), _SWEEP_SAMPLES.value) if points else _count()
   labels = sample_flags.LABELS.value
   sample_set.parse_labels(labels, model.num_classes, count)
-  ref.resolve()  # refuses a checkpoint that is not there
+  ref.resolve()  # refuses a checkpoint that does not exist
   return context, ref, points
 
 

@@ -4,8 +4,8 @@
 
 Writes samples.png (a grid), images/000000.png and on, and samples.npz
 (uint8 'arr_0' [N, H, W, 3], the form of the ADM evaluation suite, and the
-labels as 'arr_1'). Sample i depends on the seed and i alone. Stopped and run
-again, it goes on where it was.
+labels as 'arr_1'). Sample i depends only on the seed and i. Stopped and run
+again, the command continues where it was.
 
 --config=imagenet256:preset=ep320 samples a run, or released weights
 that pixeldit convert made one of, as the paper did after 320 epochs.

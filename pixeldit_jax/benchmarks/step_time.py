@@ -85,12 +85,12 @@ class MatrixProduct:
 def measure_training(
   config: ConfigDict, steps: int, profile: str | None = None
 ) -> Report:
-  """Times whole training steps on random images, donated as in training.
+  """Times complete training steps on random images, donated as in training.
 
   With REPA the teacher is a ViT-B/14 of random weights, which takes as long as
   the real one; its operations do not count as those of the model. With stored
-  features there is no teacher, and ones stand for them. Steps without REPA are
-  timed too, to tell what it costs.
+  features there is no teacher, and the features are ones. Steps without REPA
+  are timed too, to measure what it costs.
 
   Args:
     config: of a run.
@@ -168,7 +168,7 @@ def _random_target(
 def measure_sampling(
   config: ConfigDict, count: int, profile: str | None = None
 ) -> Report:
-  """Times whole sampling loops of `config.sampler` from random weights.
+  """Times complete sampling loops of `config.sampler` from random weights.
 
   Guided evaluations count twice; at the ends of the interval, once.
   """
