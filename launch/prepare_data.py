@@ -20,9 +20,12 @@ from pixeldit_jax.cli import run_command
 from pixeldit_jax.errors import UserError
 
 _SOURCE = flags.DEFINE_string(
-  'source', None, 'what to read, e.g. folder:/path or tfds:imagenet2012:train'
+  'source',
+  None,
+  'what to read, e.g. folder:/path or tfds:imagenet2012:train',
+  required=True,
 )
-_OUT = flags.DEFINE_string('out', None, 'folder to write')
+_OUT = flags.DEFINE_string('out', None, 'folder to write', required=True)
 _RESOLUTION = flags.DEFINE_integer('resolution', 256, 'side in pixels')
 _BUCKETS = flags.DEFINE_bool(
   'buckets', False, 'keep the aspect ratio, in buckets, for text to image'
@@ -44,18 +47,17 @@ _FEATURES = flags.DEFINE_string(
 _PATCH_SIZE = flags.DEFINE_integer(
   'patch_size', 16, 'of the network that will align with --features'
 )
-flags.mark_flags_as_required(['source', 'out'])
 
 
 def main():
   # Imported here: --help has no need of them.
   from pixeldit_jax.cli.log import start_log
   from pixeldit_jax.data.prepare import prepare
-  from pixeldit_jax.data.prepare.write_shard import Settings
+  from pixeldit_jax.data.prepare.write_shard import PrepareSettings
 
   start_log()
   begin = time.perf_counter()
-  settings = Settings(
+  settings = PrepareSettings(
     source=_SOURCE.value,
     resolution=_RESOLUTION.value,
     bucketed=_BUCKETS.value,
@@ -63,7 +65,7 @@ def main():
     quality=_QUALITY.value,
     shard_size=_SHARD_SIZE.value,
   )
-  store = _make_store(settings) if _FEATURES.value else None
+  store = _make_store(settings, _FEATURES.value) if _FEATURES.value else None
   try:
     manifest = prepare.prepare(
       settings,
@@ -80,18 +82,19 @@ def main():
   print(f'{seconds:.1f} s; look at {_OUT.value}/contact_sheet.png')
 
 
-def _make_store(settings):
+def _make_store(settings, teacher):
   """f(out) stores the features; fails before any work where it would."""
   from pixeldit_jax.convert.vision import load_dinov2
   from pixeldit_jax.data.prepare import teacher_features
 
   if settings.bucketed:
     raise UserError('--features are of squares: leave out --buckets')
-  config, weights = load_dinov2(_FEATURES.value)
+  config, weights = load_dinov2(teacher)
+  patch_size = _PATCH_SIZE.value
   meta = teacher_features.describe(
-    *(_FEATURES.value, weights, settings.resolution, _PATCH_SIZE.value)
+    teacher, weights, settings.resolution, patch_size
   )
-  features = teacher_features.make_features(config, weights, _PATCH_SIZE.value)
+  features = teacher_features.make_features(config, weights, patch_size)
   return lambda out: teacher_features.store(out, features, meta)
 
 

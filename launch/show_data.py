@@ -43,7 +43,8 @@ def _draw(source, batches, count):
   """The first images of the batches, with their captions or classes."""
   from pixeldit_jax.images import contact_sheet
 
-  images, titles = [], []
+  images: list = []
+  titles: list[str] = []
   with contextlib.closing(batches):
     while len(images) < count:
       batch = next(batches)

@@ -1,9 +1,9 @@
-"""Files that are whole or absent, and manifests of their sizes and checksums.
+"""Files that are complete or absent, and manifests of sizes and checksums.
 
 A file is written under a temporary name in its own folder and renamed when it
-is complete; nothing else in the package renames. A manifest lists a file by an
-entry: 'file' (its name), 'bytes' and 'sha256'; of a file of records also
-'examples', their number.
+is complete; nothing else in the package renames. A manifest is a JSON file with
+an entry for each file: 'file' (its path relative to the manifest), 'bytes' and
+a checksum, 'sha256' or 'crc32'.
 """
 
 import concurrent.futures
@@ -12,14 +12,17 @@ import hashlib
 import json
 import os
 import uuid
-from collections.abc import Iterator, Sequence
+import zlib
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from etils import epath
 
-from pixeldit_jax.errors import UserError
+from pixeldit_jax.errors import MissingFileError, UserError
 
 TEMPORARY = '.tmp-'  # how the names of half-written files begin
+Entry = dict[str, Any]  # of one file in a manifest
+_BLOCK = 1 << 22  # bytes that are read at once
 
 
 @contextlib.contextmanager
@@ -54,7 +57,7 @@ def write_bytes(path: str | os.PathLike, data: bytes) -> None:
 def write_text(path: str | os.PathLike, text: str) -> None:
   """Replaces a file by this text, at once."""
   with replacing(path) as temporary:
-    temporary.write_text(text)
+    temporary.write_bytes(text.encode())
 
 
 def write_json(path: str | os.PathLike, value: Any, **options) -> None:
@@ -88,99 +91,148 @@ def parse_json(text: str, path: str | os.PathLike, kind: type = dict) -> Any:
   return value
 
 
-def sha256(path: str) -> str:
-  """Returns the checksum of a file, in hex."""
-  with open(path, 'rb') as file:
-    return hashlib.file_digest(file, 'sha256').hexdigest()
+def read_manifest(
+  path: str | os.PathLike, form: str, missing: str
+) -> dict[str, Any]:
+  """Reads a manifest whose 'format' is `form`.
+
+  Args:
+    path: of the manifest.
+    form: its format and version.
+    missing: what its absence means and how to get it.
+
+  Raises:
+    MissingFileError: it is absent.
+    UserError: it is damaged, or a manifest of another format.
+  """
+  if not epath.Path(path).exists():
+    raise MissingFileError(f'no {path}: {missing}')
+  manifest = read_json(path)
+  if manifest.get('format') != form:
+    raise UserError(
+      f'{path} is no manifest of the format {form!r}, but of '
+      f'{manifest.get("format")!r}'
+    )
+  return manifest
 
 
-def entry_of(path: str) -> dict[str, Any]:
+def sha256(path: str | os.PathLike) -> str:
+  """Returns the SHA-256 of a file, in hex."""
+  digest = hashlib.sha256()
+  for block in _blocks(path):
+    digest.update(block)
+  return digest.hexdigest()
+
+
+def crc32(path: str | os.PathLike) -> int:
+  """Returns the CRC-32 of a file: faster than SHA-256, enough for damage."""
+  crc = 0
+  for block in _blocks(path):
+    crc = zlib.crc32(block, crc)
+  return crc
+
+
+def _blocks(path: str | os.PathLike) -> Iterator[bytes]:
+  with epath.Path(path).open('rb') as file:
+    while block := file.read(_BLOCK):
+      yield block
+
+
+_CHECKSUMS = {'sha256': sha256, 'crc32': crc32}
+
+
+def entry_of(path: str | os.PathLike, checksum: str = 'sha256') -> Entry:
   """Returns the entry of a file for a manifest in the same folder."""
+  local = epath.Path(path)
   return {
-    'file': os.path.basename(path),
-    'bytes': os.path.getsize(path),
-    'sha256': sha256(path),
+    'file': local.name,
+    'bytes': local.stat().length,
+    checksum: _CHECKSUMS[checksum](path),
   }
 
 
-@contextlib.contextmanager
-def write_records(path: str) -> Iterator[Any]:
-  """Gives an ArrayRecord writer; the file is there once the block ends well."""
-  from array_record.python import array_record_module
-
-  with replacing(path) as temporary:
-    # What comes is compressed or noise; groups of one make access random.
-    writer = array_record_module.ArrayRecordWriter(
-      os.fspath(temporary), 'group_size:1,uncompressed'
-    )
-    try:
-      yield writer
-    finally:
-      writer.close()
-
-
-def remove_temporaries(folder: str, names: Sequence[str] | None = None):
-  """Removes the half-written files and folders that a killed run left.
+def entries_of(
+  folder: str | os.PathLike,
+  checksum: str = 'sha256',
+  exclude: Collection[str] = (),
+) -> list[Entry]:
+  """Returns the entries of all files below a folder, by their paths in it.
 
   Args:
-    folder: where they are.
-    names: of the files or folders that were to be written; all by default.
+    folder: of the manifest.
+    checksum: 'sha256' or 'crc32'.
+    exclude: names of files, at any depth, that are not listed.
   """
-  for name in os.listdir(folder) if os.path.isdir(folder) else ():
-    ends = name.removeprefix(TEMPORARY).partition('-')[2]
-    if name.startswith(TEMPORARY) and (names is None or ends in names):
-      path = epath.Path(folder) / name
-      if path.is_dir():
-        path.rmtree()
-      else:
-        path.unlink()
+  return [
+    entry_of(path, checksum) | {'file': name}
+    for name, path in walk(folder)
+    if path.name not in exclude
+  ]
 
 
-def open_records(path: str, entries: list[dict[str, Any]]) -> Any:
-  """Opens the records of all these files as one sequence of bytes."""
-  from array_record.python import array_record_data_source
-
-  return array_record_data_source.ArrayRecordDataSource(
-    [
-      # With its range, a file need not be opened to be counted.
-      f'{os.path.abspath(path)}/{entry["file"]}[0:{entry["examples"]}]'
-      for entry in entries
-      if entry['examples']
-    ]
-  )
+def walk(
+  folder: str | os.PathLike, prefix: str = ''
+) -> Iterator[tuple[str, epath.Path]]:
+  """Yields the relative name and the path of each file below, sorted."""
+  for path in sorted(epath.Path(folder).iterdir()):
+    if path.is_dir():
+      yield from walk(path, f'{prefix}{path.name}/')
+    else:
+      yield prefix + path.name, path
 
 
-def faults(
-  path: str,
-  entries: list[dict[str, Any]],
+def verify_files(
+  folder: str | os.PathLike,
+  entries: Sequence[Mapping[str, Any]],
+  *,
   checksums: bool = False,
   process_index: int = 0,
   process_count: int = 1,
 ) -> list[str]:
-  """Returns in words what is wrong with the files of a folder.
+  """Compares files with a manifest; returns one line for each that differs.
 
   Args:
-    path: the folder.
+    folder: of the manifest.
     entries: what the manifest says of the files.
-    checksums: if all sizes are right, read every process_count-th file.
+    checksums: if all sizes are right, read every process_count-th file too.
     process_index: the first that is read.
-    process_count: see `checksums`.
+    process_count: the processes that share the reading.
   """
+  folder = epath.Path(folder)
   found = []
   for entry in entries:
-    name = os.path.join(path, entry['file'])
-    size = os.path.getsize(name) if os.path.exists(name) else 'no'
-    if size != entry['bytes']:
-      found.append(f'{entry["file"]} has {size} bytes, not {entry["bytes"]}')
+    path = folder / entry['file']
+    if not path.exists():
+      found.append(f'{entry["file"]} is missing')
+    elif (size := path.stat().length) != entry['bytes']:
+      found.append(f'{entry["file"]} has {size:,} bytes of {entry["bytes"]:,}')
   if found or not checksums:
     return found
   part = entries[process_index::process_count]
   with concurrent.futures.ThreadPoolExecutor() as pool:
-    sums = pool.map(
-      sha256, [os.path.join(path, entry['file']) for entry in part]
-    )
+    same = pool.map(lambda entry: _has_checksum(folder, entry), part)
     return [
       f'{entry["file"]} is damaged: its checksum differs'
-      for entry, read in zip(part, sums)
-      if read != entry['sha256']
+      for entry, right in zip(part, same)
+      if not right
     ]
+
+
+def _has_checksum(folder: epath.Path, entry: Mapping[str, Any]) -> bool:
+  return all(
+    read(folder / entry['file']) == entry[checksum]
+    for checksum, read in _CHECKSUMS.items()
+    if checksum in entry
+  )
+
+
+def remove_temporaries(
+  folder: str | os.PathLike, names: Collection[str] | None = None
+) -> None:
+  """Removes what a killed run left half-written: of these files, or of all."""
+  if not os.path.isdir(folder):
+    return
+  for name in os.listdir(folder):
+    target = name.removeprefix(TEMPORARY).partition('-')[2]
+    if name.startswith(TEMPORARY) and (names is None or target in names):
+      os.remove(os.path.join(folder, name))

@@ -35,7 +35,13 @@ class Progress:
     self._last = 0.0
     self._unit = unit
 
-  def __call__(self, done: int) -> None:
+  def __call__(self, done: int, note: str = '') -> None:
+    """Logs a line if it is time for one.
+
+    Args:
+      done: of all, so far.
+      note: ends the line.
+    """
     now = time.perf_counter()
     if self._first is None:
       self._first = (now, done)
@@ -48,4 +54,4 @@ class Progress:
       rate = (done - before) / (now - start)
       left = datetime.timedelta(seconds=round((self._count - done) / rate))
       line += f', {rate:,.1f} {self._unit}/s, left {left}'
-    log.info('%s', line)
+    log.info('%s', f'{line}, {note}' if note else line)

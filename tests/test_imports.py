@@ -19,7 +19,7 @@ FLOORS = (
   ('flow', 'samplers'),
   ('encoders',),
   ('convert', 'metrics'),
-  ('data.source', 'data.captions', 'data.transforms'),
+  ('data.source', 'data.captions', 'data.transforms', 'data.array_records'),
   ('data.caption_sampler', 'data.precomputed_arrays'),
   ('data.sources',),
   ('data.pipeline',),

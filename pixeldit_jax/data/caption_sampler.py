@@ -1,7 +1,7 @@
-"""The text that an image is trained with: one of its captions, or none.
+"""Draws the text that an image is trained with: one of its captions, or none.
 
-Sources whose examples carry embeddings have the arrays 'text' [captions, T, C],
-bf16, and 'text_mask' [captions, T], and both of no text as constants 'null'.
+Sources with embeddings have the arrays 'text' [captions, T, C], bf16, and
+'text_mask' [captions, T], and both of the empty text as constants 'null'.
 """
 
 from collections.abc import Mapping
@@ -17,10 +17,10 @@ ARRAYS = (TEXT, MASK)
 
 
 class CaptionSampler:
-  """A `pipeline.Pick`: the entries 'text', 'text_mask' and 'caption'.
+  """A `load_example.Pick`: the entries 'text', 'text_mask' and 'caption'.
 
-  An image without captions, and any with the probability `dropout`, gets the
-  null text: training on both makes classifier-free guidance possible.
+  An image without captions gets the empty text, and so does any other with the
+  probability `dropout`: classifier-free guidance needs both in training.
   """
 
   def __init__(
@@ -31,17 +31,29 @@ class CaptionSampler:
     weights: Mapping[str, float] | None = None,
     min_score: float | None = None,
   ):
-    """Keeps the null text; the others are those of `captions.choose`."""
+    """Reads the embedding of the empty text.
+
+    Args:
+      source: with the arrays `ARRAYS`.
+      dropout: probability of the empty text, in place of a caption.
+      weights: of the kinds of captions, see `captions.choose`.
+      min_score: of captions, see `captions.choose`.
+    """
     self._null = {name: source.arrays[name].constant(NULL) for name in ARRAYS}
     self._dropout = dropout
-    self._choice = dict(weights=weights, min_score=min_score)
+    self._weights, self._min_score = weights, min_score
 
   def __call__(
     self, example: Example, random: np.random.Generator
   ) -> dict[str, Any]:
     index = None
     if random.random() >= self._dropout:
-      index = captions.choose(example['captions'], random, **self._choice)
+      index = captions.choose(
+        example['captions'],
+        random,
+        weights=self._weights,
+        min_score=self._min_score,
+      )
     if index is None:
       return self._null | {'caption': ''}
     text = {name: example['arrays'][name][index] for name in ARRAYS}

@@ -66,11 +66,12 @@ def parse(value: Any) -> list[Caption]:
   for key in _KEYS:
     if isinstance(value.get(key), str | list):
       score = value.get('score')
-      given = {
-        'kind': str(value.get('kind') or ''),
-        'score': float(score) if score not in (None, '') else None,
-      }
-      return [caption._replace(**given) for caption in parse(value[key])]
+      kind = str(value.get('kind') or '')
+      score = None if score in (None, '') else float(score)
+      return [
+        caption._replace(kind=kind, score=score)
+        for caption in parse(value[key])
+      ]
   if any(key in value and value[key] is None for key in (*_KEYS, 'captions')):
     return []
   raise KeyError(' or '.join(_KEYS))

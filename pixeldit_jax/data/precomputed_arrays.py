@@ -1,9 +1,9 @@
-"""Arrays beside prepared images: one for each example, by the same index.
+"""Arrays that were computed for prepared images, next to their shards.
 
-A side array, say 'features', lies next to the shards: one ArrayRecord file of
-arrays per shard of images, record by record, and `features.json`, its own
-manifest. That says which images they belong to (the checksum of the images'
-manifest) and what made them: the `meta` of `side_array_writer.write`.
+The arrays of one name, say 'features', have one ArrayRecord file for each shard
+of images, record by record, and a manifest. That says which images they belong
+to (the checksum of the images' manifest) and what made them: the `meta` of a
+`prepare.precompute.Computation`.
 
   features.json
   features-00000-of-00064.array_record
@@ -13,20 +13,19 @@ A record is the number of dimensions and each of them (4 bytes, little endian)
 and the elements. Arrays of one name share their type, not their shape.
 """
 
-import json
 import os
 import struct
-from collections.abc import Mapping
 from typing import Any
 
 import ml_dtypes  # noqa: F401, with it np.dtype knows 'bfloat16'
 import numpy as np
 
-from pixeldit_jax import files as whole_files
+from pixeldit_jax import files
+from pixeldit_jax.data.array_records import open_records
 from pixeldit_jax.data.transforms import BadExample
-from pixeldit_jax.errors import MissingFileError, UserError
+from pixeldit_jax.errors import UserError
 
-FORMAT = 'pixeldit_jax side arrays 1'  # the older name, kept on disk
+FORMAT = 'pixeldit_jax side arrays 1'  # their former name
 IMAGES = 'manifest.json'  # the manifest of the images, in the same folder
 
 
@@ -43,32 +42,19 @@ def unpack(record: bytes, dtype: np.dtype) -> np.ndarray:
   return np.frombuffer(record, dtype, offset=4 * (ndim + 1)).reshape(shape)
 
 
-def manifest_path(path: str, name: str) -> str:
-  """Returns where the manifest of a side array is: it is written last."""
-  return os.path.join(path, f'{name}.json')
-
-
 def read_manifest(path: str, name: str) -> dict[str, Any]:
-  """Reads the manifest of a side array.
+  """Reads the manifest of the arrays of one name in a folder of shards.
 
   Raises:
-    FileNotFoundError: if there is none: not stored, or not to the end.
-    UserError: if it is no manifest of this format.
+    MissingFileError: there is none: not stored, or not to the end.
+    UserError: it is damaged, or no manifest of this format.
   """
-  place = manifest_path(path, name)
-  if not os.path.exists(place):
-    raise MissingFileError(
-      f'no {place}: {name!r} is not stored beside these images, or not to the '
-      'end; run the command that stores it (again)'
-    )
-  try:
-    with open(place, encoding='utf-8') as file:
-      manifest = json.load(file)
-  except ValueError as error:
-    raise UserError(f'{place} is damaged: {error}') from error
-  if not isinstance(manifest, dict) or manifest.get('format') != FORMAT:
-    raise UserError(f'{place} is no manifest of the format {FORMAT!r}')
-  return manifest
+  return files.read_manifest(
+    os.path.join(path, f'{name}.json'),
+    FORMAT,
+    f'{name!r} is not stored next to these images, or not to the end; run the '
+    'command that stores it (again)',
+  )
 
 
 class PrecomputedArrays:
@@ -92,7 +78,7 @@ class PrecomputedArrays:
     self.shape = shape if shape is None else tuple(shape)
     self.dtype = np.dtype(self.manifest['dtype'])
     self.check()
-    self._records = whole_files.open_records(self._path, self.manifest['files'])
+    self._records = open_records(self._path, self.manifest['files'])
 
   def __reduce__(self):
     return PrecomputedArrays, (self._path, self._name)
@@ -100,39 +86,34 @@ class PrecomputedArrays:
   def check(
     self,
     *,
-    meta: Mapping[str, Any] | None = None,
     checksums: bool = False,
     process_index: int = 0,
     process_count: int = 1,
-  ):
+  ) -> None:
     """Checks the arrays before a run.
 
     Args:
-      meta: the entries of `meta` that the run relies on.
       checksums: read every byte as well, each process its part of the files.
       process_index: this process.
       process_count: the processes that share the reading.
 
     Raises:
-      ValueError: if anything is missing or differs; it names all of it.
+      UserError: anything is missing or differs; it names all of it.
     """
-    files = self.manifest['files'] + self.manifest['constants']
-    faults = whole_files.faults(
-      self._path, files, checksums, process_index, process_count
+    wrong = files.verify_files(
+      self._path,
+      self.manifest['files'] + self.manifest['constants'],
+      checksums=checksums,
+      process_index=process_index,
+      process_count=process_count,
     )
     images = os.path.join(self._path, IMAGES)
-    if whole_files.sha256(images) != self.manifest['images']:
-      faults.append(f'they belong to other images than those of {images}')
-    faults += [
-      f'{key} is {self.meta.get(key)!r}, the run expects {value!r}'
-      for key, value in (meta or {}).items()
-      if self.meta.get(key) != value
-    ]
-    if faults:
+    if files.sha256(images) != self.manifest['images']:
+      wrong.append(f'they belong to other images than those of {images}')
+    if wrong:
       raise UserError(
         f'{self._name!r} stored in {self._path} does not match: '
-        f'{"; ".join(faults)}. Delete {self._name}.json and store it again, '
-        'or mend the configuration'
+        f'{"; ".join(wrong)}. Delete {self._name}.json and store it again'
       )
 
   def __len__(self) -> int:

@@ -39,9 +39,14 @@ class ArrayInfo(Protocol):
     dtype: of their elements.
   """
 
-  meta: Mapping[str, Any]
-  shape: tuple[int, ...] | None
-  dtype: np.dtype
+  @property
+  def meta(self) -> Mapping[str, Any]: ...
+
+  @property
+  def shape(self) -> tuple[int, ...] | None: ...
+
+  @property
+  def dtype(self) -> np.dtype: ...
 
   def constant(self, name: str) -> np.ndarray:
     """Returns an array that belongs to no example, as the embedding of ''.

@@ -70,7 +70,7 @@ def walk(root: str | os.PathLike) -> Iterator[tuple[str, list[str]]]:
   """
   root = os.fspath(root)
   seen: set[tuple[int, int]] = set()
-  folders, links = [''], []
+  folders, links = [''], list[str]()
   while folders or links:
     inside = folders.pop() if folders else links.pop()
     path = os.path.join(root, inside)

@@ -13,7 +13,7 @@ from PIL import Image
 from pixeldit_jax import config as defaults
 from pixeldit_jax import sharding
 from pixeldit_jax.data.prepare import prepare, text_embeddings
-from pixeldit_jax.data.prepare.write_shard import Settings
+from pixeldit_jax.data.prepare.write_shard import PrepareSettings
 from pixeldit_jax.encoders.vision import DINOv2, VisionConfig
 from pixeldit_jax.encoders.words import WordEncoder
 from pixeldit_jax.model.pixeldit import weights_of
@@ -39,7 +39,7 @@ def data(tmp_path_factory):
 
   def make(size, buckets):
     out = str(root / f'{size}-{buckets}')
-    settings = Settings(f'images:{root}/in', size, bucketed=buckets)
+    settings = PrepareSettings(f'images:{root}/in', size, bucketed=buckets)
     prepare.prepare(settings, out, num_processes=1)
     text_embeddings.store(out, WordEncoder(), batch_size=8)
     return f'shards:{out}'

@@ -43,7 +43,7 @@ def test_prepare_then_look(folder):
   done = launch('prepare_data', *flags, '--processes=1')
   assert done.returncode == 0, done.stderr
   assert '6 images of 2 classes' in done.stdout
-  assert '6/6' in done.stderr  # the progress bar
+  assert 'Prepared 6 of 6 images' in done.stdout
 
   (folder / 'config.py').write_text(CONFIG)
   picture = folder / 'data.png'

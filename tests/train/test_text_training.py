@@ -19,7 +19,7 @@ from pixeldit_jax.configs import _t2i_base
 from pixeldit_jax import config as defaults
 from pixeldit_jax import sharding
 from pixeldit_jax.data.prepare import prepare, text_embeddings
-from pixeldit_jax.data.prepare.write_shard import Settings
+from pixeldit_jax.data.prepare.write_shard import PrepareSettings
 from pixeldit_jax.encoders.words import WordEncoder
 from pixeldit_jax.train import inputs
 from pixeldit_jax.train.loop import train
@@ -61,7 +61,7 @@ def config(tmp_path_factory) -> ConfigDict:
       name = path / f'in/{height}-{i:02d}'
       Image.fromarray(pixels).save(name.with_suffix('.png'))
       name.with_suffix('.txt').write_text(f'a {names[colour]} picture {i}')
-  settings = Settings(f'images:{path}/in', 64, bucketed=True)
+  settings = PrepareSettings(f'images:{path}/in', 64, bucketed=True)
   prepare.prepare(settings, str(path / 'out'), num_processes=1)
   text_embeddings.store(str(path / 'out'), WordEncoder(), batch_size=8)
   config = _t2i_base.get_config()

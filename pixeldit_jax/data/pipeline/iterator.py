@@ -42,13 +42,12 @@ class BatchIterator(grain.DatasetIterator):
     self._batch_size = batch_size
     self._identity = identity
     self._position = 0
-    self._batches = None
+    self._batches: grain.DatasetIterator | None = None
     self.skipped: dict[str, int] = {}
 
   def __next__(self) -> dict[str, Any]:
     self._assert_not_closed()
-    self.start_prefetch()
-    batch = next(self._batches)
+    batch = next(self._reading())
     self._position += self._batch_size
     for name in batch.skipped:
       if name not in self.skipped:
@@ -78,14 +77,18 @@ class BatchIterator(grain.DatasetIterator):
 
   def start_prefetch(self) -> None:
     """Starts to read ahead, for example while the model is restored."""
-    if self._batches is None:
-      self._batches = iter(self._build(self._position))
-      self._batches.start_prefetch()
+    self._reading()
 
   def close(self) -> None:
     """Ends the threads and worker processes."""
     self._closed = True
     self._stop()
+
+  def _reading(self) -> grain.DatasetIterator:
+    if self._batches is None:
+      self._batches = iter(self._build(self._position))
+      self._batches.start_prefetch()
+    return self._batches
 
   def _stop(self) -> None:
     if self._batches is not None:

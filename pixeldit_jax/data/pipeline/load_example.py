@@ -95,12 +95,10 @@ class ExampleLoader:
 
 def stack(examples: list[Loaded]) -> Loaded:
   """Stacks arrays and numbers; other values, as captions, are listed."""
-  batch = {
-    name: [example.entries[name] for example in examples]
-    for name in examples[0].entries
-  }
-  for name, values in batch.items():
-    if isinstance(values[0], np.ndarray | np.generic):
-      batch[name] = np.stack(values)
+  batch: dict[str, Any] = {}
+  for name, first in examples[0].entries.items():
+    values = [example.entries[name] for example in examples]
+    arrays = isinstance(first, np.ndarray | np.generic)
+    batch[name] = np.stack(values) if arrays else values
   skipped = [bad for example in examples for bad in example.skipped]
   return Loaded(batch, skipped)

@@ -14,11 +14,11 @@ class Slot(NamedTuple):
   """What one position of the stream holds.
 
   Attributes:
-    index: of the example in its source.
+    example: its index in the source.
     shape: height and width of its pixels.
   """
 
-  index: int
+  example: int
   shape: tuple[int, int]
 
 

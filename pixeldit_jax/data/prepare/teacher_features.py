@@ -1,7 +1,7 @@
-"""What a frozen teacher sees in prepared images, stored beside them.
+"""Stores the features that a frozen teacher finds in prepared images.
 
 A training step may then align with features that it reads (see `flow.repa`)
-in place of running the teacher. They are of the images as they lie: no flip.
+in place of running the teacher. The images are not mirrored.
 """
 
 import hashlib
@@ -14,7 +14,9 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from pixeldit_jax.data import transforms
-from pixeldit_jax.data.prepare import precompute
+from pixeldit_jax.data.prepare.precompute import Computation, precompute
+from pixeldit_jax.data.prepare.shard_job import ALONE, Peers
+from pixeldit_jax.data.source import Example
 from pixeldit_jax.data.sources import shards
 from pixeldit_jax.encoders.vision import (
   DINOv2,
@@ -24,7 +26,7 @@ from pixeldit_jax.encoders.vision import (
 from pixeldit_jax.errors import UserError
 from pixeldit_jax.typing import Array, Float, PyTree, UInt8
 
-NAME = 'features'  # of the side array, and of its key in batches
+NAME = 'features'  # of the arrays, and of their key in batches
 
 Features = Callable[[UInt8[np.ndarray, 'B H W 3']], Float[Array, 'B L D']]
 
@@ -84,19 +86,22 @@ def store(
   meta: dict[str, Any],
   *,
   batch_size: int = 64,
-  **shared,
+  peers: Peers = ALONE,
 ) -> dict[str, Any]:
-  """Stores `features` of the images of a folder of shards, as bfloat16.
+  """Stores features of the images of a folder of shards, as bfloat16.
 
   Args:
     path: the folder.
     features: of `make_features`, or any other of this form.
     meta: of `describe`.
     batch_size: images at once; rounded up to a multiple of the devices.
-    shared: how processes share the work, see `side_array_writer.write`.
+    peers: the processes that share the work.
+
+  Returns:
+    The manifest of the features.
 
   Raises:
-    UserError: for images of several shapes; see also `side_array_writer`.
+    UserError: for images of several shapes; see also `precompute`.
   """
   if shards.read_manifest(path)['buckets']:
     raise UserError(
@@ -104,12 +109,15 @@ def store(
       'a teacher while training on squares, as the paper does'
     )
   devices = jax.local_device_count()
-  return precompute.write(
-    path,
-    NAME,
-    lambda images: features(np.stack(images)),
+  computation = Computation(
+    name=NAME,
+    compute=lambda images: features(np.stack(images)),
     meta=meta,
-    load=lambda example: np.asarray(transforms.decode(example['image'])),
+    load=_pixels_of,
     batch_size=-(-batch_size // devices) * devices,
-    **shared,
   )
+  return precompute(path, computation, peers)
+
+
+def _pixels_of(example: Example) -> UInt8[np.ndarray, 'H W 3']:
+  return np.asarray(transforms.decode(example['image']))

@@ -3,69 +3,101 @@
 These are the arrays that `caption_sampler` reads.
 """
 
-from typing import Any
+import dataclasses
+from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 
 from pixeldit_jax.data.caption_sampler import MASK, NULL, TEXT
-from pixeldit_jax.data.prepare import precompute
+from pixeldit_jax.data.prepare.precompute import (
+  Computation,
+  precompute,
+  refuse_other,
+)
+from pixeldit_jax.data.prepare.shard_job import ALONE, Peers
+from pixeldit_jax.data.source import Example
 from pixeldit_jax.data.sources import shards
 from pixeldit_jax.encoders.text import TextEncoder
 from pixeldit_jax.errors import UserError
+from pixeldit_jax.typing import Array
+
+
+class Encoded(NamedTuple):
+  """What was encoded.
+
+  Attributes:
+    images: their number.
+    without_caption: of them; they have the embedding of the empty text.
+  """
+
+  images: int
+  without_caption: int
 
 
 def store(
-  path: str, encoder: TextEncoder, *, batch_size: int = 0, **shared
-) -> dict[str, Any]:
-  """Stores what an encoder makes of all captions, and tells what there was.
+  path: str,
+  encoder: TextEncoder,
+  *,
+  batch_size: int = 0,
+  peers: Peers = ALONE,
+) -> Encoded:
+  """Stores what an encoder makes of all captions.
 
   Args:
     path: a folder of shards.
     encoder: its name, checksum, tokens and instruction are stored too.
     batch_size: images at once; 0 is enough to keep all devices busy.
-    shared: how processes share the work, see `side_array_writer.write`.
-
-  Returns:
-    'images', those 'without' a caption, and the 'manifest' of the side array.
+    peers: the processes that share the work.
 
   Raises:
-    UserError: if no image has a caption, or another encoder's embeddings are
-      there; see also `side_array_writer`.
+    UserError: no image has a caption, or another encoder's embeddings are
+      there; see also `precompute`.
   """
   prepared = shards.read_manifest(path)
   if not prepared['captions']:
     raise UserError(
       f'{path} has no captions: prepare images that have them (a .txt or .json '
-      'beside each, or metadata.csv; see data/captions.py)'
+      'next to each, or metadata.csv; see data/captions.py)'
     )
-  # Both, before hours of work on the first.
-  for name, dtype in ((TEXT, 'bfloat16'), (MASK, 'bool')):
-    precompute.refuse_other(path, name, meta=encoder.meta, dtype=dtype)
-  null, null_mask = encoder.encode([''])
-  shared |= dict(
+  masks = Computation(
+    name=MASK,
+    compute=lambda texts: _encode_each(encoder.mask, texts),
     meta=encoder.meta,
-    load=lambda example: [caption.text for caption in example['captions']],
+    load=_texts_of,
+    dtype='bool',
     batch_size=batch_size or 4 * encoder.at_once,
   )
-  manifest = precompute.write(
-    *(path, TEXT, lambda texts: _each(lambda t: encoder.encode(t)[0], texts)),
-    constants={NULL: null[0]},
-    **shared,
+  tokens = dataclasses.replace(
+    masks,
+    name=TEXT,
+    compute=lambda texts: _encode_each(lambda t: encoder.encode(t)[0], texts),
+    dtype='bfloat16',
   )
-  precompute.write(
-    *(path, MASK, lambda texts: _each(encoder.mask, texts)),
-    constants={NULL: null_mask[0]},
-    dtype='bool',
-    **shared,
-  )
+  # Both, before hours of work on the first.
+  for computation in (tokens, masks):
+    refuse_other(path, computation)
+  null, null_mask = map(np.asarray, encoder.encode(['']))
+  tokens = dataclasses.replace(tokens, constants={NULL: null[0]})
+  masks = dataclasses.replace(masks, constants={NULL: null_mask[0]})
+  for computation in (tokens, masks):
+    precompute(path, computation, peers)
   count = prepared['examples']
-  without = count - prepared['captions']
-  return dict(images=count, without=without, manifest=manifest)
+  return Encoded(images=count, without_caption=count - prepared['captions'])
 
 
-def _each(encode, texts: list[list[str]]) -> list[np.ndarray]:
-  """An array [K, ...] for the K texts of each image, all encoded at once."""
+def _texts_of(example: Example) -> list[str]:
+  return [caption.text for caption in example['captions']]
+
+
+def _encode_each(
+  encode: Callable[[list[str]], Array | np.ndarray], texts: list[list[str]]
+) -> list[np.ndarray]:
+  """Returns an array [K, ...] for the K texts of each image.
+
+  All texts are encoded at once.
+  """
   flat = [text for several in texts for text in several]
   # With no text at all, the shape is still that of one.
-  rows = encode(flat or [''])[: len(flat)]
+  rows = np.asarray(encode(flat or ['']))[: len(flat)]
   return np.split(rows, np.cumsum([len(several) for several in texts])[:-1])

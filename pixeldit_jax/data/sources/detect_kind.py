@@ -5,7 +5,7 @@ import fnmatch
 import glob
 import os
 
-from pixeldit_jax import files as whole_files
+from pixeldit_jax import files
 from pixeldit_jax.data import captions
 from pixeldit_jax.data.sources import (
   arrow,
@@ -91,13 +91,13 @@ def _by_marks(path: str) -> list[str]:
   inside = set(os.listdir(path))
   found = []
   if shards.MANIFEST in inside:
-    about = whole_files.read_json(os.path.join(path, shards.MANIFEST))
+    about = files.read_json(os.path.join(path, shards.MANIFEST))
     if about.get('format') == shards.FORMAT:
       found.append(f'shards:{path}')
   if inside & {arrow.STATE, arrow.SPLITS}:
     found.append(f'arrow:{path}')
   if mds.INDEX in inside:
-    about = whole_files.read_json(os.path.join(path, mds.INDEX))
+    about = files.read_json(os.path.join(path, mds.INDEX))
     if about.get('__kind__') == webdataset.WIDS:
       found.append(f'wds:{os.path.join(path, mds.INDEX)}')
     elif 'shards' in about:

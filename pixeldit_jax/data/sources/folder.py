@@ -25,7 +25,10 @@ log = logging.getLogger(__name__)
 _ENDINGS = tuple(
   ending for s in captions.SUFFIXES for ending in (s, s.upper(), s.title())
 )
-_SIDECARS = ('', *((full, e) for e in _ENDINGS for full in (False, True)))
+_SIDECARS = (
+  (False, ''),
+  *((full, e) for e in _ENDINGS for full in (False, True)),
+)
 
 
 class FolderSource(Source):
@@ -216,7 +219,9 @@ def _list_images(
 
   The second result counts the other files, by suffix.
   """
-  found, others, alone = [], collections.Counter(), []
+  found: list[tuple[bytes, int]] = []
+  alone: list[str] = []
+  others: collections.Counter[str] = collections.Counter()
   for inside, files in walk(root):
     sidecars, without_image = _find_sidecars(files)
     for name in files:

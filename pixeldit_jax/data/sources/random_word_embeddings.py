@@ -41,7 +41,8 @@ class RandomWordEmbeddings(Source):
     return example | {'arrays': self._encode(texts)}
 
   def _encode(self, texts: list[str]) -> dict[str, np.ndarray]:
-    return dict(zip(ARRAYS, self._encoder.encode(texts)))
+    tokens, mask = self._encoder.encode(texts)
+    return dict(zip(ARRAYS, (np.asarray(tokens), np.asarray(mask))))
 
 
 class _Embeddings:

@@ -14,10 +14,11 @@ import numpy as np
 
 from pixeldit_jax import files
 from pixeldit_jax.data import precomputed_arrays
+from pixeldit_jax.data.array_records import open_records
 from pixeldit_jax.data.captions import Caption
 from pixeldit_jax.data.source import Example, Source
 from pixeldit_jax.data.transforms import BadExample
-from pixeldit_jax.errors import MissingFileError, UserError
+from pixeldit_jax.errors import UserError
 from pixeldit_jax.typing import Int
 
 FORMAT = 'pixeldit_jax shards 1'
@@ -41,23 +42,14 @@ def read_manifest(path: str) -> dict[str, Any]:
   """Reads the manifest of a folder of shards.
 
   Raises:
-    FileNotFoundError: if there is none: not prepared, or not to the end.
-    UserError: if it is no manifest of this format.
+    MissingFileError: there is none: not prepared, or not to the end.
+    UserError: it is damaged, or no manifest of this format.
   """
-  name = os.path.join(path, MANIFEST)
-  if not os.path.exists(name):
-    raise MissingFileError(
-      f'no {name}: run launch/prepare_data.py --out={path} (again, if it was '
-      'interrupted)'
-    )
-  try:
-    with open(name, encoding='utf-8') as file:
-      manifest = json.load(file)
-  except ValueError as error:
-    raise UserError(f'{name} is damaged: {error}') from error
-  if not isinstance(manifest, dict) or manifest.get('format') != FORMAT:
-    raise UserError(f'{name} is no manifest of the format {FORMAT!r}')
-  return manifest
+  return files.read_manifest(
+    os.path.join(path, MANIFEST),
+    FORMAT,
+    f'run launch/prepare_data.py --out={path} (again, if it was interrupted)',
+  )
 
 
 def check_shards(
@@ -73,30 +65,32 @@ def check_shards(
   Args:
     path: the folder of shards.
     resolution: what the run expects, or None.
-    checksums: read every byte of every process_count-th shard as well; each
-      process then vouches for its part, and all together for the whole.
+    checksums: read every byte of every process_count-th shard as well; all
+      processes together then check all of them.
+    process_index: this process.
+    process_count: the processes that share the reading.
 
   Raises:
-    FileNotFoundError: if the manifest is not there.
-    UserError: if anything else is missing or differs; it names all of it.
+    MissingFileError: the manifest is not there.
+    UserError: anything else is missing or differs; it names all of it.
   """
   manifest = read_manifest(path)
-  faults = []
+  wrong = []
   if resolution not in (None, manifest['resolution']):
-    faults.append(
+    wrong.append(
       f'resolution is {manifest["resolution"]}, the run expects {resolution}'
     )
-  faults += files.faults(
+  wrong += files.verify_files(
     path,
     manifest['shards'] + manifest['indices'],
-    checksums,
-    process_index,
-    process_count,
+    checksums=checksums,
+    process_index=process_index,
+    process_count=process_count,
   )
-  if faults:
+  if wrong:
     raise UserError(
-      f'the prepared data in {path} do not match: {"; ".join(faults)}. '
-      'Prepare them again into a new folder, or mend the configuration'
+      f'the prepared data in {path} do not match: {"; ".join(wrong)}. '
+      'Prepare them again into a new folder, or correct the configuration'
     )
   return manifest
 
@@ -110,29 +104,28 @@ class ShardSource(Source):
     manifest: what `launch/prepare_data.py` wrote.
   """
 
-  arrays: dict[str, precomputed_arrays.PrecomputedArrays]
-
   def __init__(self, path: str, arrays: Sequence[str] = ()):
     self._path = os.path.abspath(path)
     self.manifest = check_shards(path)
     self.class_names = tuple(self.manifest['class_names'])
     self.captions = self.manifest['captions'] > 0
     self.buckets = tuple(map(tuple, self.manifest['buckets']))
-    self.arrays = {
+    self._arrays = {
       name: precomputed_arrays.PrecomputedArrays(self._path, name)
       for name in arrays
     }
-    self._records = files.open_records(self._path, self.manifest['shards'])
+    self.arrays = self._arrays
+    self._records = open_records(self._path, self.manifest['shards'])
 
   def __reduce__(self):
-    return ShardSource, (self._path, tuple(self.arrays))
+    return ShardSource, (self._path, tuple(self._arrays))
 
   def with_arrays(self, names: Sequence[str]) -> 'ShardSource':
     return ShardSource(self._path, names)
 
   def check(self, *, resolution: int | None = None, **reading) -> None:
     check_shards(self._path, resolution=resolution, **reading)
-    for arrays in self.arrays.values():
+    for arrays in self._arrays.values():
       arrays.check(**reading)
 
   def bucket_of_examples(self) -> Int[np.ndarray, 'N']:
@@ -157,8 +150,8 @@ class ShardSource(Source):
     )
     if 'captions' in header:
       example['captions'] = [Caption(*item) for item in header['captions']]
-    if self.arrays:
+    if self._arrays:
       example['arrays'] = {
-        name: arrays[index] for name, arrays in self.arrays.items()
+        name: arrays[index] for name, arrays in self._arrays.items()
       }
     return example

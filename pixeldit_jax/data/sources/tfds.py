@@ -76,7 +76,7 @@ class TfdsSource(Source):
     # As in the test split of ImageNet; the network would take it for no class.
     if label < 0 and not self.captions:
       raise BadExample('has no label')
-    example = {'image': record['image'], 'label': label, 'name': name}
+    example = Example(image=record['image'], label=label, name=name)
     if self.captions:
       example['captions'] = captions.parse(_texts(record[self._caption]))
     return example

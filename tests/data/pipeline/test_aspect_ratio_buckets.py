@@ -8,7 +8,7 @@ from pixeldit_jax.data.pipeline import aspect_ratio_buckets
 from pixeldit_jax.data.pipeline.batches import make_batches
 from pixeldit_jax.data.pipeline.loader_options import LoaderOptions
 from pixeldit_jax.data.prepare import prepare
-from pixeldit_jax.data.prepare.write_shard import Settings
+from pixeldit_jax.data.prepare.write_shard import PrepareSettings
 from pixeldit_jax.data.sources import open_source
 
 
@@ -58,7 +58,7 @@ def source(tmp_path_factory):
   for i, (height, width) in enumerate(sizes):
     Image.new('RGB', (width, height), (i,) * 3).save(path / f'in/{i:02d}.png')
     (path / f'in/{i:02d}.txt').write_text(f'caption {i}')
-  settings = Settings(f'images:{path}/in', 512, bucketed=True)
+  settings = PrepareSettings(f'images:{path}/in', 512, bucketed=True)
   prepare.prepare(settings, str(path / 'out'), num_processes=1)
   return open_source.open_source(f'shards:{path}/out')
 
@@ -134,7 +134,9 @@ def test_the_state_of_another_batch_size_is_refused(source):
 def test_squares_have_no_buckets(tmp_path):
   (tmp_path / 'in').mkdir()
   Image.new('RGB', (4, 4)).save(tmp_path / 'in' / 'a.png')
-  prepare.prepare(Settings(f'images:{tmp_path}/in', 8), str(tmp_path / 'out'))
+  prepare.prepare(
+    PrepareSettings(f'images:{tmp_path}/in', 8), str(tmp_path / 'out')
+  )
   source = open_source.open_source(f'shards:{tmp_path}/out')
   with pytest.raises(ValueError, match='only shards of .* --buckets'):
     make_batches(source, LoaderOptions(**OPTIONS))

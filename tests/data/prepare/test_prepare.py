@@ -17,7 +17,7 @@ from PIL import Image
 from pixeldit_jax.data import transforms
 from pixeldit_jax.data.captions import Caption
 from pixeldit_jax.data.prepare import prepare
-from pixeldit_jax.data.prepare.write_shard import Settings
+from pixeldit_jax.data.prepare.write_shard import PrepareSettings
 from pixeldit_jax.data.sources import open_source, shards
 
 SIZE = 16
@@ -74,7 +74,7 @@ def checksums(out):
 
 def test_every_kind_of_file_is_converted_or_named(odd_files, tmp_path, caplog):
   out = tmp_path / 'out'
-  settings = Settings(f'folder:{odd_files}', SIZE, shard_size=5)
+  settings = PrepareSettings(f'folder:{odd_files}', SIZE, shard_size=5)
   with caplog.at_level('WARNING'):
     manifest = prepare.prepare(settings, str(out), num_processes=2)
   assert 'unlabelled.png' in caplog.text
@@ -117,7 +117,7 @@ def test_the_budget_of_bad_files_stops_and_a_mended_file_goes_in(
   odd_files, tmp_path
 ):
   out = str(tmp_path / 'out')
-  settings = Settings(f'folder:{odd_files}', SIZE, shard_size=4)
+  settings = PrepareSettings(f'folder:{odd_files}', SIZE, shard_size=4)
   with pytest.raises(prepare.TooManyBadFiles, match='b/10.jpg'):
     prepare.prepare(settings, out, max_bad_files=2, num_processes=1)
   with pytest.raises(FileNotFoundError, match='prepare_data.py'):
@@ -133,17 +133,20 @@ def test_another_preparation_into_the_same_folder_is_refused(tmp_path):
   save(tmp_path / 'in' / 'a' / '0.png', pixels())
   out = str(tmp_path / 'out')
   spec = f'folder:{tmp_path}/in'
-  done = prepare.prepare(Settings(spec, SIZE), out)
+  done = prepare.prepare(PrepareSettings(spec, SIZE), out)
   before = checksums(out)
-  assert prepare.prepare(Settings(spec, SIZE), out)['shards'] == done['shards']
-  with pytest.raises(ValueError, match='resolution was 16, now 32'):
-    prepare.prepare(Settings(spec, 32), out)
+  assert (
+    prepare.prepare(PrepareSettings(spec, SIZE), out)['shards']
+    == done['shards']
+  )
+  with pytest.raises(ValueError, match='resolution: 16 stored, 32 asked'):
+    prepare.prepare(PrepareSettings(spec, 32), out)
   save(tmp_path / 'in' / 'a' / '1.png', pixels())
-  with pytest.raises(ValueError, match='source_examples was 1, now 2'):
-    prepare.prepare(Settings(spec, SIZE), out)
+  with pytest.raises(ValueError, match='source_examples: 1 stored, 2 asked'):
+    prepare.prepare(PrepareSettings(spec, SIZE), out)
   assert checksums(out) == before
   with pytest.raises(ValueError, match='holds other files'):
-    prepare.prepare(Settings(spec, SIZE), str(tmp_path / 'in'))
+    prepare.prepare(PrepareSettings(spec, SIZE), str(tmp_path / 'in'))
 
 
 def test_data_that_are_all_bad_are_named(tmp_path):
@@ -151,7 +154,7 @@ def test_data_that_are_all_bad_are_named(tmp_path):
   (tmp_path / 'in' / 'a' / '0.png').write_bytes(b'nothing')
   out = str(tmp_path / 'out')
   with pytest.raises(ValueError, match='(?s)no image could be used.*a/0.png'):
-    settings = Settings(f'folder:{tmp_path}/in', SIZE)
+    settings = PrepareSettings(f'folder:{tmp_path}/in', SIZE)
     prepare.prepare(settings, out, num_processes=1)
 
 
@@ -172,7 +175,7 @@ def test_settings_that_cannot_be_are_refused_before_any_write(
   out = tmp_path / 'out'
   with pytest.raises((ValueError, FileNotFoundError), match=message):
     options = {'source': 'digits', 'resolution': SIZE} | options
-    prepare.prepare(Settings(**options), str(out))
+    prepare.prepare(PrepareSettings(**options), str(out))
   assert not out.exists()
 
 
@@ -185,7 +188,9 @@ def test_arguments_that_cannot_be_are_refused_before_any_write(
 ):
   monkeypatch.chdir(tmp_path)
   with pytest.raises(ValueError, match=f'{next(iter(options))}'):
-    prepare.prepare(Settings('digits', SIZE), **({'out': 'out'} | options))
+    prepare.prepare(
+      PrepareSettings('digits', SIZE), **({'out': 'out'} | options)
+    )
   assert not list(tmp_path.iterdir())
 
 
@@ -196,7 +201,9 @@ def test_captions_true_sizes_and_buckets_are_carried_along(tmp_path):
     save(root / f'{i}.png', pixels(height, width, i))
     (root / f'{i}.txt').write_text(f'picture {i}')
   out = tmp_path / 'out'
-  settings = Settings(f'images:{root}', 512, bucketed=True, encoding='jpeg')
+  settings = PrepareSettings(
+    f'images:{root}', 512, bucketed=True, encoding='jpeg'
+  )
   manifest = prepare.prepare(settings, str(out), num_processes=1)
   assert manifest['captions'] == 5 and manifest['class_names'] == []
   source = open_source.open_source(f'shards:{out}')
@@ -225,7 +232,7 @@ def test_shards_that_changed_are_refused_at_the_start(tmp_path):
   for i in range(4):
     save(tmp_path / 'in' / 'a' / f'{i}.png', pixels(seed=i))
   out = tmp_path / 'out'
-  settings = Settings(f'folder:{tmp_path}/in', SIZE, shard_size=2)
+  settings = PrepareSettings(f'folder:{tmp_path}/in', SIZE, shard_size=2)
   prepare.prepare(settings, str(out), num_processes=1)
   source = open_source.open_source(f'shards:{out}')
   source.check(resolution=SIZE, checksums=True)
@@ -258,13 +265,13 @@ def test_shards_that_changed_are_refused_at_the_start(tmp_path):
     reopened[2]
 
   shard.unlink()
-  with pytest.raises(ValueError, match='has no bytes'):
+  with pytest.raises(ValueError, match='images-00001.* is missing'):
     open_source.open_source(f'shards:{out}')
 
 
 @pytest.mark.parametrize(
   'text, message',
-  [('{"form', 'is damaged'), ('[]', 'is no manifest'), ('{}', 'no manifest')],
+  [('{"form', 'is damaged'), ('[]', 'is damaged'), ('{}', 'no manifest')],
 )
 def test_a_manifest_that_is_none_is_refused(tmp_path, text, message):
   (tmp_path / shards.MANIFEST).write_text(text)
@@ -275,9 +282,9 @@ def test_a_manifest_that_is_none_is_refused(tmp_path, text, message):
 PREPARE = """
 import sys
 from pixeldit_jax.data.prepare import prepare
-from pixeldit_jax.data.prepare.write_shard import Settings
+from pixeldit_jax.data.prepare.write_shard import PrepareSettings
 if __name__ == '__main__':
-  settings = Settings(sys.argv[1], 64, shard_size=3)
+  settings = PrepareSettings(sys.argv[1], 64, shard_size=3)
   prepare.prepare(settings, sys.argv[2], num_processes=2)
 """
 

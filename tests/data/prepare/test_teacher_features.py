@@ -15,7 +15,7 @@ from pixeldit_jax.data.prepare import (
 from pixeldit_jax.data.prepare import (
   teacher_features as stored_features,
 )
-from pixeldit_jax.data.prepare.write_shard import Settings
+from pixeldit_jax.data.prepare.write_shard import PrepareSettings
 from pixeldit_jax.data.sources import open_source
 from pixeldit_jax.encoders.vision import (
   DINOv2,
@@ -40,7 +40,7 @@ def out(tmp_path):
   for i in range(11):
     pixels = rng.integers(0, 256, (20, 24, 3), np.uint8)
     Image.fromarray(pixels).save(tmp_path / 'in' / f'{i:02d}.png')
-  settings = Settings(f'images:{tmp_path}/in', 16, shard_size=4)
+  settings = PrepareSettings(f'images:{tmp_path}/in', 16, shard_size=4)
   prepare.prepare(settings, str(tmp_path / 'out'), num_processes=1)
   return str(tmp_path / 'out')
 
@@ -82,7 +82,7 @@ def test_images_that_the_teacher_cannot_see_are_refused(teacher, tmp_path):
     stored_features.describe('tiny', teacher[1], 16, 7)
   (tmp_path / 'in').mkdir()
   Image.new('RGB', (8, 4)).save(tmp_path / 'in' / 'a.png')
-  settings = Settings(f'images:{tmp_path}/in', 512, bucketed=True)
+  settings = PrepareSettings(f'images:{tmp_path}/in', 512, bucketed=True)
   out = str(tmp_path / 'out')
   prepare.prepare(settings, out, num_processes=1)
   with pytest.raises(ValueError, match='holds buckets'):
