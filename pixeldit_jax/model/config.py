@@ -17,7 +17,7 @@ PREDICTIONS = ('velocity', 'image')
 INIT = ('uniform', 'xavier')
 DTYPES = ('float32', 'bfloat16')
 REMAT = ('none', 'matmuls', 'full')
-ATTENTION = ('auto', 'xla', 'blockwise', 'flash', 'cudnn')
+ATTENTION = ('auto', 'xla', 'blockwise', 'splash', 'flash', 'cudnn')
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,15 +10,17 @@ from jax.sharding import AbstractDevice, AbstractMesh, AxisType
 
 from pixeldit_jax.model import attention
 from pixeldit_jax.model.attention import attend, choose
-from pixeldit_jax.model.kernels import RESIDUALS, flash
+from pixeldit_jax.model.kernels import RESIDUALS, flash, splash
 from pixeldit_jax.model.kernels.blockwise import blockwise_attention
 from pixeldit_jax.model.kernels.cudnn import cudnn_attention
 from pixeldit_jax.model.kernels.flash import flash_attention
+from pixeldit_jax.model.kernels.splash import splash_attention
 from pixeldit_jax.model.kernels.xla import xla_attention
 
 KERNELS = {
   'xla': xla_attention,
   'blockwise': functools.partial(blockwise_attention, block=32),
+  'splash': functools.partial(splash_attention, interpret=True),
   'flash': functools.partial(flash_attention, interpret=True),
   # What there is around the kernel: the mask as an order of keys and a length.
   'cudnn': functools.partial(cudnn_attention, implementation='xla'),
@@ -115,6 +117,21 @@ def test_flash_attention_with_several_blocks(monkeypatch, gradients, calls):
   assert text.count('pallas_call[') == 1 + calls
 
 
+@pytest.mark.parametrize('parts, calls', [(32, 2), (2, 3)])
+def test_splash_attention_with_several_blocks_of_keys(
+  monkeypatch, parts, calls
+):
+  """Their gradients come from one kernel, or from two."""
+  monkeypatch.setattr(splash, 'KEYS', 1024)
+  monkeypatch.setattr(splash, 'PARTS', parts)
+  jax.clear_caches()
+  *arrays, mask = example(70, 1100, 1, 16)  # three blocks of 512
+  actual = outputs(KERNELS['splash'], *arrays, mask)
+  assert_all_close(actual, reference(*arrays, mask), 5e-6)
+  text = str(jax.make_jaxpr(program(KERNELS['splash']))(*arrays, mask))
+  assert text.count('pallas_call[') == calls
+
+
 def test_flash_attention_pads_little():
   """Text of 300 tokens and 1,024 or 4,096 patches."""
   padded = [
@@ -140,7 +157,7 @@ def test_masked_keys_are_as_good_as_absent(name):
   assert all(not jnp.where(there, 0, x).any() for x in changed[2:])
 
 
-@pytest.mark.parametrize('name', ['xla', 'blockwise', 'flash'])
+@pytest.mark.parametrize('name', ['xla', 'blockwise', 'splash', 'flash'])
 def test_large_scores_do_not_overflow(name):
   q, k, v, do, mask = example(40, 50, 1, 16)
   o, *gradients = outputs(KERNELS[name], q * 1e3, k, v, do, mask)
@@ -161,13 +178,14 @@ def test_blockwise_needs_no_matrix_of_65536_squared():
 
 
 @pytest.mark.parametrize(
-  'name, spared', [('xla', 0), ('blockwise', 2), ('flash', 2)]
+  'name, spared', [('xla', 0), ('blockwise', 2), ('splash', 2), ('flash', 2)]
 )
 def test_named_residuals_spare_the_second_forward_pass(
   name, spared, monkeypatch
 ):
   """Under remat, products whose results are kept are not computed again."""
   monkeypatch.setattr(flash, 'KEPT', 128)
+  monkeypatch.setattr(splash, 'KEPT', 128)
   jax.clear_caches()
   *arrays, _ = example(128, 128, 1, 16)
 
@@ -188,7 +206,7 @@ def test_named_residuals_spare_the_second_forward_pass(
 
 
 def on(platform):
-  """A mesh of one device of a platform that is not here."""
+  """A mesh of one device of a platform that this machine lacks."""
   device = AbstractDevice(device_kind='any', num_cores=1, platform=platform)
   axis = (AxisType.Auto,)
   return AbstractMesh((1,), ('data',), axis, abstract_device=device)
@@ -201,8 +219,8 @@ def test_kernels_by_platform_length_and_type():
     ('cpu', (256, 256)): 'xla',
     ('cpu', long): 'blockwise',
     ('tpu', short): 'xla',
-    ('tpu', (256, 256)): 'flash',
-    ('tpu', long): 'flash',
+    ('tpu', (256, 256)): 'splash',
+    ('tpu', long): 'splash',
     ('gpu', short): 'cudnn',
     ('gpu', long): 'cudnn',
   }
@@ -213,7 +231,7 @@ def test_kernels_by_platform_length_and_type():
 
 
 @pytest.mark.parametrize(
-  'platform, name', [('tpu', 'flash'), ('gpu', 'cudnn'), ('cpu', 'blockwise')]
+  'platform, name', [('tpu', 'splash'), ('gpu', 'cudnn'), ('cpu', 'blockwise')]
 )
 def test_platform_is_that_of_the_mesh(platform, name, monkeypatch):
   def kernel(q, k, v, mask):
@@ -234,7 +252,8 @@ def test_platform_is_that_of_the_mesh(platform, name, monkeypatch):
   'changes, message',
   [
     ({'implementation': 'ring'}, "'ring' is not known; use one of auto, xla"),
-    ({'implementation': 'flash'}, 'runs on tpu, not on cpu'),
+    ({'implementation': 'splash'}, "'splash' runs on tpu, not on cpu"),
+    ({'implementation': 'flash'}, "'flash' runs on tpu, not on cpu"),
     ({'implementation': 'cudnn'}, 'float32, 16, on cpu'),
     ({'k': (1, 8, 3, 16)}, r'\(1, 8, 3, 16\)'),
     ({'k': (1, 8, 2, 8), 'v': (1, 8, 2, 8)}, r'\(1, 8, 2, 8\)'),

@@ -12,6 +12,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from pixeldit_jax.model.attention import attend
 from pixeldit_jax.model.kernels.flash import flash_attention
 from pixeldit_jax.model.kernels.sharded import MeshAxes, sharded
+from pixeldit_jax.model.kernels.splash import splash_attention
 from pixeldit_jax.sharding import use
 
 AXES = ('data', 'fsdp', 'sequence', 'tensor')
@@ -65,9 +66,10 @@ def test_sharded_is_unsharded(sizes, implementation):
   assert_equal(actual, expected)
 
 
-def test_flash_runs_on_a_mesh():
+@pytest.mark.parametrize('kernel', [splash_attention, flash_attention])
+def test_a_pallas_kernel_runs_on_a_mesh(kernel):
   *arrays, do, mask = example(B=2, L=256, S=256, N=2)
-  kernel = functools.partial(flash_attention, interpret=True)
+  kernel = functools.partial(kernel, interpret=True)
   mesh = make_mesh(1, 2, 2, 2)
 
   @jax.jit

@@ -20,7 +20,10 @@ from pixeldit_jax.sharding import use
 pytestmark = pytest.mark.slow
 AXES = ('data', 'fsdp', 'sequence', 'tensor')
 SPEC = PartitionSpec(('data', 'fsdp'), 'sequence', 'tensor')
-FLASH = r'%\S*flash_attention_forward\S* = .* custom-call\('
+FORWARD = {
+  'splash': r'%splash_mha_fwd\S* = .* custom-call\(',
+  'flash': r'%\S*flash_attention_forward\S* = .* custom-call\(',
+}
 MIB = 2**20
 
 
@@ -30,7 +33,9 @@ def compile_for(monkeypatch):
   pytest.importorskip('libtpu', reason="pip install 'pixeldit_jax[tpu]'")
   monkeypatch.setenv('TPU_SKIP_MDS_QUERY', '1')
 
-  def compile_(topology, sizes, shape, masked=False, wrap=lambda f: f):
+  def compile_(
+    topology, sizes, shape, kernel='auto', masked=False, wrap=lambda f: f
+  ):
     devices = np.array(make_topology(topology))[: np.prod(sizes)].reshape(sizes)
     mesh = Mesh(devices, AXES, axis_types=(AxisType.Auto,) * 4)
     place = functools.partial(NamedSharding, mesh)
@@ -39,7 +44,9 @@ def compile_for(monkeypatch):
     mask = jax.ShapeDtypeStruct(shape[:2], bool, sharding=place(spec))
 
     def run(q, k, v, do, mask):
-      one = functools.partial(attend, mask_BS=mask if masked else None)
+      one = functools.partial(
+        attend, mask_BS=mask if masked else None, implementation=kernel
+      )
       return jax.vjp(wrap(one), q, k, v)[1](do)
 
     with use(mesh):
@@ -49,14 +56,21 @@ def compile_for(monkeypatch):
 
 
 @pytest.mark.parametrize(
-  'topology, sizes, peak',
-  [('v5e:4x4', (1, 4, 4, 1), 55), ('v5p:4x4x4', (1, 4, 16, 1), 40)],
+  'kernel, topology, sizes, peak',
+  [
+    ('splash', 'v5e:4x4', (1, 4, 4, 1), 150),
+    ('splash', 'v5p:4x4x4', (1, 4, 16, 1), 85),
+    ('flash', 'v5e:4x4', (1, 4, 4, 1), 55),
+    ('flash', 'v5p:4x4x4', (1, 4, 16, 1), 40),
+  ],
 )
-def test_65536_tokens_over_a_sequence_axis(compile_for, topology, sizes, peak):
+def test_65536_tokens_over_a_sequence_axis(
+  compile_for, kernel, topology, sizes, peak
+):
   """One image on the devices of a sequence axis: MiB, not 8 GiB of scores."""
-  compiled = compile_for(topology, sizes, (sizes[1], 65536, 1, 64))
+  compiled = compile_for(topology, sizes, (sizes[1], 65536, 1, 64), kernel)
   text = compiled.as_text()
-  assert len(re.findall(FLASH, text)) == 1
+  assert len(re.findall(FORWARD[kernel], text)) == 1
   assert compiled.memory_analysis().peak_memory_in_bytes < peak * MIB
   assert len(re.findall(r' all-gather(-start)?\(', text)) == 2
   assert len(re.findall(r' reduce-scatter\(', text)) == 2
@@ -64,11 +78,12 @@ def test_65536_tokens_over_a_sequence_axis(compile_for, topology, sizes, peak):
 
 
 @pytest.mark.parametrize('size', [16, 72, 128])
-def test_head_sizes_lengths_and_masks_compile(compile_for, size):
+@pytest.mark.parametrize('kernel', FORWARD)
+def test_head_sizes_lengths_and_masks_compile(compile_for, kernel, size):
   """300 text tokens and 1,024 patches, heads split."""
   shape = (4, 1324, 4, size)
-  compiled = compile_for('v5p:2x2x2', (2, 2, 1, 2), shape, masked=True)
-  assert len(re.findall(FLASH, compiled.as_text())) == 1
+  compiled = compile_for('v5p:2x2x2', (2, 2, 1, 2), shape, kernel, masked=True)
+  assert len(re.findall(FORWARD[kernel], compiled.as_text())) == 1
 
 
 @pytest.mark.parametrize('topology', ['v4:2x2x1', 'v5e:2x2', 'v6e:2x2'])
@@ -76,17 +91,20 @@ def test_all_gradients_of_long_sequences_fit_in_every_core(
   compile_for, topology
 ):
   """Of 65,536 queries of width 128: 32 MiB, of the 16 that a v4 has."""
-  text = compile_for(topology, (1, 1, 1, 1), (1, 65536, 1, 128)).as_text()
-  assert len(re.findall(FLASH, text)) == 1
-  assert len(re.findall(FLASH.replace('forward', 'backward'), text)) == 4
-  compile_for(topology, (1, 1, 1, 1), (2, 4400, 2, 128), masked=True)
+  text = compile_for(
+    topology, (1, 1, 1, 1), (1, 65536, 1, 128), 'flash'
+  ).as_text()
+  assert len(re.findall(FORWARD['flash'], text)) == 1
+  backward = FORWARD['flash'].replace('forward', 'backward')
+  assert len(re.findall(backward, text)) == 4
+  compile_for(topology, (1, 1, 1, 1), (2, 4400, 2, 128), 'flash', masked=True)
 
 
 @pytest.mark.parametrize('size', [64, 72])
 def test_heads_of_any_size_are_not_padded(compile_for, size):
-  """Tokens, not channels, lie in lanes of 128, before and after the kernel."""
+  """Lanes of 128 hold tokens, not channels, before and after the kernel."""
   shape = (4, 1024, 16, size)
-  compiled = compile_for('v5e:2x2', (1, 1, 1, 1), shape)
+  compiled = compile_for('v5e:2x2', (1, 1, 1, 1), shape, 'flash')
   arrays = [b for b in buffers(Program(compiled.as_text())) if b.bytes > MIB]
   assert arrays
   assert all(b.padded_bytes < 1.2 * 2 * math.prod(shape) for b in arrays)
@@ -94,10 +112,12 @@ def test_heads_of_any_size_are_not_padded(compile_for, size):
 
 def test_short_sequences_are_left_to_xla(compile_for):
   compiled = compile_for('v5e:2x2', (1, 4, 1, 1), (16, 128, 16, 72))
-  assert not re.findall(FLASH, compiled.as_text())
+  text = compiled.as_text()
+  assert not any(re.findall(name, text) for name in FORWARD.values())
 
 
-def test_kept_residuals_spare_the_second_kernel(compile_for):
+@pytest.mark.parametrize('kernel', FORWARD)
+def test_kept_residuals_spare_the_second_kernel(compile_for, kernel):
   def kernels(policy):
     def wrap(one):
       def block(x, k, v):
@@ -109,8 +129,8 @@ def test_kept_residuals_spare_the_second_kernel(compile_for):
       return block
 
     shape = (2, 4096, 1, 64)
-    compiled = compile_for('v5e:2x2', (1, 2, 2, 1), shape, wrap=wrap)
-    return len(re.findall(FLASH, compiled.as_text()))
+    compiled = compile_for('v5e:2x2', (1, 2, 2, 1), shape, kernel, wrap=wrap)
+    return len(re.findall(FORWARD[kernel], compiled.as_text()))
 
   policies = jax.checkpoint_policies
   assert kernels(policies.save_only_these_names(RESIDUALS)) == 1

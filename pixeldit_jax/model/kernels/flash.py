@@ -1,10 +1,13 @@
-"""Attention for TPU in Pallas: the scores in VMEM alone, tokens in the lanes.
+"""Attention for TPU in Pallas: scores only in VMEM, tokens in the lanes.
+
+It has been compiled for TPUs and run in interpret mode, but never on a TPU:
+`attend` takes it only where `model.attention=flash` asks for it.
 
 FlashAttention (arXiv 2205.14135, algorithms 1 and 4). A TPU lays an array's
-last axis in rows of 128: heads of 64 or 72 channels there would take 2 or 1.8
-times their memory, so that channels come before tokens in every array here, and
-scores are [S, L]. All gradients come from one kernel, which does five products
-where two kernels would do seven.
+last axis in rows of 128: as last axis, heads of 64 or 72 channels would take 2
+or 1.8 times their memory, so that channels come before tokens in every array of
+this file, and scores are [S, L]. All gradients come from one kernel, which does
+five products where two kernels would do seven.
 
 Instructions of the inner block by the compiler for v5e, without a mask, waits
 left out, over those of JAX's splash attention, whose outputs and gradients have
@@ -26,7 +29,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from pixeldit_jax.model.kernels import LOWEST, RESIDUALS
+from pixeldit_jax.model.kernels import KEPT, LOWEST, RESIDUALS
 from pixeldit_jax.typing import Array, Bool, Float
 
 LANES = 128  # of a register, and of a tile of memory
@@ -35,7 +38,6 @@ QUERIES, KEYS = 512, 1536  # in a block, at most
 SCORES = QUERIES * KEYS  # in a block, of all its heads
 VMEM = 48 * 2**20  # bytes that a kernel may take, where a core has as many
 GRADIENTS = 8 * 2**20  # of these for the gradients of queries, in float32
-KEPT = 1024  # tokens from which on remat may keep the output
 LN2 = math.log(2)
 
 
@@ -45,7 +47,7 @@ class Blocks(NamedTuple):
   Attributes:
     queries, keys, heads: in one step.
     kept: remat may keep the output.
-    interpret: as Python.
+    interpret: run in Pallas interpret mode.
   """
 
   queries: int
@@ -65,23 +67,21 @@ def flash_attention(
 ) -> Float[Array, 'B L N K']:
   """softmax(q k / sqrt(K)) v; zeros for a query without any key.
 
-  Lengths are padded to whole blocks and heads to whole tiles, with zeros. A
-  channel of what is then padded hides keys: it holds 1 in queries, and in keys
-  0 or LOWEST, which the product adds to the score.
+  Lengths are padded to full blocks and heads to full tiles, with zeros. One of
+  the padded channels hides keys: it holds 1 in queries, and 0 or LOWEST in
+  keys, which the product adds to the score.
 
   Args:
     q_BLNK: queries.
     k_BSNK: keys.
     v_BSNK: values.
     mask_BS: True where a key may be attended.
-    interpret: run the kernel's Python, slowly, on any platform.
+    interpret: run in Pallas interpret mode, slowly, on any platform.
   """
   B, L, N, K = q_BLNK.shape
   S = k_BSNK.shape[1]
   block_q, block_k = block_size(L, QUERIES), block_size(S, KEYS)
   heads = _heads(N, block_q * block_k)
-  # The output of short sequences is better computed again than kept: XL-256
-  # takes 1% more operations, and 17 MB an image less.
   kept = L * S >= KEPT * KEPT
   blocks = Blocks(block_q, block_k, heads, kept, interpret)
   hides = mask_BS is not None or S % block_k > 0
@@ -123,7 +123,7 @@ def _heads(heads: int, scores: int) -> int:
 
 
 def _prepare(x_BLNK, channels: int, block: int):
-  """Tokens last, in whole blocks, and so many channels."""
+  """Tokens last, padded to full blocks, and channels to this many."""
   x_BNKL = jnp.moveaxis(x_BLNK, 1, -1)
   _, _, K, L = x_BNKL.shape
   return jnp.pad(x_BNKL, ((0, 0), (0, 0), (0, channels - K), (0, -L % block)))
@@ -192,14 +192,14 @@ def _gradients(queries, k_BNKS, v_BNKS, blocks, dtype):
   of_queries = _spec(heads, K, block_q, lambda j, i: i)
   sums = _spec(heads, 1, block_q, lambda j, i: i)
   of_keys = _spec(heads, K, block_k, lambda j, i: j)
-  # dq is whole after the last keys: until then its first block stays in place.
+  # dq is complete after the last keys: until then its first block stays loaded.
   last = S // block_k - 1
-  whole = _spec(heads, K, block_q, lambda j, i: jnp.where(j == last, i, 0))
+  complete = _spec(heads, K, block_q, lambda j, i: jnp.where(j == last, i, 0))
   return pl.pallas_call(
     _backward_kernel,
     grid=(B, N // heads, S // block_k, L // block_q),
     in_specs=[of_queries, of_keys, of_keys, of_queries, sums, sums],
-    out_specs=[whole, of_keys, of_keys],
+    out_specs=[complete, of_keys, of_keys],
     out_shape=[
       jax.ShapeDtypeStruct(q_BNKL.shape, q_BNKL.dtype),
       jax.ShapeDtypeStruct(k_BNKS.shape, dtype),

@@ -76,7 +76,7 @@ def sharded(
     mesh=mesh,
     in_specs=(specs_q, specs_k, specs_k, PartitionSpec(batch, keys)),
     out_specs=specs_q,
-    check_vma=False,  # Pallas calls do not say over which axes they vary
+    check_vma=False,  # Pallas calls have no type that names their axes
   )(q_BLNK, k_BSNK, v_BSNK, mask_BS)
 
 
