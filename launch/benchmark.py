@@ -45,6 +45,7 @@ def main():
   from pixeldit_jax.cli.log import start_log
   from pixeldit_jax.data.pipeline.loader_options import LoaderOptions
   from pixeldit_jax.data.sources.open_source import open_source
+  from pixeldit_jax.run_context import RunContext
 
   start_log(level='WARNING')  # only the figures
   config = _CONFIG.value
@@ -57,7 +58,7 @@ def main():
     report = step_time.measure_features(config.data.resolution, _COUNT.value)
   elif _WHAT.value == 'checkpoint':
     report = checkpoint_time.measure_checkpoint(
-      config, _COUNT.value, _FOLDER.value
+      RunContext.build(config), _COUNT.value, _FOLDER.value
     )
   else:
     report = input_throughput.measure(

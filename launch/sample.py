@@ -100,7 +100,7 @@ def _read_prompts(config, workdir):
     raise UserError('--labels and --trajectory are of runs with classes.')
   from pixeldit_jax.encoders.text import open_encoder
   from pixeldit_jax.sampling import benchmark_exports, text_sampler
-  from pixeldit_jax.train.run.text_encoder_metadata import read_text
+  from pixeldit_jax.train.run.workdir import read_text_encoder
 
   benchmark = None
   if _EXPORT.value:
@@ -115,7 +115,7 @@ def _read_prompts(config, workdir):
     config.data.resolution if flag.value is None else flag.value
     for flag in (_HEIGHT, _WIDTH)
   )
-  meta = read_text(workdir)
+  meta = read_text_encoder(workdir)
   encoder = open_encoder(meta, _TEXT_ENCODER.value)
   prompts = text_sampler.Prompts(
     texts, encoder, _NEGATIVE.value, (height, width)

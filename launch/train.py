@@ -49,8 +49,7 @@ def main():
     evaluators.append(SampleGridEvaluator(context))
   if config.eval.every:
     evaluators.append(feature_networks.make_evaluator(context))
-  scheduled = [(evaluator.every, evaluator) for evaluator in evaluators]
-  train(config, _WORKDIR.value, scheduled, teacher, _ALLOW_CHANGE.value)
+  train(context, _WORKDIR.value, evaluators, teacher, _ALLOW_CHANGE.value)
 
 
 if __name__ == '__main__':

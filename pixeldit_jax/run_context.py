@@ -1,4 +1,4 @@
-"""What every part of a run shares, built once: configuration, network, mesh."""
+"""What all parts of a run share, built once: configuration, network, mesh."""
 
 import contextlib
 import dataclasses
@@ -18,8 +18,10 @@ from pixeldit_jax.sharding import Rules
 class RunContext:
   """The checked configuration of a run and what follows from it.
 
+  It is built once, and passed to all that train, sample or evaluate.
+
   Attributes:
-    config: all values; checked.
+    config: all values, a copy that nobody changes.
     model: `config.model` as the network takes it.
     mesh: the devices, by the axes of `config.mesh`.
     rules: logical axis to mesh axes.
@@ -36,16 +38,17 @@ class RunContext:
   def build(
     cls, config: ConfigDict, devices: Sequence[jax.Device] | None = None
   ) -> 'RunContext':
-    """Checks a configuration and lays its mesh over the devices.
+    """Checks a configuration and makes its mesh of the devices.
 
     Args:
-      config: of a run.
+      config: every key of `get_config()`.
       devices: those to use, all by default.
 
     Raises:
       UserError: see `config.validate` and `sharding.make_mesh`.
     """
     validate(config)
+    config = config.copy_and_resolve_references()
     mesh = sharding.make_mesh(config.mesh, devices)
     rules = sharding.make_rules(config.mesh)
     return cls(
@@ -57,5 +60,5 @@ class RunContext:
     )
 
   def use(self) -> contextlib.AbstractContextManager[None]:
-    """Traces in this mesh, its axes named by these rules."""
+    """Traces programs for this mesh, its axes assigned by these rules."""
     return sharding.use(self.mesh, self.rules)

@@ -81,9 +81,9 @@ def make_mesh(config: Mapping, devices: Sequence | None = None) -> Mesh:
     try:
       return jax.make_mesh(shape, MESH_AXES, axis_types=auto, devices=devices)
     except NotImplementedError as error:
-      sizes = ', '.join(f'{a}={n}' for a, n in zip(MESH_AXES, shape) if n > 1)
+      product = ', '.join(f'{a}={n}' for a, n in zip(MESH_AXES, shape) if n > 1)
       raise UserError(
-        f'mesh {sizes} does not fit the torus of these TPUs, whose axes '
+        f'mesh {product} does not fit the torus of these TPUs, whose axes '
         'make up those of a mesh: take sizes that are products of its own '
         '(config.mesh).'
       ) from error

@@ -190,13 +190,15 @@ def tiny_weights():
   """A tiny configuration, and two random sets of weights: EMA and raw."""
   import jax
 
-  from pixeldit_jax.config import get_config, make_debug, model_config
+  from pixeldit_jax.config import get_config, make_debug
+  from pixeldit_jax.run_context import RunContext
   from pixeldit_jax.train.optim.optimizer import make_optimizer
   from pixeldit_jax.train.state import init_state
 
   config = get_config()
   make_debug(config)
-  model, tx = model_config(config), make_optimizer(config)
+  context = RunContext.build(config)
+  model, tx = context.model, make_optimizer(context)
   raw = jax.device_get(jax.jit(lambda: init_state(model, tx, 0).weights)())
   # Zeros would give every sample the same velocity.
   rng = np.random.default_rng(0)

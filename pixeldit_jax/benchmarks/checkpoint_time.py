@@ -1,8 +1,8 @@
-"""How long a checkpoint holds the loop, how long it is written, in what memory.
+"""Times a checkpoint: how long it holds the loop, how long it is written.
 
 The state of a configuration is saved twice as in training, the second time in
-memory that the first has taken from the system. Steps that go on meanwhile are
-stand-ins, which read all of the EMA and change nothing.
+memory that the first has taken from the system. In place of training steps, a
+program that reads all of the EMA runs meanwhile.
 """
 
 import contextlib
@@ -16,11 +16,9 @@ import grain
 import jax
 import jax.numpy as jnp
 import numpy as np
-from ml_collections import ConfigDict
 
-from pixeldit_jax import sharding
-from pixeldit_jax.config import model_config, validate
 from pixeldit_jax.errors import OutputError
+from pixeldit_jax.run_context import RunContext
 from pixeldit_jax.train.checkpoint import integrity
 from pixeldit_jax.train.checkpoint.folders import folder_of
 from pixeldit_jax.train.checkpoint.manager import Checkpoints
@@ -32,17 +30,17 @@ _TICK = 0.02  # seconds between two looks at the memory
 
 
 def measure_checkpoint(
-  config: ConfigDict, steps: int, folder: str | None = None
+  context: RunContext, steps: int, folder: str | None = None
 ) -> dict[str, float | str]:
   """Saves the state of a run twice, while steps go on.
 
-  On a CPU, whose memory is the host's, all arrays of the state lie in that of
-  the largest (`lent`): as those of an accelerator they take none of the host's.
+  A CPU's memory is the host's: there all arrays of the state alias one buffer
+  (`aliased_arrays`), as those of an accelerator take no host memory.
 
   Args:
-    config: of the run.
+    context: configuration, network and mesh.
     steps: that are timed with nothing being written.
-    folder: where to write for the while; the system's own by default.
+    folder: for the temporary workdir; the system's own by default.
 
   Returns:
     Of the second save, 'held_seconds' that the loop waited, 'written_seconds'
@@ -50,21 +48,22 @@ def measure_checkpoint(
     'host_memory_over_state': the most that this process ever held beyond what
     it held before, over the bytes that it wrote.
   """
-  validate(config)
-  state = _make_state(config)
+  state = _make_state(context)
   step = jax.jit(
     lambda state: sum(jnp.sum(jnp.abs(a)) for a in jax.tree.leaves(state.ema))
   )
   _seconds(step, state)
-  alone = [_seconds(step, state) for _ in range(steps)]
+  undisturbed = [_seconds(step, state) for _ in range(steps)]
   data = iter(grain.MapDataset.range(1).to_iter_dataset())
   with (
     tempfile.TemporaryDirectory(dir=folder) as workdir,
-    contextlib.closing(Checkpoints(workdir, config, {})) as checkpoints,
+    contextlib.closing(
+      Checkpoints(workdir, context.config.checkpoint)
+    ) as checkpoints,
     _Memory() as memory,
   ):
     first, *_ = _save(checkpoints, state, data, step, 1)
-    held, written, beside = _save(checkpoints, state, data, step, 2)
+    held, written, disturbed = _save(checkpoints, state, data, step, 2)
     size = integrity.size_of(folder_of(workdir) / '2')
   device = jax.devices()[0]
   return dict(
@@ -75,9 +74,9 @@ def measure_checkpoint(
     written_seconds=written,
     held_over_written=held / written,
     gigabytes_per_second=size / written / 1e9,
-    steps_while_writing=len(beside),
-    step_seconds_while_writing=statistics.median(beside),
-    step_seconds_alone=statistics.median(alone),
+    steps_while_writing=len(disturbed),
+    step_seconds_while_writing=statistics.median(disturbed),
+    step_seconds_alone=statistics.median(undisturbed),
     host_gigabytes=memory.grown / 1e9,
     host_memory_over_state=memory.grown / _local_bytes(state),
   )
@@ -88,64 +87,63 @@ def _save(checkpoints, state, data, step, number):
   one = jax.device_put(jnp.int32(number), state.step.sharding)
   state = state.replace(step=one)
   started = time.perf_counter()
-  checkpoints.save(state, data, {})
+  checkpoints.save(state, data, run_counters={}, eval_metrics={})
   held = time.perf_counter() - started
-  beside = []
+  disturbed = []
   while checkpoints.newest != number:
-    beside.append(_seconds(step, state))
+    disturbed.append(_seconds(step, state))
     checkpoints.poll()
-  return held, time.perf_counter() - started, beside
+  return held, time.perf_counter() - started, disturbed
 
 
-def _make_state(config: ConfigDict) -> TrainState:
-  """Random numbers, placed as in training: zeros might be written quicker."""
-  model, tx = model_config(config), make_optimizer(config)
-  mesh = sharding.make_mesh(config.mesh)
-  rules = sharding.make_rules(config.mesh)
-  shardings = state_shardings(model, tx, mesh, rules)
-  like = abstract_state(model, tx, shardings)
+def _make_state(context: RunContext) -> TrainState:
+  """Random numbers on the mesh, as zeros might be written faster."""
+  tx = make_optimizer(context)
+  shardings = state_shardings(context.model, tx, context.mesh, context.rules)
+  abstract = abstract_state(context.model, tx, shardings)
   if jax.default_backend() == 'cpu':
-    return lent(like)
+    return aliased_arrays(abstract)
 
   def make():
-    keys = jax.random.split(jax.random.key(0), len(jax.tree.leaves(like)))
-    keys = jax.tree.unflatten(jax.tree.structure(like), list(keys))
-    return jax.tree.map(_random, like, keys)
+    keys = jax.random.split(jax.random.key(0), len(jax.tree.leaves(abstract)))
+    keys = jax.tree.unflatten(jax.tree.structure(abstract), list(keys))
+    return jax.tree.map(_random, abstract, keys)
 
   return jax.jit(make, out_shardings=shardings)()
 
 
-def lent(like: PyTree) -> PyTree:
-  """Arrays on a CPU that all lie on the same random numbers; counters are 0.
+def aliased_arrays(abstract: PyTree) -> PyTree:
+  """Arrays on a CPU that alias one random buffer, so they cost little memory.
 
   Args:
-    like: shapes, types and shardings; floats are of 32 bits.
+    abstract: shapes, types and shardings; floats are of 32 bits, counters
+      become 0.
   """
 
-  def shape(a):
+  def shard_shape(a):
     return a.sharding.shard_shape(a.shape)
 
-  floats = [a for a in jax.tree.leaves(like) if a.dtype == jnp.float32]
-  count = max((math.prod(shape(a)) for a in floats), default=0)
-  # XLA takes memory as it is from a multiple of 64 on, else it copies.
+  floats = [a for a in jax.tree.leaves(abstract) if a.dtype == jnp.float32]
+  count = max((math.prod(shard_shape(a)) for a in floats), default=0)
+  # XLA uses memory in place if it starts at a multiple of 64, else it copies.
   memory = np.empty(4 * count + 64, np.uint8)
   start = -memory.ctypes.data % 64
-  numbers = memory[start : start + 4 * count].view(np.float32)
-  np.random.default_rng(0).standard_normal(dtype=np.float32, out=numbers)
+  buffer = memory[start : start + 4 * count].view(np.float32)
+  np.random.default_rng(0).standard_normal(dtype=np.float32, out=buffer)
 
   def make(a):
-    shard = np.zeros(shape(a), a.dtype)
+    shard = np.zeros(shard_shape(a), a.dtype)
     if a.dtype == jnp.float32:
-      shard = numbers[: shard.size].reshape(shard.shape)
+      shard = buffer[: shard.size].reshape(shard.shape)
     return jax.make_array_from_callback(a.shape, a.sharding, lambda _: shard)
 
-  return jax.tree.map(make, like)
+  return jax.tree.map(make, abstract)
 
 
-def _random(like, key):
-  if jnp.issubdtype(like.dtype, jnp.floating):
-    return jax.random.normal(key, like.shape, like.dtype)
-  return jnp.zeros(like.shape, like.dtype)
+def _random(abstract, key):
+  if jnp.issubdtype(abstract.dtype, jnp.floating):
+    return jax.random.normal(key, abstract.shape, abstract.dtype)
+  return jnp.zeros(abstract.shape, abstract.dtype)
 
 
 def _seconds(step, state):
@@ -155,7 +153,7 @@ def _seconds(step, state):
 
 
 def _local_bytes(state) -> int:
-  """Of the shards that this process writes."""
+  """Bytes of the shards that this process writes."""
   return sum(
     shard.data.nbytes
     for a in jax.tree.leaves(state)
@@ -165,7 +163,7 @@ def _local_bytes(state) -> int:
 
 
 class _Memory:
-  """The memory of this process that no file backs, while entered.
+  """Watches the anonymous memory of this process while entered.
 
   Attributes:
     grown: by how many bytes it grew at most.
@@ -192,4 +190,4 @@ def _private_bytes() -> int:
     for line in file:
       if line.startswith('RssAnon:'):
         return int(line.split()[1]) * 1024
-  raise OutputError('/proc/self/status tells no RssAnon: this needs Linux.')
+  raise OutputError('/proc/self/status has no RssAnon: this needs Linux.')

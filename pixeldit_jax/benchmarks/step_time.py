@@ -16,11 +16,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from pixeldit_jax import sharding
-from pixeldit_jax.config import STORED_FEATURES, model_config, validate
+from pixeldit_jax.config import STORED_FEATURES
 from pixeldit_jax.encoders.inception import Inception
 from pixeldit_jax.encoders.vision import DINOv2, VisionConfig
 from pixeldit_jax.hardware import peak_flops
@@ -35,7 +34,7 @@ from pixeldit_jax.run_context import RunContext
 from pixeldit_jax.samplers.evaluations import num_function_evaluations
 from pixeldit_jax.sampling.sampler import Sampler
 from pixeldit_jax.train.optim.optimizer import make_optimizer
-from pixeldit_jax.train.repa import StoredFeatures, Target, place_teacher
+from pixeldit_jax.train.repa import AlignmentTarget, StoredFeatures, put_teacher
 from pixeldit_jax.train.state import init_state, state_shardings
 from pixeldit_jax.train.step import make_train_step
 from pixeldit_jax.typing import PyTree
@@ -97,7 +96,6 @@ def measure_training(
     steps: timed, after one that is not.
     profile: a folder for a trace of the timed steps, or None.
   """
-  validate(config)
   report = _measure_steps(config, steps, profile)
   if not config.repa.weight:
     return report | dict(teacher='none')
@@ -115,13 +113,11 @@ def measure_training(
 def _measure_steps(
   config: ConfigDict, steps: int, profile: str | None
 ) -> Report:
-  model, tx = model_config(config), make_optimizer(config)
-  mesh = sharding.make_mesh(config.mesh)
-  rules = sharding.make_rules(config.mesh)
-  place = sharding.batch_sharding(mesh, rules)
-  target, frozen, features = _random_target(config, mesh)
+  context = RunContext.build(config)
+  model, mesh, tx = context.model, context.mesh, make_optimizer(context)
+  target, teacher, features = _random_target(context)
   width = target.width if target else None
-  shardings = state_shardings(model, tx, mesh, rules, width)
+  shardings = state_shardings(model, tx, mesh, context.rules, width)
   state = jax.jit(
     lambda: init_state(model, tx, config.seed, width), out_shardings=shardings
   )()
@@ -131,28 +127,29 @@ def _measure_steps(
   batch = dict(
     image=rng.integers(0, 256, shape, np.uint8), label=np.zeros(B, np.int32)
   )
-  batch = sharding.put_batch(batch | features, place)
+  batch = sharding.put_batch(batch | features, context.batch_sharding)
   step = jax.jit(
-    make_train_step(config, target),
+    make_train_step(context, tx, target),
     out_shardings=(shardings, sharding.replicated(mesh)),
     donate_argnums=0,
   )
 
   def call():
     nonlocal state
-    state, metrics = step(state, batch, frozen)
+    state, metrics = step(state, batch, teacher)
     return metrics
 
-  with sharding.use(mesh, rules):
+  with context.use():
     timed = _timed(call, steps, profile)
   return _report(timed, B, B * train_flops(model, side, side))
 
 
 def _random_target(
-  config: ConfigDict, mesh: Mesh
-) -> tuple[Target | None, PyTree, dict[str, np.ndarray]]:
+  context: RunContext,
+) -> tuple[AlignmentTarget | None, PyTree, dict[str, np.ndarray]]:
   """What REPA aligns with, the weights of a teacher, entries of the batch."""
-  model, side = model_config(config), config.data.resolution
+  config, model = context.config, context.model
+  side = config.data.resolution
   if not config.repa.weight:
     return None, None, {}
   target = VisionConfig(dtype=model.dtype, scan=model.scan)
@@ -162,7 +159,7 @@ def _random_target(
     features = {STORED_FEATURES: np.ones(shape, jnp.bfloat16)}
     return StoredFeatures(target.width, grid), None, features
   random = weights_of(DINOv2(target, rngs=nnx.Rngs(0)))
-  return target, place_teacher((target, random), mesh, None), {}
+  return target, put_teacher((target, random), context.mesh, None), {}
 
 
 def measure_sampling(
@@ -173,7 +170,7 @@ def measure_sampling(
   Guided evaluations count twice; at the ends of the interval, once.
   """
   context = RunContext.build(config)
-  model, tx = context.model, make_optimizer(config)
+  model, tx = context.model, make_optimizer(context)
   shardings = state_shardings(model, tx, context.mesh, context.rules)
   weights = jax.jit(
     lambda: init_state(model, tx, config.seed).weights,

@@ -12,7 +12,6 @@ look for others.
 """
 
 import logging
-import os
 
 from absl import flags
 
@@ -53,29 +52,14 @@ def initialize():
   """Connects this process with the others; call it before any use of JAX.
 
   Raises:
-    RuntimeError: if JAX was used before, or if the others do not come within
-      five minutes.
+    RuntimeError: see `multihost.initialize`.
   """
   import jax  # here, so that --help needs no JAX
 
-  if ADDRESS.value is not None:
-    jax.distributed.initialize(
-      ADDRESS.value,
-      COUNT.value,
-      INDEX.value,
-      # Else JAX would give a SLURM task one GPU even if it is alone on a host.
-      cluster_detection_method='deactivate',
-    )
-  elif COUNT.value == 1 or os.environ.get('SLURM_NTASKS') == '1':
-    return  # JAX would give a lone SLURM task one GPU of several
-  else:
-    try:
-      jax.distributed.initialize()
-    except ValueError as error:
-      # How JAX says that it found neither a cluster nor an address.
-      if 'coordinator_address should be defined' not in str(error):
-        raise
-      return
+  from pixeldit_jax.train.run import multihost
+
+  if not multihost.initialize(ADDRESS.value, COUNT.value, INDEX.value):
+    return
   log.info(
     'process %d of %d, %d of %d devices',
     jax.process_index(),

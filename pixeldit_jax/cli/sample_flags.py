@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from absl import flags
 from ml_collections import ConfigDict
 
+from pixeldit_jax import settings
 from pixeldit_jax.cli import config_flag
 from pixeldit_jax.errors import UserError
 
@@ -109,18 +110,18 @@ def _convert(source: str, workdir: str, overrides: dict[str, object]):
 
 def _check_network(config: ConfigDict, asked: ConfigDict):
   """Raises UserError if --config is of another network than the run."""
-  from pixeldit_jax.train.run.workdir import FREE
+  from pixeldit_jax.train.run.workdir import PERFORMANCE_KEYS
 
-  keys = [f'model.{key}' for key in asked.model] + ['data.resolution']
-  there, here = (
-    {key: c[key.split('.')[0]][key.split('.')[1]] for key in keys}
-    for c in (config, asked)
+  model = {f'model.{key}' for key in asked.model} - set(PERFORMANCE_KEYS)
+  different = settings.differences(
+    settings.flatten(config.to_dict()),
+    settings.flatten(asked.to_dict()),
+    model | {'data.resolution'},
   )
-  differ = [k for k in keys if k not in FREE and there[k] != here[k]]
-  if differ:
-    told = '\n'.join(f'  {k}: {there[k]} there, {here[k]} here' for k in differ)
+  if different:
     raise UserError(
       f'--config is of another network than the run in {WORKDIR.value}:\n'
-      f'{told}\nGive the file and the options that the run was made with, as '
-      'size=L, or leave --config out: the run knows its own sampler.'
+      f'{settings.describe(different)}\nGive the file and the options that the '
+      'run was made with, as size=L, or leave --config out: the run knows its '
+      'own sampler.'
     )

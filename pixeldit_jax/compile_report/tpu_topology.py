@@ -98,7 +98,7 @@ def lower_training(context: RunContext) -> Lowered:
   """One training step of a configuration, donated as in training."""
   config, model = context.config, context.model
   mesh, rules = context.mesh, context.rules
-  tx = make_optimizer(config)
+  tx = make_optimizer(context)
   target = teacher = width = None
   if config.repa.weight:
     target = VisionConfig(dtype=model.dtype, scan=model.scan)  # a ViT-B/14
@@ -109,7 +109,7 @@ def lower_training(context: RunContext) -> Lowered:
   state = abstract_state(model, tx, shardings, width)
   batch = _placed(abstract_batch(config), context)
   step = jax.jit(
-    make_train_step(config, target),
+    make_train_step(context, tx, target),
     out_shardings=(shardings, sharding.replicated(mesh)),
     donate_argnums=0,
   )
@@ -121,7 +121,7 @@ def lower_training(context: RunContext) -> Lowered:
 def lower_sampling(context: RunContext) -> Lowered:
   """The complete sampling loop of a configuration."""
   config, model = context.config, context.model
-  tx = make_optimizer(config)
+  tx = make_optimizer(context)
   shardings = state_shardings(model, tx, context.mesh, context.rules)
   weights = abstract_state(model, tx, shardings).weights
   B = config.sampler.batch_size

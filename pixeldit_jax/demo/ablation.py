@@ -24,6 +24,7 @@ from pixeldit_jax.demo import digit_classifier
 from pixeldit_jax.encoders.vision import VisionConfig
 from pixeldit_jax.errors import UserError
 from pixeldit_jax.flow.loss import flow_matching_loss
+from pixeldit_jax.flow.path import interpolate
 from pixeldit_jax.flow.time import sample_time
 from pixeldit_jax.metrics.class_agreement import class_agreement
 from pixeldit_jax.model.cost import count_parameters
@@ -93,10 +94,11 @@ def run_variant(
     fix = 'Take another workdir.'
     settings.check_same(f'{path} is of', result, asked, fix, keys=asked)
     return result
-  state = train(config, workdir, teacher=teacher)
+  context = RunContext.build(config)
+  state = train(context, workdir, teacher=teacher)
   ema = jax.device_get(state.ema)
   labels = (np.arange(samples) % config.model.num_classes).astype(np.int32)
-  sampler = Sampler(RunContext.build(config))
+  sampler = Sampler(context)
   drawn = sampler.sample(ema, np.arange(samples), labels)
   shown = digit_classifier.predict(np.concatenate(list(drawn)))
   result = dict(
@@ -125,9 +127,8 @@ def digit_loss(config: ConfigDict, weights: PyTree, count=LOSS_DIGITS) -> float:
     noise = sample_noise(0, indices, (SIDE, SIDE, data.shape[3]))
     key = jax.random.fold_in(jax.random.key(1), indices[0])
     t = sample_time(key, len(indices), config.flow.shift)
-    return flow_matching_loss(
-      lambda x, t: model(x, t, labels), data, noise, t
-    ).mean()
+    predicted = model(interpolate(data, noise, t), t, labels)
+    return flow_matching_loss(predicted, data, noise).mean()
 
   parts = np.split(chosen, max(1, count // 100))
   return float(np.mean([loss(weights, images[i], labels[i], i) for i in parts]))

@@ -1,6 +1,6 @@
 """What a run reads, and which of it goes to the devices in which shapes."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -56,14 +56,14 @@ def open_data(config: ConfigDict) -> Source:
   return source
 
 
-def text_meta(source: Source) -> dict[str, Any]:
+def text_meta(source: Source) -> Mapping[str, Any]:
   """What the texts of a source were encoded by; {} without texts."""
   if caption_sampler.TEXT not in source.arrays:
     return {}
   return source.arrays[caption_sampler.TEXT].meta
 
 
-def check_text(config: ConfigDict, meta: dict[str, Any]) -> None:
+def check_text(config: ConfigDict, meta: Mapping[str, Any]) -> None:
   """Raises UserError where the network cannot take the stored texts."""
   data, model = config.data, config.model
   if meta['width'] != model.text_width:

@@ -1,22 +1,26 @@
-"""The training loop, top to bottom."""
+"""The training loop: mesh, data, state, restore, evaluators, steps."""
 
 import contextlib
+import dataclasses
 import logging
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
+from typing import Any
 
 import jax
-import jax.numpy as jnp
-import numpy as np
-from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from pixeldit_jax import sharding
-from pixeldit_jax.config import model_config, validate
+from pixeldit_jax.data.pipeline.iterator import BatchIterator
 from pixeldit_jax.data.source import Source
-from pixeldit_jax.encoders.vision import VisionConfig
-from pixeldit_jax.errors import DivergenceError, Stopped, UserError
+from pixeldit_jax.errors import Stopped, UserError
+from pixeldit_jax.run_context import RunContext
 from pixeldit_jax.train.checkpoint.manager import Checkpoints
-from pixeldit_jax.train.checkpoint.restore import restore_init
+from pixeldit_jax.train.evaluator import (
+  Evaluator,
+  Image,
+  Scalar,
+  split_results,
+)
 from pixeldit_jax.train.inputs import (
   batch_shapes,
   flops_of_batch,
@@ -25,46 +29,35 @@ from pixeldit_jax.train.inputs import (
   open_data,
   text_meta,
 )
-from pixeldit_jax.train.metric_logger import LateLog
+from pixeldit_jax.train.metric_logger import MetricLogger
 from pixeldit_jax.train.metrics import Clock, Writer
-from pixeldit_jax.train.nan_report import describe
-from pixeldit_jax.train.optim.optimizer import make_optimizer
-from pixeldit_jax.train.repa import Target, find_target, place_teacher
+from pixeldit_jax.train.program import CompiledStep, TrainProgram
+from pixeldit_jax.train.repa import Teacher
+from pixeldit_jax.train.run import workdir as run_folder
 from pixeldit_jax.train.run.preemption import StopRequest
 from pixeldit_jax.train.run.profiler import Tracer
 from pixeldit_jax.train.run.record import Record
-from pixeldit_jax.train.run.text_encoder_metadata import check_start, keep_text
-from pixeldit_jax.train.run.workdir import check_same_run, write_overview
-from pixeldit_jax.train.state import (
-  TrainState,
-  abstract_state,
-  init_state,
-  state_shardings,
-)
-from pixeldit_jax.train.step import make_train_step
+from pixeldit_jax.train.state import TrainState
 from pixeldit_jax.typing import PyTree
 
 log = logging.getLogger(__name__)
 
-# f(step, ema weights) -> pictures [H, W, 3] and numbers by name.
-Evaluator = Callable[[int, PyTree], dict[str, np.ndarray | float]]
-
 
 def train(
-  config: ConfigDict,
+  context: RunContext,
   workdir: str,
-  evaluators: Sequence[tuple[int, Evaluator]] = (),
-  teacher: tuple[VisionConfig, PyTree] | None = None,
+  evaluators: Sequence[Evaluator] = (),
+  teacher: Teacher | None = None,
   allow_change: Collection[str] = (),
 ) -> TrainState:
   """Trains to `config.steps`, from the newest checkpoint if there is one.
 
   Args:
-    config: see `train.config`.
+    context: configuration, network and mesh.
     workdir: the folder of the run; made if absent.
-    evaluators: what to call on the EMA, each with its number of steps.
-    teacher: what REPA aligns with, of `convert.vision.load_dinov2`; in host
-      memory, the same in all processes.
+    evaluators: called on the EMA.
+    teacher: what REPA aligns with, of `load_teacher`; in host memory, the same
+      in all processes.
     allow_change: keys that may differ from those the run was started with
       though they change its meaning, as 'data.source'.
 
@@ -72,218 +65,261 @@ def train(
     The last state.
 
   Raises:
-    UserError: a configuration that cannot be, or of another run; a workdir
-      in use, or whose checkpoints are all damaged.
-    OSError: a checkpoint could not be written.
-    FloatingPointError: loss or gradients were not finite for long.
+    UserError: a configuration that cannot be, or of another run; a workdir in
+      use, or whose checkpoints are all damaged.
+    OutputError: a checkpoint could not be written.
+    DivergenceError: too many steps in a row were not finite.
     Stopped: SIGTERM or Ctrl-C; all is saved.
   """
-  validate(config)
-  batch_size = config.data.batch_size
-
-  # ---- Mesh
-  mesh = sharding.make_mesh(config.mesh)
-  rules = sharding.make_rules(config.mesh)
-  shards = sharding.batch_shards(mesh, rules)
-  if batch_size % (shards * config.optimizer.accumulate):
-    raise UserError(
-      f'data.batch_size={batch_size} does not divide over {shards} devices '
-      f'x optimizer.accumulate={config.optimizer.accumulate}.'
-    )
-
-  # ---- Source
-  source = open_data(config)
-  target = find_target(config, source, teacher)
-
-  # ---- Workdir
-  check_same_run(workdir, config, allow_change)
-  if config.model.text_width:
-    if config.init_from:
-      check_start(config.init_from, text_meta(source))
-    keep_text(workdir, text_meta(source))
-  with (
-    Record(workdir, config) as record,
-    StopRequest() as stop,
-    contextlib.ExitStack() as opened,
-  ):
-    return _run(
-      config,
-      workdir,
-      mesh,
-      source,
-      evaluators,
-      target,
-      teacher,
-      record,
-      stop,
-      opened,
-    )
+  # ---- Mesh and data: until all is checked, nothing is written
+  _check_batch_size(context)
+  source = open_data(context.config)
+  program = TrainProgram(context, source, teacher)
+  _check_workdir(context.config, workdir, source, allow_change)
+  with Record(workdir, context.config) as record, StopRequest() as stop:
+    return _run(program, workdir, source, evaluators, record, stop)
 
 
 def _run(
-  config: ConfigDict,
+  program: TrainProgram,
   workdir: str,
-  mesh: Mesh,
   source: Source,
-  evaluators: Sequence[tuple[int, Evaluator]],
-  target: Target | None,
-  teacher: tuple[VisionConfig, PyTree] | None,
+  evaluators: Sequence[Evaluator],
   record: Record,
   stop: StopRequest,
-  opened: contextlib.ExitStack,
 ) -> TrainState:
-  """`train`, once nothing is left to be refused."""
-  model, goodput = model_config(config), record.goodput
-  rules = sharding.make_rules(config.mesh)
-  batch_sharding = sharding.batch_sharding(mesh, rules)
+  """`train`, once nothing can be refused any more."""
+  context, config = program.context, program.context.config
+  with contextlib.ExitStack() as resources:
+    rows = sharding.local_rows(context.batch_sharding, config.data.batch_size)
+    data = make_data(config, source, rows)
+    resources.callback(data.close)
 
-  # ---- Data
-  rows = sharding.local_rows(batch_sharding, config.data.batch_size)
-  data = make_data(config, source, rows)
-  opened.callback(data.close)
+    # ---- State: from a checkpoint, of another run, or random
+    checkpoints = Checkpoints(workdir, config.checkpoint)
+    resources.callback(checkpoints.close)
+    state, run_counters = _start(program, workdir, checkpoints, data, record)
+    if record.step >= config.steps and (
+      record.step in record.eval_metrics or not evaluators
+    ):
+      log.info('Already trained to step %d.', record.step)
+      return state
 
-  # ---- State: from a checkpoint, from another run, or random
-  tx = make_optimizer(config)
-  teacher_width = target.width if target else None
-  shardings = state_shardings(model, tx, mesh, rules, teacher_width)
-  like = abstract_state(model, tx, shardings, teacher_width)
-  checkpoints = Checkpoints(workdir, config, record.numbers)
-  opened.callback(checkpoints.close)
-  first = checkpoints.newest
-  if first is None:
-    first = 0
-    record.start_anew()
-    init = jax.jit(
-      lambda: init_state(model, tx, config.seed, teacher_width),
-      out_shardings=shardings,
+    # ---- Step, compiled
+    with record.goodput.phase('compile'):
+      step_fn = program.compile(batch_shapes(config, source))
+    log.info('Compiled in %.0f s.', record.goodput.seconds()['compile'])
+
+    # ---- Metrics
+    logger = _make_logger(context, workdir, source, record, step_fn)
+    resources.callback(logger.close)
+    if run_counters:
+      logger.watch.restore(run_counters['watch'])
+    tracer = Tracer(workdir, config)
+    resources.callback(tracer.close)
+
+    # ---- Loop
+    loop = TrainLoop(
+      config,
+      state,
+      step_fn,
+      data,
+      evaluators,
+      checkpoints,
+      record,
+      logger,
+      tracer,
+      stop,
     )
-    state = init()
+    return loop.run()
+
+
+def _check_batch_size(context: RunContext) -> None:
+  """Raises UserError for a batch that devices and parts do not divide."""
+  config = context.config
+  shards = sharding.batch_shards(context.mesh, context.rules)
+  if config.data.batch_size % (shards * config.optimizer.accumulate):
+    raise UserError(
+      f'data.batch_size={config.data.batch_size} does not divide over {shards} '
+      f'devices x optimizer.accumulate={config.optimizer.accumulate}.'
+    )
+
+
+def _check_workdir(
+  config: ConfigDict,
+  workdir: str,
+  source: Source,
+  allow_change: Collection[str],
+) -> None:
+  """Raises UserError unless the run of a workdir, if any, can be continued.
+
+  Of a run with texts, the text encoder is noted there.
+  """
+  run_folder.check_same_run(workdir, config, allow_change)
+  if config.model.text_width:
+    meta = text_meta(source)
     if config.init_from:
-      weights = restore_init(config.init_from, like.ema)
-      ema = jax.tree.map(jnp.copy, weights)  # buffers of their own, to donate
-      state = state.replace(weights=weights, ema=ema)
-    write_overview(workdir, state.weights)
-  else:
-    state, account = checkpoints.restore(like, data)
-    record.resume(first, account)
+      run_folder.check_init_text_encoder(config.init_from, meta)
+    run_folder.keep_text_encoder(workdir, meta)
 
-  if first >= config.steps and (first in record.numbers or not evaluators):
-    log.info('Already trained to step %d.', first)
-    return state
 
-  # ---- Step, compiled ahead for each size of image
-  frozen = None
-  if isinstance(target, VisionConfig):
-    split_by = rules if config.repa.sharded else None
-    frozen = place_teacher(teacher, mesh, split_by)
-  step_fn = jax.jit(
-    make_train_step(config, target),
-    in_shardings=(
-      shardings,
-      batch_sharding,
-      jax.tree.map(lambda a: a.sharding, frozen),
-    ),
-    out_shardings=(shardings, sharding.replicated(mesh)),
-    donate_argnums=0,
-  )
-  batches = batch_shapes(config, source)
-  with goodput.spending('compile'), sharding.use(mesh, rules):
-    train_steps = {
-      size: step_fn.lower(like, batch, frozen).compile()
-      for size, batch in batches.items()
-    }
-  log.info('Compiled in %.0f s.', goodput.seconds()['compile'])
+def _start(
+  program: TrainProgram,
+  workdir: str,
+  checkpoints: Checkpoints,
+  data: BatchIterator,
+  record: Record,
+) -> tuple[TrainState, dict[str, Any]]:
+  """The state to go on from, and the run counters saved with it, if any."""
+  if checkpoints.newest is None:
+    record.start_anew()
+    state = program.new_state()
+    run_folder.write_overview(workdir, state.weights)
+    return state, {}
+  state, run_counters = checkpoints.restore(program.abstract_state, data)
+  record.resume(checkpoints.newest, run_counters['seconds'])
+  return state, run_counters
 
-  # ---- What looks on
-  writer = Writer(workdir, first, config.steps)
-  opened.callback(writer.close)
+
+def _make_logger(
+  context: RunContext,
+  workdir: str,
+  source: Source,
+  record: Record,
+  step_fn: CompiledStep,
+) -> MetricLogger:
+  """A logger that starts after the last step of `record`."""
+  config = context.config
   flops = flops_of_batch(config, image_sizes(config, source))
-  clock = Clock(first, config.steps, config.data.batch_size, flops, goodput)
-  late = LateLog(writer, clock, record, config)
-  tracer = Tracer(workdir, config)
-  opened.callback(tracer.close)
+  clock = Clock(
+    record.step, config.steps, config.data.batch_size, flops, record.goodput
+  )
+  writer = Writer(workdir, record.step, config.steps)
+  return MetricLogger(config, writer, clock, record.goodput, step_fn.report)
 
-  def flush(everything=False):
-    late.flush(everything)
-    if late.diverged:
-      with sharding.use(mesh, rules), jax.transfer_guard('allow'):
-        story = describe(config, target, state, batch, frozen)
-      raise DivergenceError(
-        f'loss or gradients were not finite in {late.diverged} steps in a '
-        f'row, up to step {late.read}. The last step run again:\n{story}\n'
-        'The weights are those before; lower optimizer.learning_rate, or try '
-        'model.modulation=post.'
+
+@dataclasses.dataclass
+class TrainLoop:
+  """The steps of a run, and what is done between them.
+
+  Attributes:
+    config: all values.
+    state: after the last step.
+    step_fn: the training step.
+    data: the batches.
+    evaluators: called on the EMA.
+    checkpoints: those of the run.
+    record: files of the run; knows the last step.
+    logger: reads the metrics, and stops a run that diverges.
+    tracer: traces steps on request.
+    stop: knows of a signal to stop.
+    batch: of the last step, on the devices; None before the first.
+  """
+
+  config: ConfigDict
+  state: TrainState
+  step_fn: CompiledStep
+  data: BatchIterator
+  evaluators: Sequence[Evaluator]
+  checkpoints: Checkpoints
+  record: Record
+  logger: MetricLogger
+  tracer: Tracer
+  stop: StopRequest
+  batch: PyTree = None
+
+  def run(self) -> TrainState:
+    """Trains from the step of `record` to the last one, or until a signal.
+
+    Raises:
+      Stopped: there was a signal; all is saved.
+    """
+    config, record, first = self.config, self.record, self.record.step
+    cut_short = first not in record.eval_metrics
+    if first and cut_short and self._evaluators_at(first):
+      self._evaluate(first)
+    record.goodput.start_phase('step')
+    with jax.transfer_guard('disallow'):
+      for step in range(first + 1, config.steps + 1):
+        if self.stop.now():
+          break
+        self._train_step(step)
+        with jax.transfer_guard('allow'):
+          self._after_step(step)
+    if record.step > first:
+      self._save(record.step)
+      with record.goodput.phase('checkpoint'):
+        self.checkpoints.wait()
+      record.progress(self.checkpoints.newest)
+    if record.step < config.steps:
+      raise Stopped(f'stopped at step {record.step} of {config.steps}, saved.')
+    return self.state
+
+  def _train_step(self, step: int) -> None:
+    """Dispatches a step; reads the metrics of those before."""
+    self.tracer.before(step)
+    with self.record.goodput.phase('data'):
+      batch = next(self.data)
+    self.batch = self.step_fn.put(batch)
+    self.state, metrics = self.step_fn(self.state, self.batch)
+    self.record.advance(step)
+    self._read_metrics()
+    self.logger.add(step, metrics, self._log_now(step))
+    if self.config.debug_nans:
+      self._read_metrics(everything=True)  # while the step can be run again
+    self.tracer.after(step, metrics['loss'])
+
+  def _after_step(self, step: int) -> None:
+    """Saves, evaluates and logs where it is due."""
+    checkpoint = self.config.checkpoint
+    eval_now = bool(self._evaluators_at(step))
+    # Before the evaluation: one that is cut short loses no step.
+    if (
+      step == self.config.steps
+      or step % checkpoint.every == 0
+      or (eval_now and checkpoint.best)
+    ):
+      self._save(step)
+    if eval_now:
+      self._read_metrics(everything=True)
+      self._evaluate(step)
+    if self._log_now(step):
+      self.checkpoints.poll()
+      self.record.progress(self.checkpoints.newest)
+
+  def _log_now(self, step: int) -> bool:
+    return step == self.config.steps or step % self.config.log.every == 0
+
+  def _read_metrics(self, everything: bool = False) -> None:
+    self.logger.flush(self.state, self.batch, everything)
+
+  def _save(self, step: int) -> None:
+    """Starts to write a checkpoint, unless the step has one."""
+    self._read_metrics(everything=True)  # a run that diverged saves nothing
+    if step <= self.checkpoints.last:
+      return
+    with self.record.goodput.phase('checkpoint'):
+      run_counters = dict(
+        seconds=self.record.goodput.seconds(), watch=self.logger.watch.state()
+      )
+      self.checkpoints.save(
+        self.state, self.data, run_counters, self.record.eval_metrics
       )
 
-  def evaluators_at(step):
+  def _evaluators_at(self, step: int) -> list[Evaluator]:
+    last = step == self.config.steps
     return [
       evaluator
-      for every, evaluator in evaluators
-      if every and (step % every == 0 or step == config.steps)
+      for evaluator in self.evaluators
+      if evaluator.every and (last or step % evaluator.every == 0)
     ]
 
-  def evaluate(step):
-    found = {}
-    with goodput.spending('evaluation'):
-      for evaluator in evaluators_at(step):
-        found |= evaluator(step, state.ema)
-    writer.evaluation(step, found)
-    record.evaluated(step, found)
-    clock.restart(step)
-
-  def save(step):
-    flush(everything=True)  # no checkpoint of a run that has to stop
-    if step > checkpoints.last:
-      with goodput.spending('checkpoint'):
-        checkpoints.save(state, data, record.account())
-
-  if first and evaluators_at(first) and first not in record.numbers:
-    evaluate(first)  # it was cut short
-
-  # ---- Loop
-  goodput.enter('step')
-  with jax.transfer_guard('disallow'):
-    for step in range(first + 1, config.steps + 1):
-      if stop.now():
-        break
-      tracer.before(step)
-      with goodput.spending('data'):
-        example = next(data)
-      size = example['image'].shape[1:3]
-      batch = {name: example[name] for name in batches[size]}
-      batch = sharding.put_batch(batch, batch_sharding)
-      state, metrics = train_steps[size](state, batch, frozen)
-      record.step = step
-
-      flush()
-      last = step == config.steps
-      due = last or step % config.log.every == 0
-      late.later(step, metrics, due)
-      if config.debug_nans:
-        flush(everything=True)  # now, while the step can be run again
-      tracer.after(step, metrics['loss'])
-      with jax.transfer_guard('allow'):
-        judged = bool(evaluators_at(step))
-        # Before it is judged: an evaluation that is cut short loses no step.
-        if (
-          last
-          or step % config.checkpoint.every == 0
-          or (judged and config.checkpoint.best)
-        ):
-          save(step)
-        if judged:
-          flush(everything=True)
-          evaluate(step)
-        if due:
-          checkpoints.poll()
-          record.progress(checkpoints.newest)
-
-  # ---- End, at the last step or before
-  if record.step > first:
-    save(record.step)
-    with goodput.spending('checkpoint'):
-      checkpoints.wait()
-    record.progress(checkpoints.newest)
-  if record.step < config.steps:
-    raise Stopped(f'stopped at step {record.step} of {config.steps}, saved.')
-  return state
+  def _evaluate(self, step: int) -> None:
+    """Calls the evaluators of a step, and keeps what they find."""
+    found: list[tuple[str, Scalar | Image]] = []
+    with self.record.goodput.phase('evaluation'):
+      for evaluator in self._evaluators_at(step):
+        found += evaluator(step, self.state.ema)
+    metrics, images = split_results(found)
+    self.logger.evaluated(step, metrics, images)
+    self.record.evaluated(step, metrics)

@@ -1,4 +1,4 @@
-"""Numbers about a run: speed, time left, and where they are written."""
+"""Speed and time left of a run, and the writer of scalars and pictures."""
 
 import datetime
 import logging
@@ -6,10 +6,10 @@ import time
 from collections.abc import Mapping
 
 import jax
-import numpy as np
 from etils import epath
 
 from pixeldit_jax.hardware import peak_flops
+from pixeldit_jax.train.evaluator import Image
 from pixeldit_jax.train.run.goodput import Goodput
 
 log = logging.getLogger(__name__)
@@ -72,18 +72,18 @@ class Writer:
 
       self._board = EventFiles(epath.Path(workdir) / 'events', step)
 
-  def scalars(self, step: int, values: Mapping[str, float]) -> None:
-    """Writes all, and a line with the ones people watch."""
+  def progress(self, step: int, scalars: Mapping[str, float]) -> None:
+    """Writes the metrics of a step, and a line with the ones people watch."""
     if self._board is not None:
-      self._board.add(step, values)
-      log.info('%s', progress_line(step, self._steps, values))
+      self._board.add(step, scalars)
+      log.info('%s', progress_line(step, self._steps, scalars))
 
   def evaluation(
-    self, step: int, values: Mapping[str, np.ndarray | float]
+    self, step: int, scalars: Mapping[str, float], images: Mapping[str, Image]
   ) -> None:
-    """Writes pictures (uint8 [H, W, 3]) and numbers."""
+    """Writes what evaluators found."""
     if self._board is not None:
-      self._board.add(step, values)
+      self._board.add(step, scalars, images)
 
   def close(self) -> None:
     if self._board is not None:

@@ -1,45 +1,45 @@
-"""Where numbers stopped being finite: a step is run again to find out.
+"""Finds the tensors of a step that are not finite, by running it again.
 
-Compiled only once something is wrong. A step that was not finite left weights
-and moments as they were, so the state behind it still makes the same numbers.
+Compiled only when something is wrong. A step that was not finite changed no
+weight and no moment, so the state after it still gives the same numbers.
 """
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from ml_collections import ConfigDict
 
-from pixeldit_jax.config import model_config
 from pixeldit_jax.flow.path import interpolate
 from pixeldit_jax.model.pixeldit import abstract_model
-from pixeldit_jax.train.repa import Target
+from pixeldit_jax.run_context import RunContext
+from pixeldit_jax.train.repa import AlignmentTarget
 from pixeldit_jax.train.state import TrainState
-from pixeldit_jax.train.step import draw_examples, make_gradients
+from pixeldit_jax.train.step import make_gradients, sample_training_inputs
 from pixeldit_jax.typing import PyTree
 
 _SHOWN = 10  # names
 _ORDER = ('images', 'patch_blocks', 'pixel_blocks', 'velocity')
 
 
-def describe(
-  config: ConfigDict,
-  target: Target | None,
+def report(
+  context: RunContext,
+  target: AlignmentTarget | None,
+  teacher: PyTree,
   state: TrainState,
   batch: PyTree,
-  teacher: PyTree,
 ) -> str:
-  """What is not finite in the step just done, a line for each kind.
+  """Names what was not finite in the step just done, a line for each kind.
 
   Args:
-    config: of the run.
-    target: what it aligns with.
-    state: after the step.
-    batch: of the step.
+    context: configuration, network and mesh.
+    target: what REPA aligns with.
     teacher: the weights of the target, if it has any.
+    state: after the step.
+    batch: of the step, on the devices.
   """
-  test = jax.jit(_make_test(config, target))
-  found = jax.device_get(test(state, batch, teacher))
+  with context.use(), jax.transfer_guard('allow'):
+    check = jax.jit(_make_check(context, target))
+    found = jax.device_get(check(state, batch, teacher))
   lines = [
     _listed('weights', found['weights']),
     _first_output(found['outputs']),
@@ -49,29 +49,29 @@ def describe(
   return '\n'.join(filter(None, lines)) or 'It was finite again.'
 
 
-def _make_test(config, target):
+def _make_check(context, target):
   """f(state, batch, teacher) -> whether each tensor of the step is finite."""
-  graphdef = nnx.graphdef(abstract_model(model_config(config)))
-  gradients_of = make_gradients(config, target)
+  graphdef = nnx.graphdef(abstract_model(context.model))
+  gradients_of = make_gradients(context, target)
 
-  def test(state, batch, teacher):
+  def check(state, batch, teacher):
     step = state.step - 1
     key = jax.random.fold_in(jax.random.wrap_key_data(state.key), step)
-    examples = draw_examples(key, batch, config)
-    x = interpolate(examples['data'], examples['noise'], examples['t'])
+    inputs = sample_training_inputs(key, batch, context.config)
+    x = interpolate(inputs.data, inputs.noise, inputs.t)
     model = nnx.merge(graphdef, state.weights)
-    velocity, blocks = model.with_features(x, examples['t'], examples['y'])
-    losses, gradients = gradients_of(state.trained, examples, teacher, step)
+    velocity, blocks = model.with_features(x, inputs.t, inputs.condition)
+    losses, gradients = gradients_of(state.trained, inputs, teacher, step)
+    outputs = {path: jax.vmap(_finite)(out) for path, out in blocks.items()}
     return dict(
       weights=jax.tree.map(_finite, state.trained),
-      # Of each block, as they are stacked.
-      outputs=dict(images=_finite(x), velocity=_finite(velocity))
-      | {path: jax.vmap(_finite)(stack) for path, stack in blocks.items()},
+      # One flag for each block, as they are stacked.
+      outputs=outputs | dict(images=_finite(x), velocity=_finite(velocity)),
       losses=jax.tree.map(_finite, losses),
       gradients=jax.tree.map(_finite, gradients),
     )
 
-  return test
+  return check
 
 
 def _finite(a):
@@ -79,7 +79,7 @@ def _finite(a):
 
 
 def _first_output(outputs):
-  """The first of the network that is not finite, by its block."""
+  """The first output of the network that is not finite, with its block."""
   for path in _ORDER:
     bad = np.flatnonzero(~np.atleast_1d(outputs.get(path, True)))
     if bad.size:
@@ -89,7 +89,7 @@ def _first_output(outputs):
 
 
 def _listed(kind, tree):
-  """The names of all that is not finite, or of the first few."""
+  """The names of the tensors that are not finite, at most `_SHOWN`."""
   leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
   bad = ['.'.join(key.key for key in path) for path, ok in leaves if not ok]
   if not bad:

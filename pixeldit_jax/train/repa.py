@@ -1,7 +1,7 @@
-"""REPA in a run: what it aligns with, its weight over time, its loss.
+"""REPA in a run: the teacher, its weight over time, the loss.
 
-The teacher is frozen: its weights are an argument of the step, and no part of
-the state or of checkpoints.
+The teacher is frozen: its weights are an argument of the step, and neither in
+the state nor in checkpoints.
 """
 
 import dataclasses
@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from pixeldit_jax import sharding
-from pixeldit_jax.config import STORED_FEATURES, model_config
+from pixeldit_jax.config import STORED_FEATURES
 from pixeldit_jax.convert.vision import CACHE, load_dinov2
 from pixeldit_jax.data.source import Source
 from pixeldit_jax.encoders.vision import (
@@ -23,18 +23,18 @@ from pixeldit_jax.encoders.vision import (
   VisionConfig,
   teacher_features,
 )
-from pixeldit_jax.errors import UserError
 from pixeldit_jax.flow.repa import abstract_projector, repa_loss
 from pixeldit_jax.model.pixeldit import axes_of, weights_of
+from pixeldit_jax.run_context import RunContext
 from pixeldit_jax.typing import Array, Float, Int, PyTree
 
 
 @dataclasses.dataclass(frozen=True)
 class StoredFeatures:
-  """The teacher's features lie beside the images: `batch['features']`.
+  """The teacher's features are stored with the data: `batch['features']`.
 
   Attributes:
-    width: of one feature.
+    width: G, of the features of one patch.
     grid: patches down and across.
   """
 
@@ -43,14 +43,16 @@ class StoredFeatures:
 
 
 # What a run aligns with: a teacher that sees each batch, or its features.
-Target = VisionConfig | StoredFeatures
+AlignmentTarget = VisionConfig | StoredFeatures
+# A frozen network and its weights in host memory.
+Teacher = tuple[VisionConfig, PyTree]
 
 
-def load_teacher(config: ConfigDict) -> tuple[VisionConfig, PyTree] | None:
-  """The teacher of a run, as `train.loop.train` takes it; None without one.
+def load_teacher(config: ConfigDict) -> Teacher | None:
+  """Reads the teacher of a run; None if it needs none.
 
   Raises:
-    FileNotFoundError, ValueError: see `load_dinov2`.
+    UserError: see `load_dinov2`.
   """
   if not config.repa.weight or config.repa.teacher == STORED_FEATURES:
     return None
@@ -63,27 +65,20 @@ def load_teacher(config: ConfigDict) -> tuple[VisionConfig, PyTree] | None:
 
 
 def stored_arrays(config: ConfigDict) -> tuple[str, ...]:
-  """The side arrays of the data that a run needs for alignment."""
+  """The names of the arrays that a run needs of its data for alignment."""
   repa = config.repa
-  return (
-    (STORED_FEATURES,)
-    if repa.weight and repa.teacher == STORED_FEATURES
-    else ()
-  )
+  stored = bool(repa.weight) and repa.teacher == STORED_FEATURES
+  return (STORED_FEATURES,) if stored else ()
 
 
 def find_target(
-  config: ConfigDict,
-  source: Source,
-  teacher: tuple[VisionConfig, PyTree] | None,
-) -> Target | None:
-  """The target of a run, None where it aligns with nothing.
-
-  Raises:
-    UserError: see `check_target`.
-  """
+  config: ConfigDict, source: Source, teacher: Teacher | None
+) -> AlignmentTarget | None:
+  """What a run aligns with; None if it does not, or if there is nothing."""
+  if not config.repa.weight:
+    return None
   if not stored_arrays(config):
-    return check_target(config, teacher[0] if teacher else None)
+    return teacher[0] if teacher else None
   stored = source.arrays[STORED_FEATURES]
   _, width = stored.shape
   return StoredFeatures(width, tuple(stored.meta['grid']))
@@ -92,56 +87,37 @@ def find_target(
 def stored_shapes(
   config: ConfigDict, source: Source
 ) -> dict[str, jax.ShapeDtypeStruct]:
-  """Of the side arrays of a batch that a run needs for alignment."""
+  """Shapes of the stored teacher features in a batch, by name."""
   B = config.data.batch_size
-  stored = {name: source.arrays[name] for name in stored_arrays(config)}
+  arrays = {name: source.arrays[name] for name in stored_arrays(config)}
   return {
-    name: jax.ShapeDtypeStruct((B, *arrays.shape), arrays.dtype)
-    for name, arrays in stored.items()
+    name: jax.ShapeDtypeStruct((B, *array.shape), jnp.dtype(array.dtype))
+    for name, array in arrays.items()
   }
-
-
-def check_target(config: ConfigDict, target: Target | None) -> Target | None:
-  """The target of a run, None where it aligns with nothing.
-
-  Raises:
-    UserError: the run is to align, and there is nothing to align with.
-  """
-  repa = config.repa
-  if not repa.weight:
-    return None
-  if target is None:
-    raise UserError(
-      f'repa.weight={repa.weight} with repa.teacher={repa.teacher!r}, but '
-      'train() was given no teacher. Two ways to get one: by name '
-      "(load_dinov2('facebook/dinov2-base'), where there is a network) or by "
-      'path (load_dinov2(FILE)); launch/train.py does it by repa.teacher. '
-      'repa.weight=0 trains without.'
-    )
-  return target
 
 
 def abstract_teacher(
   config: VisionConfig, mesh: Mesh, rules: sharding.Rules | None
 ) -> PyTree:
-  """Shapes and places of its weights; without rules, whole everywhere."""
+  """Shapes and shardings of its weights; without rules they are replicated."""
   network = _abstract(config)
   shapes = weights_of(network)
-  places = jax.tree.map(lambda _: sharding.replicated(mesh), shapes)
-  if rules is not None:
-    places = sharding.weight_shardings(axes_of(network), mesh, rules)
-  return sharding.with_shardings(shapes, places)
+  if rules is None:
+    shardings = jax.tree.map(lambda _: sharding.replicated(mesh), shapes)
+  else:
+    shardings = sharding.weight_shardings(axes_of(network), mesh, rules)
+  return sharding.with_shardings(shapes, shardings)
 
 
-def place_teacher(
-  teacher: tuple[VisionConfig, PyTree], mesh: Mesh, rules: sharding.Rules | None
+def put_teacher(
+  teacher: Teacher, mesh: Mesh, rules: sharding.Rules | None
 ) -> PyTree:
-  """The weights of a teacher on a mesh; without rules, whole everywhere."""
+  """Puts the weights of a teacher on a mesh; without rules, replicated."""
   config, weights = teacher
   return jax.tree.map(
     # Every process has all of them, and takes its own part.
-    lambda a, like: jax.make_array_from_callback(
-      a.shape, like.sharding, lambda index: np.asarray(a[index])
+    lambda a, abstract: jax.make_array_from_callback(
+      a.shape, abstract.sharding, lambda index: np.asarray(a[index])
     ),
     weights,
     abstract_teacher(config, mesh, rules),
@@ -149,7 +125,7 @@ def place_teacher(
 
 
 def repa_weight(config: ConfigDict, step: Int[Array, '']) -> Float[Array, '']:
-  """Constant, then down in a line over `decay_steps` to 0 at `stop_step`."""
+  """Constant, then falling linearly over `decay_steps` to 0 at `stop_step`."""
   repa = config.repa
   if not repa.stop_step:
     return jnp.float32(repa.weight)
@@ -158,31 +134,30 @@ def repa_weight(config: ConfigDict, step: Int[Array, '']) -> Float[Array, '']:
 
 
 def make_alignment(
-  config: ConfigDict, target: Target
+  context: RunContext, target: AlignmentTarget
 ) -> Callable[..., Float[Array, '']]:
-  """f(projector, patch tokens, examples, teacher, weight) -> mean REPA loss.
+  """f(projector, patch tokens, inputs, teacher, weight) -> mean REPA loss.
 
-  It is 0 where the weight is: the teacher then rests.
+  It is 0 where the weight is 0: the teacher is not run then.
   """
-  model = model_config(config)
+  model, stops = context.model, context.config.repa.stop_step
   projector_def = nnx.graphdef(abstract_projector(model, target.width))
 
-  def teacher_sees(examples, teacher):
+  def features_of(inputs, teacher):
     if isinstance(target, StoredFeatures):
-      return examples['features'], target.grid
+      return inputs.teacher_features, target.grid
     network = nnx.merge(nnx.graphdef(_abstract(target)), teacher)
-    images = examples['data']
-    features = teacher_features(network, images, model.patch_size)
-    return features, model.grid(*images.shape[1:3])
+    features = teacher_features(network, inputs.data, model.patch_size)
+    return features, model.grid(*inputs.data.shape[1:3])
 
-  def alignment(projector, tokens, examples, teacher, weight):
+  def alignment(projector, tokens, inputs, teacher, weight):
     def loss():
-      features, teacher_grid = teacher_sees(examples, teacher)
+      features, teacher_grid = features_of(inputs, teacher)
       student = nnx.merge(projector_def, projector)(tokens)
-      grid = model.grid(*examples['data'].shape[1:3])
+      grid = model.grid(*inputs.data.shape[1:3])
       return jnp.mean(repa_loss(student, features, grid, teacher_grid))
 
-    if not config.repa.stop_step:
+    if not stops:
       return loss()
     return jax.lax.cond(weight > 0, loss, lambda: jnp.float32(0))
 

@@ -1,6 +1,7 @@
 """One training step: a pure function of the state and a batch."""
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -8,30 +9,54 @@ import optax
 from flax import nnx
 from ml_collections import ConfigDict
 
-from pixeldit_jax.config import model_config
 from pixeldit_jax.data.transforms import normalize
+from pixeldit_jax.errors import UserError
 from pixeldit_jax.flow.loss import drop_labels, flow_matching_loss
+from pixeldit_jax.flow.path import interpolate
 from pixeldit_jax.flow.time import sample_time
 from pixeldit_jax.model.pixeldit import abstract_model
-from pixeldit_jax.train.optim.optimizer import (
-  make_optimizer,
-  make_schedule,
-  update_ema,
-)
+from pixeldit_jax.run_context import RunContext
+from pixeldit_jax.train.optim.optimizer import make_schedule, update_ema
 from pixeldit_jax.train.repa import (
-  Target,
-  check_target,
+  AlignmentTarget,
   make_alignment,
   repa_weight,
 )
 from pixeldit_jax.train.state import TrainState, split
-from pixeldit_jax.typing import Condition, Key, PyTree, TextCondition
+from pixeldit_jax.typing import (
+  Array,
+  Condition,
+  Float,
+  Key,
+  PyTree,
+  TextCondition,
+)
 
-Metrics = dict[str, jax.Array]
+Metrics = dict[str, Float[Array, '']]
 
 
-def draw_examples(key: Key, batch: PyTree, config: ConfigDict) -> PyTree:
-  """What a batch is trained on: images, noise, times, labels or texts.
+class TrainingInputs(NamedTuple):
+  """What a batch is trained on.
+
+  Attributes:
+    data: images in [-1, 1].
+    noise: standard normal.
+    t: times in [0, 1].
+    condition: labels or texts, some of them dropped.
+    teacher_features: of a teacher, where they are stored with the data.
+  """
+
+  data: Float[Array, 'B H W C']
+  noise: Float[Array, 'B H W C']
+  t: Float[Array, 'B']
+  condition: Condition
+  teacher_features: Float[Array, 'B S G'] | None = None
+
+
+def sample_training_inputs(
+  key: Key, batch: PyTree, config: ConfigDict
+) -> TrainingInputs:
+  """Draws noise, times and what is dropped or mirrored for a batch.
 
   All randomness of a step is here, drawn for the global batch at once, so it
   depends on neither devices, processes nor accumulation.
@@ -39,9 +64,9 @@ def draw_examples(key: Key, batch: PyTree, config: ConfigDict) -> PyTree:
   Args:
     key: of this step.
     batch: 'image' uint8 [B, H, W, C], and 'label' int32 [B] or 'text' [B, T, C]
-      and perhaps 'text_mask' [B, T]; 'features' [B, S, D] where a teacher's are
+      and perhaps 'text_mask' [B, T]; 'features' [B, S, G] where a teacher's are
       stored.
-    config: of the run.
+    config: all values.
   """
   keys = jax.random.split(key, 4)
   data = normalize(batch['image'])
@@ -49,12 +74,12 @@ def draw_examples(key: Key, batch: PyTree, config: ConfigDict) -> PyTree:
   if config.data.flip:
     flipped = jax.random.bernoulli(keys[3], 0.5, (B, 1, 1, 1))
     data = jnp.where(flipped, data[:, :, ::-1], data)
-  stored = {k: batch[k] for k in ('features',) if k in batch}
-  return stored | dict(
+  return TrainingInputs(
     data=data,
     noise=jax.random.normal(keys[0], data.shape),
     t=sample_time(keys[1], B, config.flow.shift, config.flow.discrete_steps),
-    y=_condition(keys[2], batch, config),
+    condition=_condition(keys[2], batch, config),
+    teacher_features=batch.get('features'),
   )
 
 
@@ -68,76 +93,76 @@ def _condition(key: Key, batch: PyTree, config: ConfigDict) -> Condition:
 
 
 def make_gradients(
-  config: ConfigDict, target: Target | None = None
+  context: RunContext, target: AlignmentTarget | None = None
 ) -> Callable[..., tuple[Metrics, PyTree]]:
-  """f(trained, examples, teacher=None, step=0) -> losses and the gradient.
+  """f(trained, inputs, teacher=None, step=0) -> losses and the gradient.
 
   The losses are 'loss', that of flow matching, and with a target 'repa', that
   of alignment before its weight. The gradient is of their weighted sum, by
-  parts if asked.
+  parts if `optimizer.accumulate` says so.
   """
-  graphdef = nnx.graphdef(abstract_model(model_config(config)))
-  alignment = make_alignment(config, target) if target else None
-  parts = config.optimizer.accumulate
+  config = context.config
+  graphdef = nnx.graphdef(abstract_model(context.model))
+  alignment = make_alignment(context, target) if target else None
 
-  def loss_fn(trained, examples, teacher, step):
+  def loss_fn(trained, inputs, teacher, step):
     weights, projector = split(trained)
     model = nnx.merge(graphdef, weights)
-    features = {}
-
-    def velocity_fn(x, t):
-      if alignment is None:
-        return model(x, t, examples['y'])
-      v, features['patch_blocks'] = model.with_patch_feature(
-        x, t, examples['y'], config.repa.block
+    x = interpolate(inputs.data, inputs.noise, inputs.t)
+    if alignment is None:
+      v, tokens = model(x, inputs.t, inputs.condition), None
+    else:
+      v, tokens = model.with_patch_feature(
+        x, inputs.t, inputs.condition, config.repa.block
       )
-      return v
-
-    loss_B = flow_matching_loss(
-      velocity_fn, examples['data'], examples['noise'], examples['t']
-    )
-    loss = jnp.mean(loss_B)
+    loss = jnp.mean(flow_matching_loss(v, inputs.data, inputs.noise))
     if alignment is None:
       return loss, dict(loss=loss)
     weight = repa_weight(config, step)
-    tokens = features['patch_blocks']
-    repa = alignment(projector, tokens, examples, teacher, weight)
+    repa = alignment(projector, tokens, inputs, teacher, weight)
     return loss + weight * repa, dict(loss=loss, repa=repa)
 
   gradient_fn = jax.grad(loss_fn, has_aux=True)
 
-  def gradients(trained, examples, teacher=None, step=0):
-    if parts == 1:
-      gradient, losses = gradient_fn(trained, examples, teacher, step)
-      return losses, gradient
-    # Every parts-th example: each device keeps its share of every part.
-    examples = jax.tree.map(
-      lambda a: a.reshape(-1, parts, *a.shape[1:]).swapaxes(0, 1), examples
+  def gradients(trained, inputs, teacher=None, step=0):
+    gradient, losses = _by_parts(
+      lambda part: gradient_fn(trained, part, teacher, step),
+      inputs,
+      config.optimizer.accumulate,
     )
-
-    def add(total, part):
-      new = gradient_fn(trained, part, teacher, step)
-      return jax.tree.map(lambda a, b: a + b / parts, total, new), None
-
-    first = jax.tree.map(lambda a: a[0], examples)
-    zero = jax.tree.map(
-      lambda a: jnp.zeros(a.shape, a.dtype),
-      jax.eval_shape(gradient_fn, trained, first, teacher, step),
-    )
-    (gradient, losses), _ = jax.lax.scan(add, zero, examples)
     return losses, gradient
 
   return gradients
 
 
+def _by_parts(
+  f: Callable[[TrainingInputs], PyTree], inputs: TrainingInputs, parts: int
+) -> PyTree:
+  """The mean of f over equal parts of a batch, one part after another."""
+  if parts == 1:
+    return f(inputs)
+  # Every parts-th example: each device keeps its share of every part.
+  stacked = jax.tree.map(
+    lambda a: a.reshape(-1, parts, *a.shape[1:]).swapaxes(0, 1), inputs
+  )
+
+  def add(total, part):
+    return jax.tree.map(lambda a, b: a + b / parts, total, f(part)), None
+
+  first = jax.tree.map(lambda a: a[0], stacked)
+  zero = jax.tree.map(
+    lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(f, first)
+  )
+  return jax.lax.scan(add, zero, stacked)[0]
+
+
 def make_update(
-  config: ConfigDict,
+  config: ConfigDict, tx: optax.GradientTransformationExtraArgs
 ) -> Callable[[TrainState, Metrics, PyTree], tuple[TrainState, Metrics]]:
   """f(state, losses, gradients) -> the next state and what to log.
 
   A loss or gradient that is not finite changes nothing but the counters.
   """
-  tx = make_optimizer(config)
   schedule = make_schedule(config)
 
   def update(state, losses, gradients):
@@ -181,24 +206,36 @@ def make_update(
 
 
 def make_train_step(
-  config: ConfigDict, target: Target | None = None
+  context: RunContext,
+  tx: optax.GradientTransformationExtraArgs,
+  target: AlignmentTarget | None = None,
 ) -> Callable[..., tuple[TrainState, Metrics]]:
   """f(state, batch, teacher=None) -> the next state and what to log.
 
   Args:
-    config: of the run.
+    context: configuration and network.
+    tx: of `make_optimizer`.
     target: what REPA aligns with; the step then takes its weights, if it has
       any, as `teacher`.
+
+  Raises:
+    UserError: the run is to align, and there is no target.
   """
-  target = check_target(config, target)
-  gradients = make_gradients(config, target)
-  update = make_update(config)
+  config = context.config
+  if config.repa.weight and target is None:
+    raise UserError(
+      f'repa.weight={config.repa.weight} with repa.teacher='
+      f'{config.repa.teacher!r}, but there is no teacher. Two ways to get one: '
+      "by name (load_dinov2('facebook/dinov2-base'), where there is a network) "
+      'or by path (load_dinov2(FILE)); launch/train.py does it by '
+      'repa.teacher. repa.weight=0 trains without.'
+    )
+  gradients = make_gradients(context, target)
+  update = make_update(config, tx)
 
   def train_step(state, batch, teacher=None):
     key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
-    examples = draw_examples(key, batch, config)
-    return update(
-      state, *gradients(state.trained, examples, teacher, state.step)
-    )
+    inputs = sample_training_inputs(key, batch, config)
+    return update(state, *gradients(state.trained, inputs, teacher, state.step))
 
   return train_step

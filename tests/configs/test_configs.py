@@ -10,6 +10,7 @@ import pytest
 from pixeldit_jax.cli.config_flag import packaged_names
 from pixeldit_jax.config import model_config, validate
 from pixeldit_jax.model.cost import count_parameters
+from pixeldit_jax.run_context import RunContext
 from pixeldit_jax.train.loop import train
 from pixeldit_jax.train.optim.optimizer import make_schedule
 
@@ -40,7 +41,7 @@ def test_it_is_valid(path):
 def test_it_trains_its_debug_steps(path, tmp_path):
   pytest.importorskip('mlxtend')
   config = load(path, 'debug')
-  state = train(config, str(tmp_path))
+  state = train(RunContext.build(config), str(tmp_path))
   assert int(state.step) == config.steps
   assert all(
     bool(jax.numpy.isfinite(w).all()) for w in jax.tree.leaves(state.weights)

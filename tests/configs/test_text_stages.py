@@ -11,12 +11,12 @@ from flax import nnx
 from PIL import Image
 
 from pixeldit_jax import config as defaults
-from pixeldit_jax import sharding
 from pixeldit_jax.data.prepare import prepare, text_embeddings
 from pixeldit_jax.data.prepare.write_shard import PrepareSettings
 from pixeldit_jax.encoders.vision import DINOv2, VisionConfig
 from pixeldit_jax.encoders.words import WordEncoder
 from pixeldit_jax.model.pixeldit import weights_of
+from pixeldit_jax.run_context import RunContext
 from pixeldit_jax.train.loop import train
 
 CONFIGS = pathlib.Path(__file__).parents[2] / 'configs'
@@ -68,11 +68,7 @@ def stage(name: str, size: int, source: str, changes):
 
 
 @pytest.mark.slow
-def test_each_stage_starts_from_the_ema_of_the_one_before(
-  data, tmp_path, monkeypatch
-):
-  one_device = sharding.make_mesh({}, jax.devices()[:1])  # quick to compile
-  monkeypatch.setattr(sharding, 'make_mesh', lambda sizes: one_device)
+def test_each_stage_starts_from_the_ema_of_the_one_before(data, tmp_path):
   run = [str(tmp_path / str(number)) for number in range(4)]
   teacher = (
     TEACHER,
@@ -80,14 +76,16 @@ def test_each_stage_starts_from_the_ema_of_the_one_before(
   )
   one = stage('t2i_512_stage1', 64, data(64, False), {})
   assert one.repa.weight == 0.5 and one.optimizer.name == 'came'
-  first = train(one, run[1], teacher=teacher)
+  first = train(
+    RunContext.build(one, jax.devices()[:1]), run[1], teacher=teacher
+  )
   assert first.projector is not None
 
   quick = {'optimizer.name': 'adamw'}  # to compile
   start = quick | {'init_from': run[1]}
   two = stage('t2i_512_stage2', 64, data(64, True), start)
   assert two.data.buckets and two.repa.weight == 0
-  second = train(two, run[2])
+  second = train(RunContext.build(two, jax.devices()[:1]), run[2])
   with pytest.raises(AssertionError):
     chex.assert_trees_all_equal(second.ema, first.ema)
 
@@ -96,7 +94,7 @@ def test_each_stage_starts_from_the_ema_of_the_one_before(
   three = stage('t2i_1024_stage3', 128, data(128, True), start)
   assert three.flow.shift == 4 and three.optimizer.clip_norm == 0.1
   three.optimizer.learning_rate = 0.0
-  third = train(three, run[3])
+  third = train(RunContext.build(three, jax.devices()[:1]), run[3])
   chex.assert_trees_all_equal(third.weights, second.ema)
   chex.assert_trees_all_equal(third.ema, second.ema)
   assert int(third.step) == 2  # it counts anew

@@ -59,7 +59,7 @@ def test_checkpoints_are_listed_and_deleted(tmp_path):
     folder.mkdir(parents=True)
     (folder / 'weights').write_text('1')
     (folder / '_CHECKPOINT_METADATA').write_text('{}')
-    integrity.write_files(folder)
+    integrity.write_manifest(folder)
   (folder / 'weights').write_text('2')
   run = f'--workdir={tmp_path}'
   done = launch('checkpoints', run, '--verify', '--keep=1')

@@ -71,8 +71,8 @@ def test_a_preset_of_another_network_is_refused(workdir, tmp_path):
   done = run('launch/sample.py', workdir, other, f'--out={tmp_path}/out')
   assert done.returncode != 0
   assert 'of another network' in done.stderr
-  assert 'model.width: 32 there, 1152 here' in done.stderr
-  assert 'data.resolution: 28 there, 512 here' in done.stderr
+  assert 'model.width: 32 stored, 1152 asked for' in done.stderr
+  assert 'data.resolution: 28 stored, 512 asked for' in done.stderr
   assert not list(tmp_path.iterdir())
 
 

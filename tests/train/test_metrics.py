@@ -26,7 +26,7 @@ def test_the_clock_tells_speed_and_what_is_left(monkeypatch):
   monkeypatch.setattr(metrics.jax, 'device_count', lambda: 2)
   goodput = metrics.Goodput()
   clock = metrics.Clock(step=10, steps=50, images=8, flops=1e9, goodput=goodput)
-  with goodput.spending('data'):
+  with goodput.phase('data'):
     now[0] += 1
   now[0] += 9
   speed = clock.read(20)
@@ -82,8 +82,10 @@ def read_events(file):
 
 def test_tensorboard_hides_what_came_after_the_checkpoint(tmp_path):
   writer = metrics.Writer(str(tmp_path), step=8, steps=12)
-  writer.scalars(9, VALUES)
-  writer.evaluation(10, dict(samples=np.zeros((4, 4, 3), np.uint8), fid=2.0))
+  writer.progress(9, VALUES)
+  writer.evaluation(
+    10, dict(fid=2.0), dict(samples=np.zeros((4, 4, 3), np.uint8))
+  )
   writer.close()
   (file,) = (tmp_path / 'events').iterdir()
   version, start, *events = read_events(file)
@@ -101,11 +103,11 @@ def test_a_full_disk_neither_stops_nor_holds_the_run(tmp_path, caplog):
   resource.setrlimit(resource.RLIMIT_FSIZE, (9_000, limits[1]))
   try:
     for step in range(400):  # 40 bytes each
-      writer.evaluation(step, dict(fid=1.0))
+      writer.evaluation(step, dict(fid=1.0), {})
   finally:
     resource.setrlimit(resource.RLIMIT_FSIZE, limits)
   assert 'TensorBoard lacks' in caplog.text
-  writer.evaluation(400, dict(fid=2.0))
+  writer.evaluation(400, dict(fid=2.0), {})
   writer.close()
   newest = max((tmp_path / 'events').iterdir(), key=lambda f: f.suffix)
   assert read_events(newest)[-1].step == 400

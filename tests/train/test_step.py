@@ -6,19 +6,21 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pixeldit_jax.config import get_config, model_config
+from pixeldit_jax.config import get_config
 from pixeldit_jax.convert.official import (
   from_official,
   rename_to_official,
 )
 from pixeldit_jax.model.pixeldit import weights_of
+from pixeldit_jax.run_context import RunContext
 from pixeldit_jax.train.optim.optimizer import make_optimizer, make_schedule
 from pixeldit_jax.train.state import TrainState, init_state
 from pixeldit_jax.train.step import (
-  draw_examples,
+  TrainingInputs,
   make_gradients,
   make_train_step,
   make_update,
+  sample_training_inputs,
 )
 
 
@@ -38,6 +40,15 @@ def small_config(**model):
   config.model.update(model)
   config.data.update(resolution=16, batch_size=8)
   return config
+
+
+def jit_update(config):
+  return jax.jit(make_update(config, make_optimizer(RunContext.build(config))))
+
+
+def jit_train_step(config):
+  context = RunContext.build(config)
+  return jax.jit(make_train_step(context, make_optimizer(context)))
 
 
 def images(batch=8, side=16):
@@ -64,18 +75,18 @@ def test_five_steps_are_the_authors(golden, assert_close):
     bad_steps=jnp.int32(0),
     weights=weights,
     ema=weights,
-    opt_state=make_optimizer(config).init(weights),
+    opt_state=make_optimizer(RunContext.build(config)).init(weights),
   )
-  gradients_fn = jax.jit(make_gradients(config))
-  update = jax.jit(make_update(config))
+  gradients_fn = jax.jit(make_gradients(RunContext.build(config)))
+  update = jit_update(config)
   for i in range(5):
-    examples = dict(
+    inputs = TrainingInputs(
       data=jnp.asarray(arrays['x'][i].transpose(0, 2, 3, 1)),
       noise=jnp.asarray(arrays['noise'][i].transpose(0, 2, 3, 1)),
       t=jnp.asarray(arrays['t'][i]),
-      y=jnp.asarray(arrays['y'][i], jnp.int32),
+      condition=jnp.asarray(arrays['y'][i], jnp.int32),
     )
-    losses, gradients = gradients_fn(state.weights, examples)
+    losses, gradients = gradients_fn(state.weights, inputs)
     if i == 0:
       named = rename_to_official(gradients, model.config)
       for name, expected in arrays.below('grad0').items():
@@ -91,16 +102,17 @@ def test_five_steps_are_the_authors(golden, assert_close):
 
 
 def fresh(config):
-  model, tx = model_config(config), make_optimizer(config)
-  return jax.jit(lambda: init_state(model, tx, config.seed))()
+  context = RunContext.build(config)
+  tx = make_optimizer(context)
+  return jax.jit(lambda: init_state(context.model, tx, config.seed))()
 
 
 def test_accumulation_is_the_same_step_in_parts(assert_close):
   config = small_config()
   state, batch = fresh(config), images()
-  whole, metrics = jax.jit(make_train_step(config))(state, batch)
+  whole, metrics = jit_train_step(config)(state, batch)
   config.optimizer.accumulate = 4
-  parts, metrics_of_parts = jax.jit(make_train_step(config))(state, batch)
+  parts, metrics_of_parts = jit_train_step(config)(state, batch)
   assert_close(metrics_of_parts['loss'], metrics['loss'], 1e-5)
   assert_close(
     metrics_of_parts['gradient_norm'], metrics['gradient_norm'], 1e-5
@@ -114,14 +126,16 @@ def test_each_step_draws_its_own_and_the_same_again():
   config.data.flip = True
   batch = images(64)
   first, again, other = (
-    draw_examples(jax.random.key(seed), batch, config) for seed in (1, 1, 2)
+    sample_training_inputs(jax.random.key(seed), batch, config)
+    for seed in (1, 1, 2)
   )
   chex.assert_trees_all_equal(first, again)
-  for name in ('noise', 't', 'y', 'data'):
-    assert bool((first[name] != other[name]).any())
+  for name in ('noise', 't', 'condition', 'data'):
+    drawn, another = getattr(first, name), getattr(other, name)
+    assert bool((drawn != another).any())
   plain = np.asarray(batch['image']) / np.float32(127.5) - 1
-  kept = np.isclose(first['data'], plain, atol=1e-6).all((1, 2, 3))
-  turned = np.isclose(first['data'], plain[:, :, ::-1], atol=1e-6)
+  kept = np.isclose(first.data, plain, atol=1e-6).all((1, 2, 3))
+  turned = np.isclose(first.data, plain[:, :, ::-1], atol=1e-6)
   assert 0 < kept.sum() < 64 and (kept | turned.all((1, 2, 3))).all()
 
 
@@ -129,7 +143,7 @@ def test_a_step_that_is_not_finite_changes_only_the_counters():
   config = small_config()
   state = fresh(config)
   gradients = jax.tree.map(jnp.ones_like, state.weights)
-  update = jax.jit(make_update(config))
+  update = jit_update(config)
   for loss, norm in ((jnp.nan, 1.0), (1.0, jnp.inf)):
     bad = jax.tree.map(lambda g, norm=norm: g * norm, gradients)
     after, metrics = update(state, dict(loss=jnp.float32(loss)), bad)
@@ -148,7 +162,7 @@ def test_ema_warms_up_and_follows():
   config = small_config()
   config.ema.decay = 0.9
   state = fresh(config)
-  update = jax.jit(make_update(config))
+  update = jit_update(config)
   gradients = jax.tree.map(jnp.ones_like, state.weights)
   after, _ = update(state, dict(loss=jnp.float32(1)), gradients)
   old, new = (s.weights['output']['proj']['bias'] for s in (state, after))
@@ -191,7 +205,7 @@ def test_weight_decay_spares_all_but_kernels():
   state = fresh(config)
   zero = jax.tree.map(jnp.zeros_like, state.weights)
   losses = dict(loss=jnp.float32(1))
-  after, _ = jax.jit(make_update(config))(state, losses, zero)
+  after, _ = jit_update(config)(state, losses, zero)
 
   def check(path, new, old):
     scale = 0.9 if path[-1].key == 'kernel' else 1.0

@@ -31,6 +31,7 @@ import json, sys
 import jax
 from ml_collections import ConfigDict
 from pixeldit_jax import sharding
+from pixeldit_jax.run_context import RunContext
 from pixeldit_jax.train import inputs
 address, count, index, config = sys.argv[1:]
 jax.distributed.initialize(address, int(count), int(index))
@@ -81,16 +82,16 @@ def test_several_shapes_resume_exactly_and_compile_once_each(
   config = config.copy_and_resolve_references()
   config.steps = 8
   with jax.log_compiles(), caplog.at_level(logging.WARNING):
-    unbroken = train(config, str(tmp_path / 'unbroken'))
+    unbroken = train(RunContext.build(config), str(tmp_path / 'unbroken'))
   messages = [record.getMessage() for record in caplog.records]
   steps = [m for m in messages if 'Compiling' in m and 'train_step' in m]
   assert len(steps) == len(SHAPES)
   text = json.loads((tmp_path / 'unbroken/text.json').read_text())
   assert text == WordEncoder().meta
   config.steps = 3
-  train(config, str(tmp_path / 'broken'))
+  train(RunContext.build(config), str(tmp_path / 'broken'))
   config.steps = 8
-  resumed = train(config, str(tmp_path / 'broken'))
+  resumed = train(RunContext.build(config), str(tmp_path / 'broken'))
   chex.assert_trees_all_equal(resumed, unbroken)
 
 

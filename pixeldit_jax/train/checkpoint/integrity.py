@@ -1,30 +1,39 @@
-"""Whether a checkpoint on disk is what was written.
+"""Checkpoint integrity: a manifest of size and CRC-32 for each file.
 
-Just before a checkpoint is committed, the size and CRC-32 of each of its files
-go into `files.json` among them. What was truncated, lost or changed later is
-found by it.
+It is written as `files.json` just before a checkpoint is committed. Files that
+were truncated, lost or changed later are found by it, and a start goes on from
+the newest checkpoint that is intact.
 """
 
 import json
+import logging
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 
+import jax
 from etils import epath
 
+from pixeldit_jax.errors import UserError
+from pixeldit_jax.train.checkpoint.folders import DAMAGED
+from pixeldit_jax.train.run import multihost
+
+log = logging.getLogger(__name__)
+
 FILES = 'files.json'
+_BLOCK = 1 << 22  # bytes read at a time
 # Orbax completes this one after the commit; nothing is restored from it.
 _UNCOUNTED = (FILES, '_CHECKPOINT_METADATA')
 
 
-def write_files(folder: epath.Path) -> None:
-  """Lists all files below a checkpoint that is complete but not committed."""
+def write_manifest(folder: epath.Path) -> None:
+  """Lists all files of a checkpoint that is complete but not committed."""
   listed = {
     name: [path.stat().length, _crc32(path)] for name, path in _walk(folder)
   }
   (folder / FILES).write_text(json.dumps(listed, indent=1) + '\n')
 
 
-def damage(
+def verify(
   folder: epath.Path,
   *,
   checksums: bool,
@@ -32,14 +41,17 @@ def damage(
   process_index: int = 0,
   process_count: int = 1,
 ) -> list[str]:
-  """What is wrong with a checkpoint, a line for each file; whole if empty.
+  """Compares a checkpoint with its manifest.
 
   Args:
     folder: of one step.
-    checksums: read all files; else their sizes alone are compared.
-    part: the item to look at, all by default.
-    process_index: reads every process_count-th file.
+    checksums: read all files; else only their sizes are compared.
+    part: the item to verify, all by default.
+    process_index: verifies every process_count-th file.
     process_count: the processes that share the reading.
+
+  Returns:
+    What is wrong, a line for each file; empty if it is intact.
   """
   try:
     listed = json.loads((folder / FILES).read_text())
@@ -75,13 +87,73 @@ def describe(damaged: Mapping[int, Sequence[str]]) -> str:
   )
 
 
+def newest_intact(
+  folder: epath.Path, steps: Sequence[int], checksums: bool
+) -> int | None:
+  """Finds the checkpoint to go on from; moves damaged newer ones aside.
+
+  Args:
+    folder: of the checkpoints of a run.
+    steps: of the checkpoints in it, ascending.
+    checksums: see `verify`.
+
+  Returns:
+    Its step; None if there is no checkpoint.
+
+  Raises:
+    UserError: there are checkpoints, and all are damaged.
+  """
+  damaged: dict[int, list[str]] = {}
+  for step in reversed(steps):
+    found = verify(
+      folder / str(step),
+      checksums=checksums,
+      process_index=jax.process_index(),
+      process_count=jax.process_count(),
+    )
+    if not multihost.in_any(bool(found)):
+      if damaged:
+        _move_aside(folder, damaged, step)
+      return step
+    damaged[step] = found
+  if damaged:
+    raise UserError(
+      f'no checkpoint in {folder} is intact:\n{describe(damaged)}\n'
+      'Bring back the files that are missing or damaged; or start anew in '
+      'another --workdir.'
+    )
+  return None
+
+
+def _move_aside(
+  folder: epath.Path, damaged: Mapping[int, Sequence[str]], intact: int
+) -> None:
+  """Moves damaged checkpoints out of the way of later ones, and says so."""
+  aside = folder.parent / DAMAGED
+  log.error(
+    'DAMAGED CHECKPOINTS, moved to %s:\n%s\nGoing on from step %d, the newest '
+    'intact one.',
+    aside,
+    describe(damaged),
+    intact,
+  )
+  if jax.process_index() == 0:
+    aside.mkdir(exist_ok=True)
+    for step in damaged:
+      target = aside / str(step)
+      if target.exists():
+        target.rmtree()
+      (folder / str(step)).rename(target)
+  multihost.wait_for_all('damaged checkpoints are moved')
+
+
 def size_of(folder: epath.Path) -> int:
   """Bytes of all files."""
   return sum(path.stat().length for _, path in _walk(folder))
 
 
 def _walk(folder: epath.Path, prefix='') -> Iterator[tuple[str, epath.Path]]:
-  """Relative names and paths of the files that count."""
+  """Relative names and paths of the files that a manifest lists."""
   for path in sorted(folder.iterdir()):
     if path.is_dir():
       yield from _walk(path, f'{prefix}{path.name}/')
@@ -92,6 +164,6 @@ def _walk(folder: epath.Path, prefix='') -> Iterator[tuple[str, epath.Path]]:
 def _crc32(path: epath.Path) -> int:
   crc = 0
   with path.open('rb') as file:
-    while block := file.read(1 << 22):
+    while block := file.read(_BLOCK):
       crc = zlib.crc32(block, crc)
   return crc

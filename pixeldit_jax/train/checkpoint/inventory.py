@@ -73,7 +73,7 @@ def _entry(folder, checksums, numbers, put_aside):
     folder=folder,
     age=time.time() - _written(folder),
     size=integrity.size_of(folder),
-    damage=integrity.damage(folder, checksums=checksums),
+    damage=integrity.verify(folder, checksums=checksums),
     numbers=numbers,
     put_aside=put_aside,
   )

@@ -1,39 +1,27 @@
-"""Checkpoints: all of a run, or only the weights that sampling needs.
+"""Writes and restores the checkpoints of a run, while steps go on.
 
-Orbax writes each part of a step as an item of its own, beside and renamed, so
-that a step is whole or not there, and any item can be read without the rest.
-Every process writes its own shards while steps go on.
+Orbax writes each item of a step into a temporary folder and renames the step at
+the end, so a step is complete or absent, and any item can be read without the
+others. Every process writes its own shards.
 """
 
 import contextlib
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import grain
 import jax
+import jax.numpy as jnp
 import orbax.checkpoint as ocp
-from etils import epath
-from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from pixeldit_jax import sharding
-from pixeldit_jax.errors import OutputError, UserError
-from pixeldit_jax.model.config import ModelConfig
-from pixeldit_jax.train.checkpoint import integrity, restore, retention
-from pixeldit_jax.train.checkpoint.folders import (
-  DAMAGED,
-  ITEMS,
-  folder_of,
-  steps_in,
-)
-from pixeldit_jax.train.checkpoint.snapshot import Snapshot
-from pixeldit_jax.train.run import multihost
+from pixeldit_jax.errors import OutputError
+from pixeldit_jax.train.checkpoint import integrity, retention
+from pixeldit_jax.train.checkpoint.folders import ITEMS, folder_of, steps_in
 from pixeldit_jax.train.state import TrainState
 from pixeldit_jax.typing import PyTree
 
-log = logging.getLogger(__name__)
-
-# An array that is the same on many devices is cut among them to be written,
+# An array that is replicated on many devices is cut among them to be written,
 # which costs a small program for each cut. Below 1 MiB one device writes it.
 _ARRAYS = ocp.type_handlers.create_type_handler_registry(
   (
@@ -42,70 +30,36 @@ _ARRAYS = ocp.type_handlers.create_type_handler_registry(
   )
 )
 
-
-def _items(state: TrainState) -> dict[str, PyTree]:
-  """The state by checkpoint item; small counters stand together."""
-  progress = dict(step=state.step, key=state.key, bad_steps=state.bad_steps)
-  items = dict(
-    weights=state.weights,
-    ema=state.ema,
-    opt_state=state.opt_state,
-    progress=progress,
-  )
-  return items | ({'projector': state.projector} if state.projector else {})
-
-
-class _Manager(ocp.CheckpointManager):
-  """Orbax's, which would ask for preemption by numbers of its own."""
-
-  def reached_preemption(self, step: int) -> bool:
-    del step
-    return False  # the loop asks: see `signals`
-
-
-class _Policy:
-  """`retention` as Orbax asks for it."""
-
-  def __init__(self, checkpoint: ConfigDict, numbers: Mapping):
-    self._checkpoint, self._numbers = checkpoint, numbers
-
-  def should_preserve(self, checkpoints: Sequence, *, context) -> list[bool]:
-    del context
-    rule, steps = self._checkpoint, [info.step for info in checkpoints]
-    kept = retention.kept(
-      steps,
-      newest=rule.keep,
-      period=rule.keep_period,
-      best=retention.best_step(steps, self._numbers, rule.best, rule.best_is),
-    )
-    return [step in kept for step in steps]
+EvalMetrics = Mapping[
+  int, Mapping[str, float]
+]  # what evaluations found, by step
 
 
 class Checkpoints:
-  """The checkpoints of a run, written while steps go on."""
+  """The checkpoints of a run, written while steps go on.
 
-  def __init__(
-    self,
-    workdir: str,
-    config: ConfigDict,
-    numbers: Mapping[int, Mapping[str, float]],
-  ):
-    """Finds the newest whole checkpoint, and puts damaged newer ones aside.
+  Attributes:
+    newest: the step of the newest complete checkpoint; None if there is none.
+  """
+
+  def __init__(self, workdir: str, checkpoint: ConfigDict):
+    """Finds the newest intact checkpoint, and moves damaged newer ones aside.
 
     Args:
-      workdir: of the run.
-      config: of the run.
-      numbers: what evaluations found, by step; read at each save, to know
-        which checkpoint is the best.
+      workdir: folder of the run.
+      checkpoint: `config.checkpoint`.
 
     Raises:
-      ValueError: there are checkpoints, but none that is whole.
+      UserError: there are checkpoints, but none that is intact.
     """
     self._folder = folder_of(workdir)
-    self._saving, self._snapshot = None, Snapshot()
-    self.newest = _newest_whole(self._folder, config.checkpoint.checksums)
+    self._saving: int | None = None
+    self._snapshot, self._policy = _Snapshot(), _Policy(checkpoint)
+    self.newest = integrity.newest_intact(
+      self._folder, steps_in(self._folder), checkpoint.checksums
+    )
     options = ocp.CheckpointManagerOptions(
-      preservation_policy=_Policy(config.checkpoint, numbers),
+      preservation_policy=self._policy,
       cleanup_tmp_directories=True,
       async_options=ocp.options.AsyncOptions(
         # Threads that wait for a folder that could not be made would hold the
@@ -114,8 +68,8 @@ class Checkpoints:
         post_finalization_callback=self._before_commit,
       ),
     )
-    # Uncompressed, files are written from the copy of the state itself, and
-    # need no memory of their own; trained float32 shrinks by 8% at most.
+    # Uncompressed, files are written from the copy of the state itself, without
+    # another buffer; trained float32 would shrink by 8% at most.
     handlers = {
       item: ocp.PyTreeCheckpointHandler(
         use_compression=False, type_handler_registry=_ARRAYS
@@ -127,41 +81,47 @@ class Checkpoints:
       self._folder, options=options, item_handlers=handlers
     )
 
+  @property
+  def last(self) -> int:
+    """The last step that was saved or restored, written out or not yet."""
+    return self._saving or self.newest or 0
+
   def save(
-    self, state: TrainState, data: grain.DatasetIterator, account: PyTree
+    self,
+    state: TrainState,
+    data: grain.DatasetIterator,
+    run_counters: PyTree,
+    eval_metrics: EvalMetrics,
   ) -> None:
     """Starts to write; returns once the devices may go on.
 
     Args:
       state: of the run.
       data: its iterator; equal in all processes, as it counts global batches.
-      account: what the run knows of itself, as JSON.
+      run_counters: time and gradient norms of the run, as JSON.
+      eval_metrics: decide which older checkpoint is the best and stays.
 
     Raises:
-      OSError: this checkpoint, or the one before, could not be written.
+      OutputError: this checkpoint, or the one before, could not be written.
     """
-    with self._told():
+    with self._explain_errors():
       self._manager.wait_until_finished()
     self._saving = int(state.step)
+    self._policy.eval_metrics = dict(eval_metrics)
     items = _items(self._snapshot.take(state))
     args = {k: ocp.args.PyTreeSave(v) for k, v in items.items()}
     args['data'] = ocp.args.JsonSave(data.get_state())
-    args['account'] = ocp.args.JsonSave(account)
-    with self._told():
+    args['account'] = ocp.args.JsonSave(run_counters)
+    with self._explain_errors():
       self._manager.save(
         self._saving, args=ocp.args.Composite(**args), force=True
       )
-
-  @property
-  def last(self) -> int:
-    """The last step that was saved or restored, written out or not yet."""
-    return self._saving or self.newest or 0
 
   def poll(self) -> None:
     """Takes note of a save that has ended; `newest` is then its step.
 
     Raises:
-      OSError: it failed.
+      OutputError: it failed.
     """
     if self._saving is not None and not self._manager.is_saving_in_progress():
       self.wait()
@@ -170,25 +130,27 @@ class Checkpoints:
     """Returns once all is written.
 
     Raises:
-      OSError: it could not be.
+      OutputError: it could not be.
     """
-    with self._told():
+    with self._explain_errors():
       self._manager.wait_until_finished()
     if self._saving is not None:
       self.newest, self._saving = self._saving, None
 
   def restore(
-    self, like: TrainState, data: grain.DatasetIterator
+    self, abstract: TrainState, data: grain.DatasetIterator
   ) -> tuple[TrainState, PyTree]:
-    """The newest state, placed as `like`, and the account saved with it.
+    """Reads the newest state, and the run counters that were saved with it.
 
-    `data` is moved to the batch that comes next.
+    Args:
+      abstract: shapes and shardings to restore to.
+      data: the iterator, moved to the batch that comes next.
     """
     args = {
       k: ocp.args.PyTreeRestore(
         v, ocp.checkpoint_utils.construct_restore_args(v)
       )
-      for k, v in _items(like).items()
+      for k, v in _items(abstract).items()
     }
     args['data'] = args['account'] = ocp.args.JsonRestore()
     items = self._manager.restore(self.newest, args=ocp.args.Composite(**args))
@@ -197,7 +159,7 @@ class Checkpoints:
       weights=items['weights'],
       ema=items['ema'],
       opt_state=items['opt_state'],
-      projector=items['projector'] if like.projector else {},
+      projector=items['projector'] if abstract.projector else {},
       **items['progress'],
     )
     return state, items['account']
@@ -209,19 +171,20 @@ class Checkpoints:
 
   def _before_commit(self) -> None:
     """Process 0, when all processes have written their files."""
-    beside = list(self._folder.glob(f'{self._saving}.orbax-checkpoint-tmp*'))
+    pattern = f'{self._saving}.orbax-checkpoint-tmp*'
+    temporary = list(self._folder.glob(pattern))
     # A bucket cannot rename: there Orbax marks the folder itself.
-    integrity.write_files(
-      beside[0] if beside else self._folder / str(self._saving)
+    integrity.write_manifest(
+      temporary[0] if temporary else self._folder / str(self._saving)
     )
 
   @contextlib.contextmanager
-  def _told(self):
-    """Says of any failure to write what it means for the run."""
+  def _explain_errors(self) -> Iterator[None]:
+    """Re-raises write errors as OutputError with recovery instructions."""
     try:
       yield
     except Exception as error:
-      # Else every array that was not written would bury the story below.
+      # Else a traceback for every array would bury the message below.
       logging.getLogger('asyncio').setLevel(logging.CRITICAL)
       reason = (str(error).splitlines() or [type(error).__name__])[0]
       raise OutputError(
@@ -232,71 +195,74 @@ class Checkpoints:
       ) from error
 
 
-def _newest_whole(folder: epath.Path, checksums: bool) -> int | None:
-  """The newest checkpoint that is whole; None where there is none at all."""
-  damaged = {}
-  for step in reversed(steps_in(folder)):
-    found = integrity.damage(
-      folder / str(step),
-      checksums=checksums,
-      process_index=jax.process_index(),
-      process_count=jax.process_count(),
-    )
-    if not multihost.in_any(bool(found)):
-      _put_aside(folder, damaged, step)
-      return step
-    damaged[step] = found
-  if damaged:
-    raise UserError(
-      f'no checkpoint in {folder} is whole:\n{integrity.describe(damaged)}\n'
-      'Bring back the files that are missing or damaged; or start anew in '
-      'another --workdir.'
-    )
-  return None
+class _Manager(ocp.CheckpointManager):
+  """Orbax's, without its own check for preemption: see `run.preemption`."""
+
+  def reached_preemption(self, step: int) -> bool:
+    del step
+    return False
 
 
-def _put_aside(
-  folder: epath.Path, damaged: dict[int, list[str]], whole: int
-) -> None:
-  """Moves damaged checkpoints out of the way of those to come, and says so."""
-  if not damaged:
-    return
-  aside = folder.parent / DAMAGED
-  log.error(
-    'DAMAGED CHECKPOINTS, moved to %s:\n%s\nGoing on from step %d, the newest '
-    'whole one.',
-    aside,
-    integrity.describe(damaged),
-    whole,
+class _Policy:
+  """`retention` in the form that Orbax calls.
+
+  Orbax has policies for the newest, every n-th and the best, but its best one
+  takes the metrics that are saved with a checkpoint; here an evaluation finds
+  them after the save, and the rule is that of `checkpoints --delete` too.
+
+  Attributes:
+    eval_metrics: known at the save that is under way.
+  """
+
+  def __init__(self, checkpoint: ConfigDict):
+    self._rule = checkpoint
+    self.eval_metrics: EvalMetrics = {}
+
+  def should_preserve(self, checkpoints: Sequence, *, context) -> list[bool]:
+    del context
+    rule, steps = self._rule, [info.step for info in checkpoints]
+    best = retention.best_step(
+      steps, self.eval_metrics, rule.best, rule.best_is
+    )
+    kept = retention.kept(
+      steps, newest=rule.keep, period=rule.keep_period, best=best
+    )
+    return [step in kept for step in steps]
+
+
+class _Snapshot:
+  """On a CPU, copies the state into one reused buffer.
+
+  Other states are returned as they are: Orbax copies them to the host before
+  steps go on. A CPU's state would be written from the buffers of the next step,
+  which would have to copy them first, one after another.
+  """
+
+  def __init__(self):
+    self._copy = self._last = None
+
+  def take(self, state: PyTree) -> PyTree:
+    """Arrays that no later step changes; the ones taken before are deleted."""
+    if jax.default_backend() != 'cpu':
+      return state
+    if self._copy is None:
+      self._copy = jax.jit(
+        lambda old, new: jax.tree.map(jnp.copy, new),
+        out_shardings=jax.tree.map(lambda a: a.sharding, state),
+        donate_argnums=0,
+        keep_unused=True,  # only the memory of the old one is used
+      )
+    self._last = jax.block_until_ready(self._copy(self._last, state))
+    return self._last
+
+
+def _items(state: TrainState) -> dict[str, PyTree]:
+  """The state by checkpoint item; small counters are one item."""
+  progress = dict(step=state.step, key=state.key, bad_steps=state.bad_steps)
+  items = dict(
+    weights=state.weights,
+    ema=state.ema,
+    opt_state=state.opt_state,
+    progress=progress,
   )
-  if jax.process_index() == 0:
-    aside.mkdir(exist_ok=True)
-    for step in damaged:
-      place = aside / str(step)
-      if place.exists():
-        place.rmtree()
-      (folder / str(step)).rename(place)
-  multihost.wait_for_all('damaged checkpoints are moved')
-
-
-def restore_weights(
-  workdir: str,
-  model: ModelConfig,
-  mesh: Mesh,
-  *,
-  ema: bool = True,
-  step: int | None = None,
-  rules: sharding.Rules = sharding.RULES,
-) -> tuple[PyTree, int]:
-  """`restore.restore_weights`, for callers without a `CheckpointRef`."""
-  ref = restore.CheckpointRef(workdir, step, ema)
-  weights, ref = restore.restore_weights(ref, model, mesh, rules)
-  return weights, ref.step
-
-
-def newest_for_reading(
-  workdir: str, item: str, step: int | None = None
-) -> tuple[epath.Path, int]:
-  """`CheckpointRef.resolve`, for callers without one."""
-  ref = restore.CheckpointRef(workdir, step, item == 'ema').resolve()
-  return folder_of(workdir), ref.step
+  return items | ({'projector': state.projector} if state.projector else {})

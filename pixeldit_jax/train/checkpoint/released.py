@@ -28,7 +28,7 @@ from pixeldit_jax.progress import Progress
 from pixeldit_jax.train.checkpoint import integrity
 from pixeldit_jax.train.checkpoint.folders import FOLDER, folder_of
 from pixeldit_jax.train.checkpoint.restore import CheckpointRef
-from pixeldit_jax.train.run import text_encoder_metadata, workdir
+from pixeldit_jax.train.run import workdir
 
 log = logging.getLogger(__name__)
 
@@ -119,13 +119,13 @@ def to_workdir(
     step = folder_of(str(beside)) / '0'
     for item, tensors in items.items():
       write_stored(step / item, _told(tensors))
-    integrity.write_files(step)
+    integrity.write_manifest(step)
     workdir.write_config(str(beside), config)
     workdir.write_overview(str(beside), weights_of(abstract_model(model)))
     facts = dict(source=address(source), which=which)
     workdir.add_history(str(beside), workdir.CONVERTED, **facts)
     if text:
-      text_encoder_metadata.keep_text(str(beside), text)
+      workdir.keep_text_encoder(str(beside), text)
     _replace(beside, place)
   finally:
     if beside.exists():

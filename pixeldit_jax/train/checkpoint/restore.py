@@ -124,12 +124,12 @@ def _complete_step(ref: CheckpointRef) -> int:
     raise MissingFileError(
       f'no checkpoint of step {ref.step} in {folder}; there are {steps}.'
     )
-  damaged = {}
+  damaged: dict[int, list[str]] = {}
   for step in reversed(steps) if ref.step is None else [ref.step]:
     path = folder / str(step)
     # A checkpoint that other code wrote has no manifest to compare with.
     listed = (path / integrity.FILES).exists()
-    found = listed and integrity.damage(path, checksums=False, part=ref.item)
+    found = listed and integrity.verify(path, checksums=False, part=ref.item)
     if not found:
       if damaged:
         log.error(

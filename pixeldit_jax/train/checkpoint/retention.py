@@ -50,4 +50,4 @@ def best_step(
     return None
   choose = {'lowest': min, 'highest': max}[best_is]
   # Of equal ones the newest.
-  return choose(sorted(values, reverse=True), key=values.get)
+  return choose(sorted(values, reverse=True), key=lambda step: values[step])

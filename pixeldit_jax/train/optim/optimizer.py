@@ -1,4 +1,4 @@
-"""AdamW or CAME with schedule and clipping, and the average of the weights."""
+"""AdamW or CAME with schedule and clipping, and the EMA of the weights."""
 
 import chex
 import jax
@@ -6,8 +6,9 @@ import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
-from pixeldit_jax.config import model_config
+from pixeldit_jax.model.config import ModelConfig
 from pixeldit_jax.model.pixeldit import abstract_model, matrix_axes_of
+from pixeldit_jax.run_context import RunContext
 from pixeldit_jax.train.optim.adam import clip_by_global_norm, scale_by_adam
 from pixeldit_jax.train.optim.came import MatrixAxes, scale_by_came
 from pixeldit_jax.typing import Array, Int, PyTree
@@ -23,14 +24,14 @@ def make_schedule(config: ConfigDict) -> optax.Schedule:
   if o.schedule == 'constant':
     main = optax.constant_schedule(o.learning_rate)
   elif o.schedule == 'cosine':
-    alpha = o.final_learning_rate / o.learning_rate
+    alpha = o.final_learning_rate / (o.learning_rate or 1.0)
     main = optax.cosine_decay_schedule(o.learning_rate, rest, alpha)
   else:
     main = optax.linear_schedule(o.learning_rate, o.final_learning_rate, rest)
 
   def schedule(step):
     step = jnp.asarray(step, jnp.float32)
-    # From 1/n, not 0: no step is spent on standing still.
+    # From 1/n, not 0, at which the first step would change nothing.
     warm = jnp.minimum(1.0, (step + 1) / max(1, o.warmup_steps))
     rate = warm * main(jnp.maximum(0.0, step - o.warmup_steps))
     if o.drop_step:
@@ -41,16 +42,16 @@ def make_schedule(config: ConfigDict) -> optax.Schedule:
 
 
 def make_optimizer(
-  config: ConfigDict,
+  context: RunContext,
 ) -> optax.GradientTransformationExtraArgs:
   """Clipping by global norm, then AdamW or CAME.
 
   `update(..., finite=False)` changes no state, whatever the gradients are.
   """
-  o = config.optimizer
+  o = context.config.optimizer
   if o.name == 'came':
     betas = dict(beta1=o.beta1, beta2=o.beta2, beta3=o.beta3)
-    rule = _if_finite(scale_by_came(_matrix_axes(config), **betas))
+    rule = _if_finite(scale_by_came(_matrix_axes(context.model), **betas))
   else:
     rule = scale_by_adam(o.beta1, o.beta2, o.eps)
   return optax.chain(
@@ -59,7 +60,7 @@ def make_optimizer(
     optax.chain(
       rule,
       optax.add_decayed_weights(o.weight_decay, _decayed),
-      _if_finite(optax.scale_by_learning_rate(make_schedule(config))),
+      _if_finite(optax.scale_by_learning_rate(make_schedule(context.config))),
     ),
   )
 
@@ -78,9 +79,9 @@ def _if_finite(
   return optax.GradientTransformationExtraArgs(tx.init, update)
 
 
-def _matrix_axes(config: ConfigDict) -> MatrixAxes:
-  """What CAME takes as matrices: all kernels, for each block by itself."""
-  network = matrix_axes_of(abstract_model(model_config(config)))
+def _matrix_axes(model: ModelConfig) -> MatrixAxes:
+  """The axes by which CAME factors the kernels of each block."""
+  network = matrix_axes_of(abstract_model(model))
   of_path = dict(
     jax.tree_util.tree_leaves_with_path(
       network, is_leaf=lambda axes: isinstance(axes, tuple)
@@ -88,7 +89,7 @@ def _matrix_axes(config: ConfigDict) -> MatrixAxes:
   )
 
   def matrix_axes(path, weight):
-    # The projector of REPA is not of the network; its kernels are matrices.
+    # REPA's projector is not part of the network; its kernels are matrices.
     return of_path.get(path, (0, int(weight.ndim == 2)))
 
   return matrix_axes
@@ -114,12 +115,14 @@ def update_ema(
     ema, weights: trees of the same shapes.
     step: updates done before this one.
     decay: of the average once it is warm.
-    warmup: holds the decay to (1 + step) / (10 + step), so that a young
-      average is not made of the first random weights.
+    warmup: limits the decay to (1 + step) / (10 + step), so that a young
+      average is not dominated by the first random weights.
   """
   chex.assert_trees_all_equal_shapes(ema, weights)  # else they broadcast
   d = jnp.float32(decay)
   if warmup:
     n = step.astype(jnp.float32)
     d = jnp.minimum(d, (1 + n) / (10 + n))
+  # Not optax.incremental_update, (1 - d) * w + d * e: this form rounds
+  # otherwise, and leaves an average alone that equals its weights.
   return jax.tree.map(lambda e, w: e + (1 - d) * (w - e), ema, weights)

@@ -1,51 +1,51 @@
 """Where the time of a run goes, over all of its starts.
 
-Goodput is the part spent in steps that still count. Steps that were done again
-after a kill, and what a restart took to get going, are lost.
+Goodput is the share of steps that still count. Steps that were repeated after a
+kill, and the time of a restart until its first step, are lost.
 """
 
 import contextlib
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
-PARTS = (
+PHASES = (
   'start',  # the first time: data, state, everything before the first step
   'compile',
   'data',  # waiting for the next batch
   'step',
-  'checkpoint',  # the loop held; writing goes on beside the steps
+  'checkpoint',  # the loop held; files are written while steps go on
   'evaluation',
   'lost',
 )
 
 
 class Goodput:
-  """Seconds by part; every moment since its making belongs to one."""
+  """Seconds by phase; every moment since its making belongs to one."""
 
   def __init__(self):
-    self._seconds = dict.fromkeys(PARTS, 0.0)
-    self._part = 'start'
+    self._seconds = dict.fromkeys(PHASES, 0.0)
+    self._phase = 'start'
     self._since = time.perf_counter()
 
-  def enter(self, part: str) -> None:
-    """From now on the time is of this part."""
+  def start_phase(self, name: str) -> None:
+    """Counts the time from now on to this phase."""
     now = time.perf_counter()
-    self._seconds[self._part] += now - self._since
-    self._part, self._since = part, now
+    self._seconds[self._phase] += now - self._since
+    self._phase, self._since = name, now
 
   @contextlib.contextmanager
-  def spending(self, part: str):
-    """Within it the time is of this part, then of the one before."""
-    before = self._part
-    self.enter(part)
+  def phase(self, name: str) -> Iterator[None]:
+    """Counts the time of the block to this phase, then to the one before."""
+    before = self._phase
+    self.start_phase(name)
     try:
       yield
     finally:
-      self.enter(before)
+      self.start_phase(before)
 
   def seconds(self) -> dict[str, float]:
-    """Of each part so far."""
-    self.enter(self._part)
+    """Seconds of each phase so far."""
+    self.start_phase(self._phase)
     return dict(self._seconds)
 
   def resume(
@@ -56,17 +56,17 @@ class Goodput:
     Args:
       saved: seconds at the checkpoint that the run goes on from.
       last: those last known of the run, later than the checkpoint if the
-        process was killed; what lies between is lost.
+        process was killed; the difference is lost.
     """
     now = self.seconds()
     redone = sum(last.values()) - sum(saved.values())
-    self._seconds = {part: now[part] + saved.get(part, 0.0) for part in PARTS}
+    self._seconds = {name: now[name] + saved.get(name, 0.0) for name in PHASES}
     self._seconds['lost'] += max(0.0, redone) + now['start']
     self._seconds['start'] -= now['start']
-    self.enter('lost')  # until the first step, a restart is a loss
+    self.start_phase('lost')  # a restart, until its first step
 
   def fractions(self) -> dict[str, float]:
-    """Of all time, by part: 'goodput/step' and so on."""
+    """The share of each phase: 'goodput/step' and so on."""
     seconds = self.seconds()
     total = sum(seconds.values()) or 1.0
-    return {f'goodput/{part}': seconds[part] / total for part in PARTS}
+    return {f'goodput/{name}': seconds[name] / total for name in PHASES}

@@ -1,4 +1,4 @@
-"""Profiler traces of some steps, asked for before or during a run.
+"""Profiler traces of some steps, requested before or during a run.
 
 `config.log.trace='100-110'` traces these steps in every process. A file named
 `trace` in the workdir of a running job, seen when it logs next, traces ten

@@ -1,46 +1,52 @@
-"""What a run writes of itself, from its start to its stop."""
+"""The log of a run: lock, history, progress and evaluation files."""
 
 import contextlib
+import functools
+import importlib.metadata
 import logging
+import pathlib
+import platform
+import shlex
+import subprocess
+import sys
 from collections.abc import Mapping
 from typing import Any
 
 import jax
-import numpy as np
 from ml_collections import ConfigDict
 
+from pixeldit_jax import settings
 from pixeldit_jax.errors import Stopped, UserError
 from pixeldit_jax.train.run import lock, multihost, workdir
-from pixeldit_jax.train.run.environment import environment
 from pixeldit_jax.train.run.goodput import Goodput
-from pixeldit_jax.train.run.gradient_watch import Watch
 
 log = logging.getLogger(__name__)
+
+_ROOT = pathlib.Path(__file__).parents[3]
 
 
 class Record:
   """Holds the workdir while it is entered, and keeps its files.
 
   Attributes:
-    step: done so far.
+    step: the last step done.
     goodput: where the time goes.
-    watch: what is remembered of every step.
-    numbers: what evaluations found, by step.
+    eval_metrics: what evaluations found, by step.
   """
 
   def __init__(self, folder: str, config: ConfigDict):
     self._folder, self._config = folder, config
     self._resources = contextlib.ExitStack()
     self.step = 0
-    self.goodput, self.watch = Goodput(), Watch()
+    self.goodput = Goodput()
 
   def __enter__(self):
     self._lock()
     self._before = workdir.read_progress(self._folder)
-    self.numbers = workdir.read_evaluations(self._folder)
+    self.eval_metrics = workdir.read_evaluations(self._folder)
     changed = workdir.changes(self._folder, self._config)
     if changed:
-      log.info('Changed since the last start:\n%s', workdir.lines(changed))
+      log.info('Changed since the last start:\n%s', settings.describe(changed))
     workdir.write_config(self._folder, self._config)
     workdir.add_history(self._folder, 'start', changed=changed, **environment())
     return self
@@ -49,29 +55,16 @@ class Record:
     reason = 'done'
     if kind is not None:
       reason = str(error) if kind is Stopped else f'{kind.__name__}: {error}'
-    with contextlib.suppress(OSError):  # of a full disk the run tells already
+    # A full disk is reported by the error that ends the run.
+    with contextlib.suppress(OSError):
       workdir.add_history(self._folder, 'stop', step=self.step, reason=reason)
     self._resources.close()
 
-  def account(self) -> dict[str, Any]:
-    """What goes into a checkpoint, as JSON has it."""
-    return dict(seconds=self.goodput.seconds(), watch=self.watch.state())
-
-  def resume(self, step: int, account: Mapping[str, Any]) -> None:
-    """Goes on from a checkpoint with this account."""
-    self.step = step
-    self.watch.restore(account['watch'])
-    saved, last = account['seconds'], self._before.get('seconds', {})
-    if self._before.get('step', step) <= step:
-      saved = last  # nothing was done after it that is done again
-    self.goodput.resume(saved, last)
-    log.info('Resuming from step %d in %s.', step, self._folder)
-
   def start_anew(self) -> None:
-    """Begins at step 0, if the folder does not know of any checkpoint.
+    """Begins at step 0, unless the folder once had a checkpoint.
 
     Raises:
-      ValueError: it does; they are gone.
+      UserError: it had; they are gone.
     """
     if self._before.get('saved') is not None:
       raise UserError(
@@ -81,40 +74,101 @@ class Record:
       )
     log.info('Starting at step 0 in %s.', self._folder)
 
+  def resume(self, step: int, seconds: Mapping[str, float]) -> None:
+    """Goes on from a checkpoint.
+
+    Args:
+      step: of the checkpoint.
+      seconds: of each phase until then.
+    """
+    self.step = step
+    last = self._before.get('seconds', {})
+    if self._before.get('step', step) <= step:
+      seconds = last  # no step after the checkpoint has to be done again
+    self.goodput.resume(seconds, last)
+    log.info('Resuming from step %d in %s.', step, self._folder)
+
+  def advance(self, step: int) -> None:
+    """Takes note of a step that was dispatched."""
+    self.step = step
+
   def progress(self, saved: int | None) -> None:
-    """Notes how far the run is, and the newest checkpoint that is whole."""
+    """Writes the step, and that of the newest complete checkpoint."""
     progress = dict(step=self.step, saved=saved, seconds=self.goodput.seconds())
     try:
       workdir.write_progress(self._folder, progress)
-    except OSError as error:  # if the disk is full, the next save tells more
+    except OSError as error:  # if the disk is full, the next save says more
       log.warning('progress.json could not be written: %s', error)
 
-  def evaluated(self, step: int, found: Mapping[str, Any]) -> None:
-    """Keeps the numbers of an evaluation."""
-    self.numbers[step] = {
-      name: float(value)
-      for name, value in found.items()
-      if not isinstance(value, np.ndarray)
-    }
-    workdir.add_evaluation(self._folder, step, self.numbers[step])
-    best, known = self._config.checkpoint.best, self.numbers[step]
-    if best and known and best not in known:
+  def evaluated(self, step: int, metrics: Mapping[str, float]) -> None:
+    """Keeps the metrics of an evaluation."""
+    self.eval_metrics[step] = {k: float(v) for k, v in metrics.items()}
+    workdir.add_evaluation(self._folder, step, metrics)
+    best = self._config.checkpoint.best
+    if best and metrics and best not in metrics:
       log.warning(
-        'checkpoint.best=%s is not among the numbers of this evaluation, so '
+        'checkpoint.best=%s is not among the metrics of this evaluation, so '
         'no checkpoint is kept for it: %s.',
         best,
-        sorted(known),
+        sorted(metrics),
       )
 
   def _lock(self):
-    """Process 0 holds the workdir; all hear whether it could."""
+    """Process 0 locks the workdir; all processes fail if it cannot."""
     error = None
     if jax.process_index() == 0:
       try:
         self._resources.enter_context(lock.hold(self._folder))
-      except (ValueError, OSError) as caught:
+      except (UserError, OSError) as caught:
         error = caught
     if multihost.in_any(error is not None):
-      raise error or ValueError(
-        f'process 0 could not hold workdir {self._folder}.'
+      raise error or UserError(
+        f'process 0 could not lock workdir {self._folder}; it says why.'
       )
+
+
+def environment() -> dict[str, Any]:
+  """Command, versions, git state and devices of this start, as JSON."""
+  device = jax.devices()[0]
+  return dict(
+    command=shlex.join([sys.executable, *sys.argv]),
+    git=git_state(_ROOT),
+    processes=jax.process_count(),
+    devices=f'{jax.device_count()} x {device.device_kind}',
+    host=platform.node(),
+    python=platform.python_version(),
+    packages=packages(),
+  )
+
+
+@functools.cache  # they take a second to read
+def packages() -> dict[str, str]:
+  """The version of every package that Python finds."""
+  return {
+    name: version
+    for name, version in sorted(
+      (d.metadata['Name'] or '', d.version)
+      for d in importlib.metadata.distributions()
+    )
+    if name
+  }
+
+
+def git_state(folder: pathlib.Path) -> dict[str, Any] | None:
+  """The commit, and the files changed since; None outside a checkout."""
+
+  def git(*words):
+    done = subprocess.run(
+      ['git', '-C', str(folder), *words], capture_output=True, text=True
+    )
+    done.check_returncode()
+    return done.stdout
+
+  try:
+    return dict(
+      commit=git('rev-parse', 'HEAD').strip(),
+      changed=git('status', '--porcelain').splitlines(),
+      diff=git('diff', 'HEAD', '--shortstat').strip(),
+    )
+  except (OSError, subprocess.CalledProcessError):
+    return None

@@ -1,8 +1,9 @@
 """TensorBoard's event files, written without a thread.
 
-tensorboardX's own `SummaryWriter` leaves that to a thread, which dies where the
-disk is full, and the run would wait for it for ever. Imported where it is used:
-tensorboardX brings torch with it, if that is installed.
+The `SummaryWriter` of tensorboardX leaves that to a thread, which dies where
+the disk is full, and the run would wait for it for ever (tensorboard had the
+same, tensorflow/tensorboard#6167). Imported where it is used: tensorboardX
+imports torch, if that is installed.
 """
 
 import contextlib
@@ -16,27 +17,31 @@ from tensorboardX import summary
 from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
+from pixeldit_jax.typing import UInt8
+
 log = logging.getLogger(__name__)
 
 
 class EventFiles:
-  """Numbers and pictures of a run, in a folder."""
+  """Scalars and pictures of a run, in a folder."""
 
   def __init__(self, folder: epath.Path, step: int):
-    """Goes on after `step`: what the folder has of later ones is hidden."""
+    """Goes on after `step`: events of later steps in the folder are hidden."""
     self._folder, self._file, self._count = folder, None, 0
     start = SessionLog(status=SessionLog.START)
     self._write([Event(step=step + 1, session_log=start)])
 
-  def add(self, step: int, values: Mapping[str, np.ndarray | float]) -> None:
-    """Writes pictures (uint8 [H, W, 3]) and numbers; a full disk is told."""
-    found = [
-      summary.image(name, value, dataformats='HWC')
-      if isinstance(value, np.ndarray)
-      else summary.scalar(name, value)
-      for name, value in values.items()
-    ]
-    self._write([Event(step=step, summary=one) for one in found])
+  def add(
+    self,
+    step: int,
+    scalars: Mapping[str, float],
+    images: Mapping[str, UInt8[np.ndarray, 'H W 3']] | None = None,
+  ) -> None:
+    """Writes scalars and pictures; a full disk is only reported."""
+    summaries = [summary.scalar(name, x) for name, x in scalars.items()]
+    for name, image in (images or {}).items():
+      summaries.append(summary.image(name, image, dataformats='HWC'))
+    self._write([Event(step=step, summary=one) for one in summaries])
 
   def _write(self, events: list[Event]) -> None:
     try:
@@ -51,8 +56,8 @@ class EventFiles:
         self._file.write_event(event)
       self._file.flush()
     except OSError as error:  # the next checkpoint ends the run, if it has to
-      log.warning('TensorBoard lacks what is told now: %s', error)
-      self._file = None  # it may end anywhere: another one follows
+      log.warning('TensorBoard lacks the events of now: %s', error)
+      self._file = None  # it may be cut anywhere: another one follows
 
   def close(self) -> None:
     if self._file is not None:

@@ -2,9 +2,10 @@
 
 config.json        all values, as of the newest start
 history.jsonl      a line for each start and stop: when, why, with what
-evaluations.jsonl  the numbers of each evaluation, by step
-progress.json      how far it is, and where the time went
+evaluations.jsonl  the metrics of each evaluation, by step
+progress.json      the step it is at, and where the time went
 parameters.txt     the weights, for people
+text.json          the text encoder, of a run with texts
 lock               who trains here now
 checkpoints/       one folder for each kept step
 damaged/           checkpoints that were found damaged
@@ -21,16 +22,17 @@ import jax
 from etils import epath
 from ml_collections import ConfigDict
 
+from pixeldit_jax import files, settings
 from pixeldit_jax.config import get_config
 from pixeldit_jax.errors import MissingFileError, UserError
 from pixeldit_jax.typing import PyTree
 
 # The event in the history of a workdir that was made of released weights.
 CONVERTED = 'converted'
-# What other values here mean is another run, not the same one continued.
-FIXED = ('seed', 'model', 'data', 'flow', 'repa', 'init_from')
-# These change speed or memory only.
-FREE = (
+# With other values of these it is another run, not the same one continued.
+RUN_IDENTITY_KEYS = ('seed', 'model', 'data', 'flow', 'repa', 'init_from')
+# Except these, which change speed, memory or the schedule of a loss only.
+PERFORMANCE_KEYS = (
   'model.dtype',
   'model.attention',
   'model.scan',
@@ -44,6 +46,7 @@ FREE = (
   'data.num_workers',
   'data.prefetch',
 )
+_TEXT_ENCODER = 'text.json'
 
 
 def read_config(workdir: str) -> ConfigDict:
@@ -52,7 +55,7 @@ def read_config(workdir: str) -> ConfigDict:
   Keys that are newer than the run have their defaults, which are what it did.
 
   Raises:
-    FileNotFoundError: there is no run.
+    MissingFileError: there is no run.
     UserError: the file is damaged.
   """
   path = epath.Path(workdir) / 'config.json'
@@ -61,72 +64,122 @@ def read_config(workdir: str) -> ConfigDict:
       f'workdir {workdir} holds no run: {path} is absent. Give the --workdir '
       'that launch/train.py was given.'
     )
-  stored = _parse(path, path.read_text())
-  return ConfigDict(_over(json.loads(get_config().to_json()), stored))
+  defaults = json.loads(get_config().to_json())
+  return ConfigDict(_with_defaults(files.read_json(path), defaults))
 
 
-def _over(defaults: Mapping[str, Any], stored: Mapping[str, Any]) -> dict:
+def _with_defaults(stored: Mapping[str, Any], defaults: Mapping[str, Any]):
   """The stored values, and defaults for keys that are not among them."""
   both = defaults.keys() & stored.keys()
   nested = {key for key in both if isinstance(stored[key], Mapping)}
   return {
     **defaults,
     **stored,
-    **{key: _over(defaults[key], stored[key]) for key in nested},
+    **{key: _with_defaults(stored[key], defaults[key]) for key in nested},
   }
 
 
 def changes(workdir: str, config: ConfigDict) -> dict[str, tuple[Any, Any]]:
-  """Values there and here by key, where a configuration differs from the old.
+  """Keys of a run whose values are others now: (stored, asked) value.
 
   Empty for a folder without a run.
   """
   if not (epath.Path(workdir) / 'config.json').is_file():
     return {}
-  before, now = _flat(read_config(workdir)), _flat(config)
-  return {
-    key: (before.get(key, 'absent'), now.get(key, 'absent'))
-    for key in sorted(before.keys() | now.keys())
-    if before.get(key, 'absent') != now.get(key, 'absent')
-  }
-
-
-def lines(changed: Mapping[str, tuple[Any, Any]]) -> str:
-  """What `changes` found, a line for each key."""
-  return '\n'.join(
-    f'  {key}: {there} there, {here} here'
-    for key, (there, here) in changed.items()
+  return settings.differences(
+    settings.flatten(read_config(workdir).to_dict()),
+    settings.flatten(settings.as_json(config.to_dict())),
   )
 
 
 def check_same_run(
   workdir: str, config: ConfigDict, allow_change: Collection[str] = ()
 ) -> None:
-  """Raises UserError if no run goes on there, or one would become another.
+  """Checks that a configuration continues the run in a folder, if there is one.
 
   Args:
-    workdir: of a run, old or new.
-    config: with which it is to go on.
-    allow_change: fixed keys that may differ all the same, as 'data.source'.
+    workdir: folder of a run, old or new.
+    config: values of this start.
+    allow_change: identity keys that may differ all the same ('data.source').
+
+  Raises:
+    UserError: it would become another run, or the folder has only weights.
   """
   if any(line['event'] == CONVERTED for line in read_history(workdir)):
     raise UserError(
-      f'workdir {workdir} holds converted weights, with no optimizer and no '
-      f'place in the data. To start from them: --config.init_from={workdir} '
-      'with another --workdir.'
+      f'workdir {workdir} holds converted weights, without optimizer and data '
+      f'iterator. To start from them: --config.init_from={workdir} with '
+      'another --workdir.'
     )
-  changed = changes(workdir, config)
-  fixed = {
+  changed = {
     key: values
-    for key, values in changed.items()
-    if key.split('.')[0] in FIXED and key not in (*FREE, *allow_change)
+    for key, values in changes(workdir, config).items()
+    if key.split('.')[0] in RUN_IDENTITY_KEYS
+    and key not in (*PERFORMANCE_KEYS, *allow_change)
   }
-  if fixed:
+  if changed:
     raise UserError(
       f'workdir {workdir} holds a run of another configuration:\n'
-      f'{lines(fixed)}\nUse another --workdir, or the values of that run. To '
-      f'change the run on purpose: --allow_change={",".join(fixed)}'
+      f'{settings.describe(changed)}\nUse another --workdir, or the values of '
+      'that run. To change the run on purpose: '
+      f'--allow_change={",".join(changed)}'
     )
+
+
+def keep_text_encoder(workdir: str, meta: Mapping[str, Any]) -> None:
+  """Writes the `meta` of the text encoder, or compares it with that of before.
+
+  The network knows the embeddings of this encoder only, so a run is continued
+  and sampled with the same one. Its name may change, as it may be a path.
+
+  Raises:
+    UserError: the texts were encoded anew by another encoder.
+  """
+  path = epath.Path(workdir) / _TEXT_ENCODER
+  if path.is_file():
+    stored = files.read_json(path)
+    _check_text_encoder(path, stored, meta, stored.keys() | meta.keys())
+  elif jax.process_index() == 0:
+    files.write_json(path, meta)
+
+
+def check_init_text_encoder(init_from: str, meta: Mapping[str, Any]) -> None:
+  """Compares the encoder of a new run with that of the run it starts from.
+
+  A new run may cut its texts, or instruct the encoder, in another way.
+
+  Raises:
+    UserError: the embeddings are others, so that it would learn words anew.
+  """
+  path = epath.Path(init_from) / _TEXT_ENCODER
+  if path.is_file():
+    keys = {'checksum', 'width'}
+    _check_text_encoder(path, files.read_json(path), meta, keys)
+
+
+def read_text_encoder(workdir: str) -> dict[str, Any]:
+  """The `meta` of the text encoder that a run was trained with.
+
+  Raises:
+    MissingFileError: the run is not of texts.
+  """
+  path = epath.Path(workdir) / _TEXT_ENCODER
+  if not path.is_file():
+    raise MissingFileError(
+      f'workdir {workdir} holds no run with texts: {path} is absent.'
+    )
+  return files.read_json(path)
+
+
+def _check_text_encoder(path, stored, meta, keys: Collection[str]) -> None:
+  settings.check_same(
+    f'the texts of the run of {path} were encoded with',
+    stored,
+    meta,
+    'Encode the captions as for that run (launch/encode_text.py), or use '
+    'another workdir.',
+    set(keys) - {'encoder'},
+  )
 
 
 def write_config(workdir: str, config: ConfigDict) -> None:
@@ -150,7 +203,7 @@ def write_progress(workdir: str, progress: Mapping[str, Any]) -> None:
 def read_progress(workdir: str) -> dict[str, Any]:
   """What `write_progress` wrote last; empty before."""
   path = epath.Path(workdir) / 'progress.json'
-  return _parse(path, path.read_text()) if path.is_file() else {}
+  return files.read_json(path) if path.is_file() else {}
 
 
 def add_history(workdir: str, event: str, **facts) -> None:
@@ -160,40 +213,32 @@ def add_history(workdir: str, event: str, **facts) -> None:
 
 
 def add_evaluation(
-  workdir: str, step: int, numbers: Mapping[str, float]
+  workdir: str, step: int, metrics: Mapping[str, float]
 ) -> None:
-  """Adds the numbers of a step to evaluations.jsonl."""
-  line = dict(step=step, **{k: float(v) for k, v in numbers.items()})
+  """Adds the metrics of a step to evaluations.jsonl."""
+  line = dict(step=step, **{k: float(v) for k, v in metrics.items()})
   _append(workdir, 'evaluations.jsonl', line)
 
 
 def read_evaluations(workdir: str) -> dict[int, dict[str, float]]:
-  """All numbers by step; later lines of a step add to those before."""
-  numbers: dict[int, dict[str, float]] = {}
-  for line in _lines(workdir, 'evaluations.jsonl'):
-    numbers.setdefault(line.pop('step'), {}).update(line)
-  return numbers
+  """All metrics by step; later lines of a step add to those before."""
+  metrics: dict[int, dict[str, float]] = {}
+  for line in _read_lines(workdir, 'evaluations.jsonl'):
+    metrics.setdefault(line.pop('step'), {}).update(line)
+  return metrics
 
 
 def read_history(workdir: str) -> list[dict[str, Any]]:
   """Every start and stop, in order."""
-  return _lines(workdir, 'history.jsonl')
+  return _read_lines(workdir, 'history.jsonl')
 
 
-def _lines(workdir: str, name: str) -> list[dict[str, Any]]:
+def _read_lines(workdir: str, name: str) -> list[dict[str, Any]]:
   path = epath.Path(workdir) / name
   if not path.is_file():
     return []
-  return [_parse(path, line) for line in path.read_text().splitlines()]
-
-
-def _parse(path: epath.Path, text: str) -> Any:
-  try:
-    return json.loads(text)
-  except ValueError as error:
-    raise UserError(
-      f'{path} is damaged ({error}): bring back a copy, or correct it by hand.'
-    ) from error
+  text = path.read_text()
+  return [files.parse_json(line, path) for line in text.splitlines()]
 
 
 def _append(workdir: str, name: str, line: Mapping[str, Any]) -> None:
@@ -203,23 +248,6 @@ def _append(workdir: str, name: str, line: Mapping[str, Any]) -> None:
 
 
 def _replace(workdir: str, name: str, text: str) -> None:
-  """Process 0 writes beside and renames: the file is whole at any moment."""
-  if jax.process_index():
-    return
-  path = epath.Path(workdir) / name
-  beside = path.with_name(name + '.tmp')
-  beside.write_text(text)
-  beside.replace(path)
-
-
-def _flat(config: ConfigDict) -> dict[str, object]:
-  """'a.b' to values as JSON has them, where tuples are lists."""
-
-  def walk(prefix, tree):
-    for key, value in tree.items():
-      if isinstance(value, dict):
-        yield from walk(f'{prefix}{key}.', value)
-      else:
-        yield prefix + key, value
-
-  return dict(walk('', json.loads(config.to_json())))
+  """Writes a file of the folder, from process 0."""
+  if jax.process_index() == 0:
+    files.write_text(epath.Path(workdir) / name, text)

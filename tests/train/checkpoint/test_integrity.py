@@ -13,13 +13,13 @@ def folder(tmp_path):
   for name in ('ema/a', 'ema/b', 'weights/a'):
     (path / name).parent.mkdir(exist_ok=True)
     (path / name).write_bytes(name.encode() * 100)
-  integrity.write_files(path)
+  integrity.write_manifest(path)
   (path / '_CHECKPOINT_METADATA').write_text('of Orbax, later')
   return path
 
 
 def found(folder, checksums=True, **rest):
-  return integrity.damage(folder, checksums=checksums, **rest)
+  return integrity.verify(folder, checksums=checksums, **rest)
 
 
 def test_a_whole_one_is_whole(folder):

@@ -23,7 +23,7 @@ def run(tmp_path):
     folder = epath.Path(tmp_path) / place / str(step)
     (folder / 'ema').mkdir(parents=True)
     (folder / 'ema' / 'd').write_bytes(bytes(1000))
-    integrity.write_files(folder)
+    integrity.write_manifest(folder)
     written = dict(commit_timestamp_nsecs=(2e9 - step) * 1e9)
     (folder / '_CHECKPOINT_METADATA').write_text(json.dumps(written))
   for step, fid in FID.items():

@@ -11,7 +11,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from pixeldit_jax import sharding
 from pixeldit_jax.config import get_config
 from pixeldit_jax.train.checkpoint.folders import steps_in
-from pixeldit_jax.train.checkpoint.manager import Checkpoints
+from pixeldit_jax.train.checkpoint.manager import Checkpoints, _Snapshot
 from pixeldit_jax.train.state import TrainState
 
 SIDE = 512  # of a matrix of 1 MiB, which is cut among devices
@@ -50,10 +50,10 @@ def config():
 def test_the_best_stays_with_the_newest_and_every_nth(tmp_path, config):
   config.checkpoint.update(keep_period=40, best='fid')
   fids, numbers = {10: 9.0, 20: 3.0, 30: 5.0, 40: 6.0, 50: 4.0, 60: 8.0}, {}
-  checkpoints = Checkpoints(str(tmp_path), config, numbers)
+  checkpoints = Checkpoints(str(tmp_path), config.checkpoint)
   kept = {}
   for step, fid in fids.items():
-    checkpoints.save(make_state(step), make_data(), {})
+    checkpoints.save(make_state(step), make_data(), {}, numbers)
     numbers[step] = dict(fid=fid)
     checkpoints.wait()
     kept[step] = steps_in(tmp_path / 'checkpoints')
@@ -69,36 +69,61 @@ def test_what_is_being_written_is_not_what_steps_overwrite(tmp_path, config):
   )
   data = make_data()
   next(data)
-  checkpoints = Checkpoints(str(tmp_path), config, {})
+  checkpoints = Checkpoints(str(tmp_path), config.checkpoint)
   for step in (1, 2):
     state = make_state(step)
-    checkpoints.save(state, data, dict(seconds=step))
+    checkpoints.save(state, data, dict(seconds=step), {})
     for _ in range(3):
       state = change(state)
     checkpoints.wait()
   assert checkpoints.newest == checkpoints.last == 2
   checkpoints.close()
-  again = Checkpoints(str(tmp_path), config, {})
+  again = Checkpoints(str(tmp_path), config.checkpoint)
   four = sharding.make_mesh(dict(fsdp=2, data=2), jax.devices()[:4])
-  like, data = make_state(0, four), make_data()
-  restored, account = again.restore(like, data)
+  abstract, data = make_state(0, four), make_data()
+  restored, run_counters = again.restore(abstract, data)
   again.close()
   chex.assert_trees_all_equal(restored, make_state(2))
-  assert account == dict(seconds=2) and next(data) == 1
-  for a, b in zip(jax.tree.leaves(restored), jax.tree.leaves(like)):
+  assert run_counters == dict(seconds=2) and next(data) == 1
+  for a, b in zip(jax.tree.leaves(restored), jax.tree.leaves(abstract)):
     assert a.sharding == b.sharding
 
 
 def test_a_save_that_was_cut_short_does_not_count(tmp_path, config):
-  checkpoints = Checkpoints(str(tmp_path), config, {})
-  checkpoints.save(make_state(1), make_data(), {})
+  checkpoints = Checkpoints(str(tmp_path), config.checkpoint)
+  checkpoints.save(make_state(1), make_data(), {}, {})
   checkpoints.close()
   folder = tmp_path / 'checkpoints'
   cut = folder / '2.orbax-checkpoint-tmp'
   (cut / 'ema').mkdir(parents=True)
   assert steps_in(folder) == [1]
-  again = Checkpoints(str(tmp_path), config, {})
+  again = Checkpoints(str(tmp_path), config.checkpoint)
   assert again.newest == 1
-  again.save(make_state(2), make_data(), {})
+  again.save(make_state(2), make_data(), {}, {})
   again.close()
   assert again.newest == 2 and steps_in(folder) == [2]
+
+
+def pointers(tree):
+  return [
+    shard.data.unsafe_buffer_pointer()
+    for a in jax.tree.leaves(tree)
+    for shard in a.addressable_shards
+  ]
+
+
+def test_a_copy_of_the_state_takes_its_memory_once(monkeypatch):
+  states = [
+    dict(a=jnp.full((64, 64), float(i)), b=jnp.int32(i)) for i in (1, 2)
+  ]
+  snapshot = _Snapshot()
+  first = snapshot.take(states[0])
+  chex.assert_trees_all_equal(first, states[0])
+  places = pointers(first)
+  assert not set(places) & set(pointers(states[0]))
+  second = snapshot.take(states[1])
+  chex.assert_trees_all_equal(second, states[1])
+  assert pointers(second) == places and first['a'].is_deleted()
+  # An accelerator's goes to the host as it is.
+  monkeypatch.setattr(jax, 'default_backend', lambda: 'tpu')
+  assert snapshot.take(states[0]) is states[0]

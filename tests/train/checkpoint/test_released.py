@@ -16,6 +16,7 @@ from pixeldit_jax.convert.lightning import write_lightning, write_pth
 from pixeldit_jax.convert.official import from_official
 from pixeldit_jax.convert.safetensors import write_safetensors
 from pixeldit_jax.model.pixeldit import weights_of
+from pixeldit_jax.run_context import RunContext
 from pixeldit_jax.train.checkpoint.released import (
   from_workdir,
   infer_run,
@@ -200,7 +201,7 @@ def test_nothing_is_replaced_unasked(tmp_path, sets, monkeypatch, same_bits):
     def fail(*_):
       raise OSError('gone')
 
-    patch.setattr(module.integrity, 'write_files', fail)
+    patch.setattr(module.integrity, 'write_manifest', fail)
     with pytest.raises(OSError, match='gone'):
       to_workdir(released, str(run), config, overwrite=True)
   assert sorted(os.listdir(tmp_path)) == ['a.safetensors', 'run']
@@ -243,12 +244,12 @@ def test_training_starts_from_it_and_does_not_go_on_in_it(
   config.log.samples_every = 0
   to_workdir(released, run, config)
   with pytest.raises(ValueError, match='no optimizer.*init_from=.*run'):
-    train(config, run)
+    train(RunContext.build(config), run)
   config.init_from = run
   config.mesh.update(data=1, fsdp=-1)  # written by all eight devices
   config.optimizer.learning_rate = 0.0
   fine = str(tmp_path / 'fine')
-  state = train(config, fine)
+  state = train(RunContext.build(config), fine)
   same_weights(jax.device_get(state.weights), sets()[0])
   # And out again, whatever wrote the checkpoint.
   target = tmp_path / 'fine.ckpt'

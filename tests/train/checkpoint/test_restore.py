@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pixeldit_jax.config import get_config, make_debug, model_config
+from pixeldit_jax.config import get_config, make_debug
+from pixeldit_jax.run_context import RunContext
 from pixeldit_jax.train.checkpoint.manager import Checkpoints
 from pixeldit_jax.train.checkpoint.restore import restore_init
 from pixeldit_jax.train.loop import train
@@ -31,14 +32,15 @@ def other(tmp_path_factory):
   """A run whose EMA is not its weights, with one checkpoint, of step 2."""
   workdir = str(tmp_path_factory.mktemp('other'))
   config = small_config(2)
-  model, tx = model_config(config), make_optimizer(config)
-  state = jax.jit(lambda: init_state(model, tx, 0))()
+  context = RunContext.build(config)
+  tx = make_optimizer(context)
+  state = jax.jit(lambda: init_state(context.model, tx, 0))()
   state = state.replace(
     step=jnp.int32(2), ema=jax.tree.map(lambda a: a + 0.5, state.ema)
   )
   data = iter(grain.MapDataset.range(1).to_iter_dataset())
-  checkpoints = Checkpoints(workdir, config, {})
-  checkpoints.save(state, data, {})
+  checkpoints = Checkpoints(workdir, config.checkpoint)
+  checkpoints.save(state, data, {}, {})
   checkpoints.close()
   return workdir, state
 
@@ -52,7 +54,7 @@ def test_weights_and_average_are_that_ema_and_the_step_is_zero(
   config.init_from = workdir
   config.seed = 7
   config.optimizer.learning_rate = 0.0  # the step changes nothing
-  here = train(config, str(tmp_path))
+  here = train(RunContext.build(config), str(tmp_path))
   assert int(here.step) == 1
   jax.tree.map(
     lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-7),

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from pixeldit_jax.config import get_config, make_debug, model_config
+from pixeldit_jax.config import get_config, make_debug
+from pixeldit_jax.run_context import RunContext
 from pixeldit_jax.train.optim.adam import clip_by_global_norm, scale_by_adam
 from pixeldit_jax.train.optim.optimizer import make_optimizer
 from pixeldit_jax.train.state import init_state
@@ -46,10 +47,13 @@ def test_the_state_is_updated_in_place():
   config = get_config()
   make_debug(config)
   config.model.width = 256
-  tx = make_optimizer(config)
-  state = jax.eval_shape(lambda: init_state(model_config(config), tx, 0))
+  context = RunContext.build(config)
+  tx = make_optimizer(context)
+  state = jax.eval_shape(lambda: init_state(context.model, tx, 0))
   update = jax.jit(
-    lambda state, g: make_update(config)(state, dict(loss=jnp.float32(1)), g),
+    lambda state, g: make_update(config, tx)(
+      state, dict(loss=jnp.float32(1)), g
+    ),
     donate_argnums=0,
   )
   compiled = update.lower(state, state.weights).compile()

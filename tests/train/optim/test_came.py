@@ -7,6 +7,7 @@ import pytest
 from pixeldit_jax import config as defaults
 from pixeldit_jax import sharding
 from pixeldit_jax.config import model_config, validate
+from pixeldit_jax.run_context import RunContext
 from pixeldit_jax.train.optim.came import scale_by_came
 from pixeldit_jax.train.optim.optimizer import make_optimizer
 from pixeldit_jax.train.state import abstract_state, state_shardings
@@ -72,7 +73,7 @@ def test_a_run_keeps_half_of_adams_moments_and_splits_the_large():
   model = model_config(config)
   for name in ('adamw', 'came'):
     config.optimizer.name = name
-    tx = make_optimizer(config)
+    tx = make_optimizer(RunContext.build(config))
     state = abstract_state(model, tx, state_shardings(model, tx, mesh))
     sizes[name] = sum(a.size for a in jax.tree.leaves(state.opt_state))
     large = [a for a in jax.tree.leaves(state.opt_state) if a.size > 1e6]

@@ -16,6 +16,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).parents[3]))
 
 from pixeldit_jax.cli.log import start_log  # noqa: E402
 from pixeldit_jax.errors import EXIT_STOPPED, Stopped  # noqa: E402
+from pixeldit_jax.run_context import RunContext  # noqa: E402
 from pixeldit_jax.train import inputs, loop  # noqa: E402
 
 
@@ -45,7 +46,8 @@ def main():
   file = os.open(task['ids'], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
   loop.make_data = lambda *args: Recorded(inputs.make_data(*args), file)
   try:
-    loop.train(ConfigDict(task['config']), task['workdir'])
+    context = RunContext.build(ConfigDict(task['config']))
+    loop.train(context, task['workdir'])
   except Stopped:
     sys.exit(EXIT_STOPPED)
 

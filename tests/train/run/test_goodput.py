@@ -1,9 +1,9 @@
-"""Every second of a run belongs to one part."""
+"""Every second of a run belongs to one phase."""
 
 import pytest
 
 from pixeldit_jax.train.run import goodput
-from pixeldit_jax.train.run.goodput import PARTS, Goodput
+from pixeldit_jax.train.run.goodput import PHASES, Goodput
 
 
 @pytest.fixture
@@ -14,31 +14,31 @@ def clock(monkeypatch):
   return now
 
 
-def run(clock, parts):
+def run(clock, phases):
   """A start that spent these seconds."""
   spent = Goodput()
-  for part, seconds in parts.items():
-    with spent.spending(part):
+  for name, seconds in phases.items():
+    with spent.phase(name):
       clock[0] += seconds
   return spent
 
 
-def test_parts_add_up_to_all_of_the_time(clock):
+def test_phases_add_up_to_all_of_the_time(clock):
   spent = Goodput()
   clock[0] += 5  # the start
-  spent.enter('step')
+  spent.start_phase('step')
   clock[0] += 60
-  with spent.spending('evaluation'):
+  with spent.phase('evaluation'):
     clock[0] += 20
-    with spent.spending('compile'):
+    with spent.phase('compile'):
       clock[0] += 10
   clock[0] += 5
-  assert spent.seconds() == dict.fromkeys(PARTS, 0) | dict(
+  assert spent.seconds() == dict.fromkeys(PHASES, 0) | dict(
     start=5, step=65, evaluation=20, compile=10
   )
   fractions = spent.fractions()
   assert fractions['goodput/step'] == 0.65
-  assert set(fractions) == {f'goodput/{part}' for part in PARTS}
+  assert set(fractions) == {f'goodput/{name}' for name in PHASES}
   assert sum(fractions.values()) == 1
 
 
@@ -49,11 +49,11 @@ def test_steps_done_again_and_the_restart_are_lost(clock):
   clock[0] += 7  # finding the checkpoint
   spent.resume(saved, last)
   clock[0] += 3  # until the first step
-  with spent.spending('compile'):
+  with spent.phase('compile'):
     clock[0] += 4
-  spent.enter('step')
+  spent.start_phase('step')
   clock[0] += 50
-  assert spent.seconds() == dict.fromkeys(PARTS, 0) | dict(
+  assert spent.seconds() == dict.fromkeys(PHASES, 0) | dict(
     start=5, compile=14, step=150, lost=7 + 3 + 32
   )
 
@@ -63,5 +63,5 @@ def test_a_clean_stop_loses_the_restart_alone(clock):
   spent = Goodput()
   clock[0] += 2
   spent.resume(last, last)
-  spent.enter('step')
+  spent.start_phase('step')
   assert spent.seconds() == last | dict(lost=2)

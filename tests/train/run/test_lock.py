@@ -11,6 +11,7 @@ import threading
 import pytest
 
 from pixeldit_jax.config import get_config, make_debug
+from pixeldit_jax.run_context import RunContext
 from pixeldit_jax.train.loop import train
 from pixeldit_jax.train.run import lock
 
@@ -42,7 +43,7 @@ def test_a_second_trainer_refuses_until_the_first_is_killed(tmp_path, holder):
   config = get_config()
   make_debug(config)
   with pytest.raises(ValueError) as error:
-    train(config, str(tmp_path))
+    train(RunContext.build(config), str(tmp_path))
   assert 'is in use by the trainer with process id' in str(error.value)
   assert f'{holder.pid} on {socket.gethostname()}' in str(error.value)
   assert [path.name for path in tmp_path.iterdir()] == ['lock']

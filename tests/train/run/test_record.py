@@ -1,13 +1,17 @@
 """The history of a run: every start and stop, with its reason."""
 
+import importlib.metadata
 import logging
+import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 
 from pixeldit_jax.config import get_config
 from pixeldit_jax.errors import Stopped
-from pixeldit_jax.train.run.record import Record
+from pixeldit_jax.train.run.record import Record, environment, git_state
 from pixeldit_jax.train.run.workdir import (
   read_config,
   read_evaluations,
@@ -25,10 +29,10 @@ def test_starts_and_stops_are_told_with_what_changed(folder, caplog):
   caplog.set_level(logging.INFO)
   config = get_config()
   with Record(folder, config) as record:
-    record.step = 5
+    record.advance(5)
   config.optimizer.learning_rate = 3e-4
   with pytest.raises(Stopped), Record(folder, config) as record:
-    record.step = 7
+    record.advance(7)
     raise Stopped('stopped at step 7 of 9, saved.')
   with pytest.raises(OSError), Record(folder, config):
     raise OSError('no room')
@@ -42,25 +46,26 @@ def test_starts_and_stops_are_told_with_what_changed(folder, caplog):
   for start in history[::2]:
     assert {'command', 'git', 'packages', 'devices'} <= start.keys()
   assert history[2]['changed'] == {'optimizer.learning_rate': [1e-4, 3e-4]}
-  assert 'optimizer.learning_rate: 0.0001 there, 0.0003 here' in caplog.text
+  assert (
+    'optimizer.learning_rate: 0.0001 stored, 0.0003 asked for' in caplog.text
+  )
   assert read_config(folder).optimizer.learning_rate == 3e-4
 
 
 def test_a_kill_leaves_a_start_without_stop_and_loses_time(folder):
   record = Record(folder, get_config())
   record.__enter__()
-  with record.goodput.spending('step'):
+  with record.goodput.phase('step'):
     pass
-  account = record.account()
-  record.watch.see(1, float('nan'))
-  record.step = 30
+  seconds = record.goodput.seconds()
+  record.advance(30)
   record.progress(saved=20)
   record._resources.close()  # as the system does after a kill
   assert [line['event'] for line in read_history(folder)] == ['start']
   assert read_progress(folder)['saved'] == 20
   with Record(folder, get_config()) as again:
-    again.resume(20, account)
-    assert again.step == 20 and again.watch.skipped == 0
+    again.resume(20, seconds)
+    assert again.step == 20
     assert again.goodput.seconds()['lost'] > 0
 
 
@@ -80,16 +85,45 @@ def test_a_best_that_no_evaluation_finds_is_told(folder, caplog):
   config = get_config()
   config.checkpoint.best = 'fdi'
   with Record(folder, config) as record:
-    record.evaluated(10, dict(samples=np.zeros((2, 2, 3), np.uint8)))
+    record.evaluated(10, {})
     assert not caplog.records
     record.evaluated(20, dict(fid=2.5))
   assert 'checkpoint.best=fdi is not among' in caplog.text
 
 
-def test_numbers_of_evaluations_are_kept_without_pictures(folder):
-  found = dict(fid=np.float32(2.5), samples=np.zeros((2, 2, 3), np.uint8))
+def test_the_metrics_of_evaluations_are_kept(folder):
   with Record(folder, get_config()) as record:
-    record.evaluated(10, found)
+    record.evaluated(10, dict(fid=np.float32(2.5)))
   assert read_evaluations(folder) == {10: dict(fid=2.5)}
   with Record(folder, get_config()) as record:
-    assert record.numbers == {10: dict(fid=2.5)}
+    assert record.eval_metrics == {10: dict(fid=2.5)}
+
+
+def test_a_start_knows_command_versions_and_devices(monkeypatch):
+  monkeypatch.setattr(sys, 'argv', ['launch/train.py', '--workdir=a b'])
+  known = environment()
+  assert known['command'].endswith("launch/train.py '--workdir=a b'")
+  assert known['packages']['jax'] == importlib.metadata.version('jax')
+  assert known['devices'] == '8 x cpu' and known['processes'] == 1
+
+
+@pytest.mark.skipif(not shutil.which('git'), reason='git is not installed')
+def test_the_state_of_git_tells_what_was_changed(tmp_path):
+  assert git_state(tmp_path) is None
+
+  def git(*words):
+    who = ['-c', 'user.name=a', '-c', 'user.email=a@b']
+    subprocess.run(['git', '-C', tmp_path, *who, *words], check=True)
+
+  git('init', '--quiet')
+  (tmp_path / 'file').write_text('1\n')
+  git('add', 'file')
+  git('commit', '--quiet', '--message=first')
+  state = git_state(tmp_path)
+  assert len(state['commit']) == 40
+  assert state['changed'] == [] and state['diff'] == ''
+  (tmp_path / 'file').write_text('2\n')
+  (tmp_path / 'more').touch()
+  state = git_state(tmp_path)
+  assert state['changed'] == [' M file', '?? more']
+  assert state['diff'].startswith('1 file changed')

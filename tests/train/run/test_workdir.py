@@ -67,7 +67,7 @@ def test_this_is_another_run_unless_it_is_named(run, values):
   with pytest.raises(ValueError) as error:
     workdir.check_same_run(run, config)
   assert f'  {key}: ' in str(error.value)
-  assert f'there, {config_value(config, key)} here' in str(error.value)
+  assert f'stored, {config_value(config, key)} asked for' in str(error.value)
   assert str(error.value).endswith(f'--allow_change={key}')
   workdir.check_same_run(run, config, [key])
   with pytest.raises(ValueError):
@@ -80,12 +80,12 @@ def config_value(config, key):
   return config
 
 
-def test_differences_have_a_line_each(run):
+def test_differences_are_found_by_key(run):
   config = changed(seed=3, sampler__interval=(0.2, 0.9))
-  assert workdir.lines(workdir.changes(run, config)) == (
-    '  sampler.interval: [0.1, 1.0] there, [0.2, 0.9] here\n'
-    '  seed: 0 there, 3 here'
-  )
+  assert workdir.changes(run, config) == {
+    'sampler.interval': ([0.1, 1.0], [0.2, 0.9]),
+    'seed': (0, 3),
+  }
 
 
 def test_history_and_evaluations_are_added_to(run, tmp_path):
@@ -124,3 +124,35 @@ def test_one_process_writes(run, tmp_path, monkeypatch):
   workdir.write_progress(run, dict(step=1))
   assert workdir.read_history(run) == []
   assert workdir.read_progress(run) == {}
+
+
+META = dict(encoder='/models/a', checksum='12', width=4, tokens=3)
+
+
+def test_the_same_encoder_may_lie_elsewhere(tmp_path):
+  with pytest.raises(FileNotFoundError, match='no run with texts'):
+    workdir.read_text_encoder(str(tmp_path))
+  workdir.keep_text_encoder(str(tmp_path), META)
+  workdir.keep_text_encoder(str(tmp_path), META | dict(encoder='/models/b'))
+  assert workdir.read_text_encoder(str(tmp_path)) == META
+
+
+@pytest.mark.parametrize('key', ['checksum', 'width', 'tokens', 'instruction'])
+def test_another_encoder_is_refused(tmp_path, key):
+  workdir.keep_text_encoder(str(tmp_path), META)
+  with pytest.raises(ValueError, match=f'  {key}: .* stored, 99 asked for'):
+    workdir.keep_text_encoder(str(tmp_path), META | {key: 99})
+  assert workdir.read_text_encoder(str(tmp_path)) == META
+
+
+def test_a_run_starts_from_one_that_knows_the_same_words(tmp_path):
+  workdir.check_init_text_encoder(
+    str(tmp_path), META
+  )  # not a run of texts: nothing is known
+  workdir.keep_text_encoder(str(tmp_path), META)
+  workdir.check_init_text_encoder(
+    str(tmp_path), META | dict(tokens=5, instruction='Paint: ')
+  )
+  for key in ('checksum', 'width'):
+    with pytest.raises(ValueError, match=f'  {key}: .* stored, 99 asked for'):
+      workdir.check_init_text_encoder(str(tmp_path), META | {key: 99})

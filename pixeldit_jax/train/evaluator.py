@@ -1,0 +1,40 @@
+"""What is called on the EMA during training, and what it may give."""
+
+from collections.abc import Iterable, Iterator
+from typing import Protocol
+
+import numpy as np
+
+from pixeldit_jax.typing import PyTree, UInt8
+
+Scalar = float | np.floating
+Image = UInt8[np.ndarray, 'H W 3']
+
+
+class Evaluator(Protocol):
+  """Measures or draws something with the EMA, in all processes.
+
+  Attributes:
+    every: steps between calls; it is also called after the last step.
+  """
+
+  every: int
+
+  def __call__(
+    self, step: int, ema_params: PyTree
+  ) -> Iterator[tuple[str, Scalar | Image]]:
+    """Yields metrics and pictures by name."""
+    ...
+
+
+def split_results(
+  results: Iterable[tuple[str, Scalar | Image]],
+) -> tuple[dict[str, float], dict[str, Image]]:
+  """Separates the metrics of evaluators from their pictures."""
+  metrics, images = {}, {}
+  for name, value in results:
+    if isinstance(value, np.ndarray) and value.ndim == 3:
+      images[name] = value
+    else:
+      metrics[name] = float(value)
+  return metrics, images

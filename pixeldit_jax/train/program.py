@@ -1,0 +1,171 @@
+"""The program of a run: how its state starts, how its step is compiled."""
+
+from collections.abc import Callable, Mapping
+
+import jax
+import jax.numpy as jnp
+
+from pixeldit_jax import sharding
+from pixeldit_jax.data.source import Source
+from pixeldit_jax.encoders.vision import VisionConfig
+from pixeldit_jax.run_context import RunContext
+from pixeldit_jax.train import nan_report
+from pixeldit_jax.train.checkpoint.restore import restore_init
+from pixeldit_jax.train.inputs import Size
+from pixeldit_jax.train.optim.optimizer import make_optimizer
+from pixeldit_jax.train.repa import (
+  AlignmentTarget,
+  Teacher,
+  find_target,
+  put_teacher,
+)
+from pixeldit_jax.train.state import (
+  TrainState,
+  abstract_state,
+  init_state,
+  state_shardings,
+)
+from pixeldit_jax.train.step import Metrics, make_train_step
+from pixeldit_jax.typing import PyTree
+
+
+class TrainProgram:
+  """What a run computes; nothing is allocated or compiled yet.
+
+  Attributes:
+    context: configuration, network and mesh.
+    target: what REPA aligns with; None if it does not.
+    abstract_state: shapes and shardings of the state.
+  """
+
+  def __init__(
+    self, context: RunContext, source: Source, teacher: Teacher | None = None
+  ):
+    """Decides what is trained, on which shards.
+
+    Args:
+      context: configuration, network and mesh.
+      source: the data, which may have the features of a teacher.
+      teacher: what REPA aligns with otherwise.
+
+    Raises:
+      UserError: there is nothing to align with, or an axis of a weight that
+        the mesh does not divide.
+    """
+    self.context = context
+    self.target = find_target(context.config, source, teacher)
+    self._tx = make_optimizer(context)
+    self._train_step = make_train_step(context, self._tx, self.target)
+    self._teacher = teacher
+    self._teacher_width = self.target.width if self.target else None
+    model, width = context.model, self._teacher_width
+    shardings = state_shardings(
+      model, self._tx, context.mesh, context.rules, width
+    )
+    self.abstract_state = abstract_state(model, self._tx, shardings, width)
+
+  def new_state(self) -> TrainState:
+    """A state at step 0: random, or with the EMA of another run.
+
+    Raises:
+      UserError: the other run has no checkpoint, or other tensors.
+    """
+    config, abstract = self.context.config, self.abstract_state
+    init = jax.jit(
+      lambda: init_state(
+        self.context.model, self._tx, config.seed, self._teacher_width
+      ),
+      out_shardings=jax.tree.map(lambda a: a.sharding, abstract),
+    )
+    state = init()
+    if not config.init_from:
+      return state
+    weights = restore_init(config.init_from, abstract.ema)
+    # A copy, as the buffers of weights and EMA are donated separately.
+    return state.replace(weights=weights, ema=jax.tree.map(jnp.copy, weights))
+
+  def compile(
+    self, batches: Mapping[Size, Mapping[str, jax.ShapeDtypeStruct]]
+  ) -> 'CompiledStep':
+    """Compiles the step; this takes minutes for a large network.
+
+    Args:
+      batches: shapes of the entries of a batch for each size of image.
+    """
+    context, teacher_params = self.context, None
+    if isinstance(self.target, VisionConfig):
+      rules = context.rules if context.config.repa.sharded else None
+      teacher_params = put_teacher(self._teacher, context.mesh, rules)
+    return CompiledStep(
+      context,
+      self._train_step,
+      self.target,
+      self.abstract_state,
+      batches,
+      teacher_params,
+    )
+
+
+class CompiledStep:
+  """The training step, compiled ahead for each size of image in the data."""
+
+  def __init__(
+    self,
+    context: RunContext,
+    train_step: Callable[..., tuple[TrainState, Metrics]],
+    target: AlignmentTarget | None,
+    state: TrainState,
+    batches: Mapping[Size, Mapping[str, jax.ShapeDtypeStruct]],
+    teacher_params: PyTree,
+  ):
+    """Compiles; see `TrainProgram.compile`, whose `state` is abstract."""
+    shardings = jax.tree.map(lambda a: a.sharding, state)
+    step = jax.jit(
+      train_step,
+      in_shardings=(
+        shardings,
+        context.batch_sharding,
+        jax.tree.map(lambda a: a.sharding, teacher_params),
+      ),
+      out_shardings=(shardings, sharding.replicated(context.mesh)),
+      donate_argnums=0,
+    )
+    with context.use():
+      self._programs = {
+        size: step.lower(state, batch, teacher_params).compile()
+        for size, batch in batches.items()
+      }
+    self._names = {size: tuple(batch) for size, batch in batches.items()}
+    self._context, self._target = context, target
+    self._teacher_params = teacher_params
+
+  def put(self, batch: PyTree) -> PyTree:
+    """Puts the entries of a batch that the step takes on the devices.
+
+    Args:
+      batch: the rows of this process, on the host.
+    """
+    used = {name: batch[name] for name in self._names[_size_of(batch)]}
+    return sharding.put_batch(used, self._context.batch_sharding)
+
+  def __call__(
+    self, state: TrainState, batch: PyTree
+  ) -> tuple[TrainState, Metrics]:
+    """Runs one step on a batch of `put`; the buffers of `state` are donated.
+
+    Returns:
+      The next state, and what to log.
+    """
+    program = self._programs[_size_of(batch)]
+    return program(state, batch, self._teacher_params)
+
+  def report(self, state: TrainState, batch: PyTree) -> str:
+    """Names what was not finite in a step; see `nan_report.report`."""
+    return nan_report.report(
+      self._context, self._target, self._teacher_params, state, batch
+    )
+
+
+def _size_of(batch: PyTree) -> Size:
+  height, width = batch['image'].shape[1:3]
+  return height, width
