@@ -7,12 +7,14 @@ REPA needs the weights of DINOv2-B: they are fetched by name, or
 --config.repa.teacher=FILE.
 """
 
+from typing import Any
+
 from pixeldit_jax import config as defaults
 from pixeldit_jax.model import families
 
 STEPS_OF_EPOCH = 5_000  # of 256 images
 
-PRESETS = {
+PRESETS: dict[str, dict[str, Any]] = {
   'ep80': dict(epochs=80, guidance=3.25, interval=(0.1, 1.0)),
   'ep160': dict(epochs=160, guidance=3.25, interval=(0.1, 1.0)),
   'ep320': dict(epochs=320, guidance=2.75, interval=(0.1, 0.9)),

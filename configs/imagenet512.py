@@ -7,12 +7,14 @@ REPA needs the weights of DINOv2-B: they are fetched by name, or
 --config.repa.teacher=FILE.
 """
 
+from typing import Any
+
 from pixeldit_jax import config as defaults
 from pixeldit_jax.model import families
 
 STEPS_OF_EPOCH = 5_000  # of 256 images
 
-PRESETS = {
+PRESETS: dict[str, dict[str, Any]] = {
   'ep850': dict(epochs=850, guidance=3.5, interval=(0.1, 1.0), shift=2.0),
 }
 

@@ -12,13 +12,16 @@ Exit code 1 says that a checkpoint is damaged, or that nothing could be done.
 
 import os
 import sys
+from typing import Any
 
 from absl import flags
 
 from pixeldit_jax.cli import run_command
 from pixeldit_jax.errors import UserError
 
-_WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the run.')
+_WORKDIR = flags.DEFINE_string(
+  'workdir', None, 'Folder of the run.', required=True
+)
 _VERIFY = flags.DEFINE_bool(
   'verify', False, 'Read every byte; else the sizes of files are compared.'
 )
@@ -36,7 +39,6 @@ _BEST_IS = flags.DEFINE_enum(
 )
 _DAMAGED = flags.DEFINE_bool('damaged', False, 'Damaged ones go too.')
 _DELETE = flags.DEFINE_bool('delete', False, 'Delete; else only tell.')
-flags.mark_flags_as_required(['workdir'])
 
 
 def main():
@@ -48,10 +50,11 @@ def main():
   from pixeldit_jax.train.run.workdir import read_config
 
   start_log(level='ERROR')  # the table shows what is damaged
-  run, gone = _WORKDIR.value, []
+  run = _WORKDIR.value
+  gone: list[inventory.Entry] = []
   checkpoint = read_config(run).checkpoint
   best = checkpoint.best if _BEST.value is None else _BEST.value
-  rule = dict(
+  rule: dict[str, Any] = dict(
     keep=_KEEP.value,
     period=_PERIOD.value,
     best=best,

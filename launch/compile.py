@@ -73,7 +73,7 @@ def _write_table():
   tool = root / '.ci' / 'compile_table.py'
   if not tool.is_file():
     raise UserError('--table: only in a clone of the project.')
-  command = [sys.executable, str(tool), _TABLE.value, *_ROWS.value]
+  command = [sys.executable, str(tool), str(_TABLE.value), *_ROWS.value]
   sys.exit(subprocess.run(command).returncode)
 
 

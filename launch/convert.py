@@ -24,7 +24,9 @@ _CONFIG = config_flag.define(
 _SOURCE = flags.DEFINE_string(
   'source', None, 'File, or hf://organisation/repository/file.'
 )
-_WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of a run.')
+_WORKDIR = flags.DEFINE_string(
+  'workdir', None, 'Folder of a run.', required=True
+)
 _OUT = flags.DEFINE_string('out', None, 'File to write.')
 _WEIGHTS = flags.DEFINE_enum(
   'weights',
@@ -48,7 +50,6 @@ _TEXT_ENCODER = flags.DEFINE_string(
 _INSTRUCTION = flags.DEFINE_string(
   'instruction', 'default', 'As that of launch/encode_text.py.'
 )
-flags.mark_flag_as_required('workdir')
 
 
 def main():
@@ -60,9 +61,9 @@ def main():
   start_log()
   _check_flags()
   if _SOURCE.value:
-    _into_workdir()
-  else:
-    _out_of_workdir()
+    _into_workdir(_SOURCE.value)
+  elif _OUT.value:
+    _out_of_workdir(_OUT.value)
 
 
 def _check_flags():
@@ -75,7 +76,7 @@ def _check_flags():
       raise UserError(f'--{flag.name} means nothing with --{given}.')
 
 
-def _into_workdir():
+def _into_workdir(source: str):
   from pixeldit_jax.train.checkpoint import released
 
   released.check_free(_WORKDIR.value, _OVERWRITE.value)  # before a download
@@ -84,9 +85,9 @@ def _into_workdir():
     config = _CONFIG.value
   else:
     overrides = config_flag.overrides()
-    config = released.infer_run(_SOURCE.value, overrides, which)
+    config = released.infer_run(source, overrides, which)
   released.to_workdir(
-    _SOURCE.value,
+    source,
     _WORKDIR.value,
     config,
     which=which,
@@ -108,12 +109,12 @@ def _read_text(config):
   ).meta
 
 
-def _out_of_workdir():
+def _out_of_workdir(out: str):
   from pixeldit_jax.train.checkpoint import released
 
   released.from_workdir(
     _WORKDIR.value,
-    _OUT.value,
+    out,
     which=_WEIGHTS.value,
     dtype=_DTYPE.value,
     step=_STEP.value,

@@ -5,6 +5,7 @@ pixeldit show-data --config=mnist --out=data.png
 
 import contextlib
 import pathlib
+from typing import Any
 
 from absl import flags
 

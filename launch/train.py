@@ -16,7 +16,10 @@ _CONFIG = config_flag.define(
   '--config.key=value changes one value.'
 )
 _WORKDIR = flags.DEFINE_string(
-  'workdir', None, 'Folder of checkpoints and logs; made if absent.'
+  'workdir',
+  None,
+  'Folder of checkpoints and logs; made if absent.',
+  required=True,
 )
 _ALLOW_CHANGE = flags.DEFINE_list(
   'allow_change',
@@ -25,7 +28,6 @@ _ALLOW_CHANGE = flags.DEFINE_list(
   'what it is, as in data.source,data.batch_size.',
 )
 flags.adopt_module_key_flags(cluster_flags)
-flags.mark_flag_as_required('workdir')
 
 
 def main():

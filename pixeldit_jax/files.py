@@ -48,7 +48,7 @@ def replacing(path: str | os.PathLike) -> Iterator[epath.Path]:
       temporary.unlink()
 
 
-def write_bytes(path: str | os.PathLike, data: bytes) -> None:
+def write_bytes(path: str | os.PathLike, data: bytes | memoryview) -> None:
   """Replaces a file by these bytes, at once."""
   with replacing(path) as temporary:
     temporary.write_bytes(data)

@@ -162,10 +162,11 @@ def platform(mesh: Mesh | AbstractMesh | None = None) -> str:
   Args:
     mesh: the devices; by default those of the context, else JAX's default.
   """
-  mesh = jax.sharding.get_abstract_mesh() if mesh is None else mesh
-  if isinstance(mesh, Mesh):
-    mesh = mesh.abstract_mesh
-  device = mesh.abstract_device
+  if mesh is None:
+    abstract = jax.sharding.get_abstract_mesh()
+  else:
+    abstract = mesh.abstract_mesh if isinstance(mesh, Mesh) else mesh
+  device = abstract.abstract_device
   return jax.default_backend() if device is None else device.platform
 
 

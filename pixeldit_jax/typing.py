@@ -50,7 +50,7 @@ class GroundedCondition(NamedTuple):
       where there are none.
   """
 
-  labels: Int[Array, 'B']
+  labels: Int[Array | np.ndarray, 'B']
   features: Float[Array, 'B L G']
   dropped: Bool[Array, 'B'] | None = None
 

@@ -7,6 +7,7 @@ other.
 
 import math
 import time
+from typing import Any
 
 import jax
 from ml_collections import ConfigDict
@@ -96,7 +97,9 @@ def read_program(
   what: str,
 ) -> dict:
   """The figures of one compiled program."""
-  hlo = Program(compiled.as_text())
+  text = compiled.as_text()
+  assert text is not None  # as TPUs and CPUs give it
+  hlo = Program(text)
   leaves = jax.tree.leaves(program.weights)
   parameters = sum(math.prod(a.shape) for a in leaves)
   traffic = _traffic(hlo, parameters)
@@ -107,6 +110,7 @@ def read_program(
   received = sum(kind['bytes'] for kind in traffic.values())
   times = roofline(device, work, received)
   peak = peak_flops(device)
+  assert peak is not None  # or `roofline` would have refused
   return dict(
     parameters=parameters,
     memory=_memory(compiled, device),
@@ -131,7 +135,7 @@ def _model_flops(config: ConfigDict, what: str) -> int:
 
 def _memory(compiled: jax.stages.Compiled, device: jax.Device) -> dict:
   """Bytes of one chip by kind; the peak is that of all of them together."""
-  told = compiled.memory_analysis()
+  told: Any = compiled.memory_analysis()
   return dict(
     peak=told.peak_memory_in_bytes,
     hbm=chip_of(device).hbm,

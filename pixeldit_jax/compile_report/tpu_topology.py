@@ -9,7 +9,7 @@ import os
 import pathlib
 import re
 import tempfile
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -125,14 +125,15 @@ def lower_sampling(context: RunContext) -> Lowered:
   shardings = state_shardings(model, tx, context.mesh, context.rules)
   weights = abstract_state(model, tx, shardings).weights
   B = config.sampler.batch_size
-  indices = condition = jax.ShapeDtypeStruct((B,), jnp.int32)
-  unconditional = None
+  indices = jax.ShapeDtypeStruct((B,), jnp.int32)
+  condition: Any = indices  # shapes in place of arrays
+  unconditional: Any = None
   if model.text_width:
-    tokens = (B, model.text_tokens, model.text_width)
-    mask = None
+    shape = (B, model.text_tokens, model.text_width)
+    tokens: Any = jax.ShapeDtypeStruct(shape, jnp.bfloat16)  # of encoders
+    mask: Any = None
     if model.text_mask:
-      mask = jax.ShapeDtypeStruct(tokens[:2], jnp.bool_)
-    tokens = jax.ShapeDtypeStruct(tokens, jnp.bfloat16)  # as encoders give it
+      mask = jax.ShapeDtypeStruct(shape[:2], jnp.bool_)
     condition = unconditional = TextCondition(tokens, mask)
   batch = _placed((indices, condition, unconditional), context)
   arguments = weights, *batch

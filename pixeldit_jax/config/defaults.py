@@ -26,8 +26,8 @@ def get_config() -> ConfigDict:
 
 
 def preset_of(
-  name: str, presets: Mapping[str, Mapping[str, object]]
-) -> Mapping[str, object]:
+  name: str, presets: Mapping[str, Mapping[str, Any]]
+) -> Mapping[str, Any]:
   """One of the presets of a configuration file.
 
   Raises:

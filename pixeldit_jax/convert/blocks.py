@@ -98,7 +98,7 @@ def patch_block(
     norm, stream, adaln: parts of their names.
     letters: of heads, pairs and the hidden width.
   """
-  N, J, F = letters
+  N, J, F = list(letters)
   mlp = f'{name}.mlp{stream}'
   return [
     Rule(f'{path}/norm1/weight', f'{name}.{norm}1.weight', 'D->D'),

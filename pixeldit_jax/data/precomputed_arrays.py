@@ -73,9 +73,9 @@ class PrecomputedArrays:
   def __init__(self, path: str, name: str):
     self._path, self._name = os.path.abspath(path), name
     self.manifest = read_manifest(path, name)
-    self.meta: dict[str, Any] = self.manifest['meta']
+    self.meta: Mapping[str, Any] = self.manifest['meta']
     shape = self.manifest['shape']
-    self.shape = shape if shape is None else tuple(shape)
+    self.shape: tuple[int, ...] | None = None if shape is None else tuple(shape)
     self.dtype = np.dtype(self.manifest['dtype'])
     self.check()
     self._records = open_records(self._path, self.manifest['files'])

@@ -87,6 +87,7 @@ class OnlineEvaluator:
     count, network = len(self._indices), self._network
     keep = count if network.classify else 0
     samples = collect(keep_first(batches), network, count, keep=keep)
+    assert self._reference is not None  # the first process has it
     result = evaluate(
       samples, reference, network, settings={}, labels=self._labels
     )

@@ -2,11 +2,14 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from pixeldit_jax.typing import Array, Float, Key
 
+Times = Float[Array | np.ndarray, '...']
 
-def shift_time(t: Float[Array, '...'], shift: float) -> Float[Array, '...']:
+
+def shift_time(t: Times | float, shift: float) -> Times | float:
   """t / (t + (1 - t) * shift): above 1, more of the times are noisy."""
   return t / (t + (1 - t) * shift)
 
@@ -27,4 +30,4 @@ def sample_time(
   t = jax.nn.sigmoid(mean + std * jax.random.normal(key, (batch,)))
   if discrete_steps:
     t = jnp.floor(t * discrete_steps) / discrete_steps
-  return shift_time(t, shift)
+  return jnp.asarray(shift_time(t, shift))

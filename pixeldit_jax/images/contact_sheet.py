@@ -1,6 +1,6 @@
 """A grid of images with their titles, for people to look at."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -12,7 +12,7 @@ _GAP = 4
 
 
 def draw(
-  images: Sequence[UInt8[np.ndarray, 'H W 3']],
+  images: Iterable[UInt8[np.ndarray, 'H W 3']],
   titles: Sequence[str],
   columns: int = 8,
   cell: int = 160,
@@ -31,8 +31,8 @@ def draw(
   """
   drawn = [_fit(Image.fromarray(pixels), cell) for pixels in images]
   cell = max(max(image.size) for image in drawn)
-  columns = min(columns, len(images))
-  rows = -(-len(images) // columns)
+  columns = min(columns, len(drawn))
+  rows = -(-len(drawn) // columns)
   pitch, below = cell + _GAP, lines * _LINE
   sheet = Image.new(
     'RGB',

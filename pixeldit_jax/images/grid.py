@@ -30,7 +30,7 @@ def image_grid(
   return grid
 
 
-def write_png(path: str | pathlib.Path, image: UInt8[np.ndarray, 'H W C']):
+def write_png(path: str | os.PathLike, image: UInt8[np.ndarray, 'H W C']):
   """Writes beside and renames, so that a picture is whole or not there."""
   path = pathlib.Path(path)
   beside = path.with_name(path.name + '.tmp')

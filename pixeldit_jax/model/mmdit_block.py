@@ -40,10 +40,10 @@ class MMDiTBlock(nnx.Module):
     L, T = x.shape[1], text.shape[1]
     image_qkv, image_m = self.image.pre_attention(x, c, rotary[0])
     text_qkv, text_m = self.text.pre_attention(text, c, rotary[1])
-    qkv = [jnp.concatenate(p, 1) for p in zip(text_qkv, image_qkv)]
+    q, k, v = (jnp.concatenate(p, 1) for p in zip(text_qkv, image_qkv))
     if mask is not None:
       mask = jnp.pad(mask, ((0, 0), (0, L)), constant_values=True)
-    attended = self.image.attn.attend(*qkv, mask)
+    attended = self.image.attn.attend(q, k, v, mask)
     return (
       self.image.post_attention(x, attended[:, T:], image_m),
       self.text.post_attention(text, attended[:, :T], text_m),

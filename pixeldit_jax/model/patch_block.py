@@ -101,7 +101,7 @@ class PatchBlock(nnx.Module):
     if c.shape[1] == 1:
       m = jnp.unstack(self.adaln(c), axis=2)
     else:  # of each token, as large as the tokens: none is to be copied
-      m = self.adaln.split_outputs(c)
+      m = tuple(self.adaln.split_outputs(c))
     h = modulate(self.norm1(x), m[0], m[1])
     return self.attn.qkv_projection(h, rotary), m
 

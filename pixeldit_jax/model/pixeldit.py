@@ -127,7 +127,7 @@ class PixelDiT(nnx.Module):
   def __call__(
     self,
     x: Float[Array, 'B H W C'],
-    t: Float[Array, 'B'] | float,
+    t: Float[Array, 'B'] | Float[Array, ''] | float,
     y: Condition,
     dropout: Key | None = None,
   ) -> Float[Array, 'B H W C']:
@@ -153,7 +153,7 @@ class PixelDiT(nnx.Module):
   def with_features(
     self,
     x: Float[Array, 'B H W C'],
-    t: Float[Array, 'B'] | float,
+    t: Float[Array, 'B'] | Float[Array, ''] | float,
     y: Condition,
   ) -> tuple[Float[Array, 'B H W C'], dict[str, Float[Array, 'depth ...']]]:
     """`__call__`, and the outputs of all blocks by path ('patch_blocks', ...).
@@ -169,7 +169,7 @@ class PixelDiT(nnx.Module):
   def with_patch_feature(
     self,
     x: Float[Array, 'B H W C'],
-    t: Float[Array, 'B'] | float,
+    t: Float[Array, 'B'] | Float[Array, ''] | float,
     y: Condition,
     feature_layer: int,
     dropout: Key | None = None,

@@ -16,7 +16,7 @@ SPAN = 16.0
 THETA = 10000.0
 
 # Cosines and sines of the angle of each token and channel pair.
-Rotary = tuple[Float[Array, 'L R'], Float[Array, 'L R']]
+Rotary = tuple[Float[Array, '_ R'], Float[Array, '_ R']]
 
 
 def rotary_2d(

@@ -112,7 +112,7 @@ def split_stack(tree: PyTree, counts: Sequence[int]) -> list[PyTree]:
   """
   leaves, treedef = jax.tree.flatten(tree)
   parts = [jax.lax.split(a, counts) for a in leaves]
-  return [treedef.unflatten(part) for part in zip(*parts)]
+  return [jax.tree.unflatten(treedef, part) for part in zip(*parts)]
 
 
 def unstack(tree: PyTree) -> list[PyTree]:
@@ -126,6 +126,6 @@ def unstack(tree: PyTree) -> list[PyTree]:
   parts = [jax.lax.split(a, (1,) * a.shape[0]) for a in leaves]
   parts = jax.lax.optimization_barrier(parts)
   return [
-    treedef.unflatten([p.reshape(p.shape[1:]) for p in layer])
+    jax.tree.unflatten(treedef, [p.reshape(p.shape[1:]) for p in layer])
     for layer in zip(*parts)
   ]

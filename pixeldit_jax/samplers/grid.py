@@ -23,4 +23,4 @@ def time_grid(steps: int, shift: float = 1.0, start: float = 0.0) -> np.ndarray:
   if not 0 <= start < 1:
     raise UserError(f'sampler.start={start}: at least 0, the noise, below 1.')
   times = shift_time(np.linspace(start, 1, steps + 1), shift)
-  return times.astype(np.float32)
+  return np.asarray(times, np.float32)

@@ -6,7 +6,7 @@ from pixeldit_jax.typing import Array, Float, Int
 
 
 def sample_noise(
-  seed: int, indices: Int[Array, 'B'], shape: tuple[int, int, int]
+  seed: int, indices: Int[Array, 'B'], shape: tuple[int, ...]
 ) -> Float[Array, 'B H W C']:
   """Standard normal images that depend on neither batch nor device.
 

@@ -22,9 +22,9 @@ SlopeAhead = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 
 def _steps(times: np.ndarray) -> tuple[jax.Array, jax.Array, jax.Array]:
   """Start, end, and "not the last" of each step, for `scan`."""
-  times = jnp.asarray(times, jnp.float32)
-  inner = jnp.arange(len(times) - 1) < len(times) - 2
-  return times[:-1], times[1:], inner
+  t = jnp.asarray(times, jnp.float32)
+  inner = jnp.arange(len(t) - 1) < len(t) - 2
+  return t[:-1], t[1:], inner
 
 
 def _integrate(

@@ -109,7 +109,7 @@ class Sampler:
       options.interval,
       options.interval_bounds,
     )
-    ahead = {}
+    ahead: dict[str, Any] = {}
     if self._solver in solvers.SLOPES_AHEAD and options.interval_time == 'step':
       ahead['ahead'] = velocity
     noise = sample_noise(config.seed, indices, self._shape)

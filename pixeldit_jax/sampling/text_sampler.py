@@ -62,8 +62,6 @@ def read_prompts(text: str | None, path: str | None) -> list[str]:
     OSError: there is no such file.
     UserError: both, neither, or no prompt in them.
   """
-  if text is None and path is None:
-    raise UserError('a run with texts needs --prompts or --prompts_file.')
   if text is not None and path is not None:
     raise UserError('--prompts and --prompts_file: give one of them.')
   if text is not None:

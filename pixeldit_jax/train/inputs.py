@@ -60,7 +60,7 @@ def text_meta(source: Source) -> Mapping[str, Any]:
   """What the texts of a source were encoded by; {} without texts."""
   if caption_sampler.TEXT not in source.arrays:
     return {}
-  return source.arrays[caption_sampler.TEXT].meta
+  return dict(source.arrays[caption_sampler.TEXT].meta)
 
 
 def check_text(config: ConfigDict, meta: Mapping[str, Any]) -> None:

@@ -80,6 +80,7 @@ def find_target(
   if not stored_arrays(config):
     return teacher[0] if teacher else None
   stored = source.arrays[STORED_FEATURES]
+  assert stored.shape is not None  # all features of a teacher are alike
   _, width = stored.shape
   return StoredFeatures(width, tuple(stored.meta['grid']))
 

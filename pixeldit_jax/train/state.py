@@ -1,5 +1,7 @@
 """All that a training run carries from step to step, and where it lives."""
 
+from typing import Any
+
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -131,7 +133,9 @@ def state_shardings(
     trained,
     transform_non_params=lambda _: everywhere,
   )
-  return TrainState(
+  # Shardings in place of arrays.
+  tree: Any = TrainState
+  return tree(
     step=everywhere,
     key=everywhere,
     bad_steps=everywhere,

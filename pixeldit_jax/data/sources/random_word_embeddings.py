@@ -1,5 +1,6 @@
 """A source whose captions are embedded as one random vector for each word."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -48,7 +49,8 @@ class RandomWordEmbeddings(Source):
 class _Embeddings:
   """An `ArrayInfo`: what made them, and the array of the empty text."""
 
-  shape = None  # one for each caption
+  shape: tuple[int, ...] | None = None  # one for each caption
+  meta: Mapping[str, Any]
 
   def __init__(self, null: np.ndarray, meta: dict[str, Any]):
     self._null, self.dtype, self.meta = null, null.dtype, meta

@@ -58,7 +58,8 @@ class PixelAttention(nnx.Module):
 
   def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
     width, heads = config.pixel_attention_size
-    inputs, axes = (config.pixel_width,), (None,)
+    inputs: tuple[int, ...] = (config.pixel_width,)
+    axes: tuple[str | None, ...] = (None,)
     if config.pixel_attention == 'patch':
       inputs, axes = (config.pixels, *inputs), ('pixels', *axes)
     linear = functools.partial(Linear, dtype=config.dtype, rngs=rngs)

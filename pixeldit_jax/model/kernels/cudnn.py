@@ -1,5 +1,7 @@
 """Attention by cuDNN's flash kernel: bfloat16 and float16 on NVIDIA GPUs."""
 
+from typing import Literal
+
 import jax
 import jax.numpy as jnp
 
@@ -19,7 +21,7 @@ def cudnn_attention(
   v_BSNK: Float[Array, 'B S N K'],
   mask_BS: Bool[Array, 'B S'] | None = None,
   *,
-  implementation: str = 'cudnn',
+  implementation: Literal['xla', 'cudnn'] = 'cudnn',
 ) -> Float[Array, 'B L N K']:
   """softmax(q k / sqrt(K)) v; zeros for a query without any key.
 

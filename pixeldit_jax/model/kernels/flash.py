@@ -295,8 +295,9 @@ def _spec(heads: int, rows: int, block: int, index) -> pl.BlockSpec:
 
 def _compiler_params(parallel: int) -> pltpu.CompilerParams:
   return pltpu.CompilerParams(
-    dimension_semantics=('parallel',) * parallel
-    + ('arbitrary',) * (4 - parallel),
+    dimension_semantics=[
+      'parallel' if i < parallel else 'arbitrary' for i in range(4)
+    ],
     vmem_limit_bytes=VMEM,
   )
 

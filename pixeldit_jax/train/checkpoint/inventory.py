@@ -114,10 +114,10 @@ def table(found: Sequence[Entry], metric: str = '') -> str:
     )
   widths = [max(len(row[i]) for row in rows) for i in range(4)]
   lines = []
-  for row, entry in zip(rows, (None, *found)):
+  damages = [(), *(entry.damage for entry in found)]  # none of the headings
+  for row, damage in zip(rows, damages):
     cells = [cell.rjust(width) for cell, width in zip(row, widths)]
     lines.append('  '.join([*cells, row[4]]).rstrip())
-    damage = entry.damage if entry else ()
     lines += [f'    {line}' for line in damage[:_SHOWN]]
     if damage[_SHOWN:]:
       lines.append(f'    and {len(damage) - _SHOWN} more')
