@@ -5,7 +5,6 @@ pixeldit show-data --config=mnist --out=data.png
 
 import contextlib
 import pathlib
-from typing import Any
 
 from absl import flags
 

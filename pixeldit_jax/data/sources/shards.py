@@ -7,7 +7,7 @@ A record is the length of its header (4 bytes, little endian), a JSON header
 import json
 import os
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
