@@ -1,10 +1,10 @@
 """Rules that several releases share: linear layers, attention, patch blocks.
 
 Letters of the patterns, beyond those of `pixeldit_jax.typing`: J pairs of
-channels in a head and i the two of a pair (theirs are neighbours, ours are
-halves; see `model.rope`), X the frequencies of time, Y rows of the class
-table, G the two inputs of SwiGLU, S query, key and value, V the width of the
-text embeddings. Where a layer keeps a width, 'd' and 'e' are D and E as its
+channels in a head and i the two of a pair (neighbours in the releases, halves
+in this package; see `model.rope`), X the frequencies of time, Y rows of the
+class table, G the two inputs of SwiGLU, S query, key and value, V the width of
+the text embeddings. Where a layer keeps a width, 'd' and 'e' are D and E as its
 input.
 """
 
@@ -48,13 +48,12 @@ class Shapes:
 
 def linear(path: str, name: str, pattern: str) -> list[Rule]:
   """Kernel and bias of a layer whose kernel has this pattern."""
-  theirs, ours = pattern.split('->')
-  output = re.findall(r'^\(\w+\)|^\w', theirs)[0]
-  letters = output.strip('()')
-  kept = ''.join(a for a in ours if a in letters)
+  released, native = pattern.split(' -> ')
+  output = re.findall(r'^\([^)]*\)|^\w', released)[0]
+  kept = ' '.join(a for a in re.findall(r'\w', native) if a in output)
   return [
     Rule(f'{path}/kernel', f'{name}.weight', pattern),
-    Rule(f'{path}/bias', f'{name}.bias', f'{output}->{kept}'),
+    Rule(f'{path}/bias', f'{name}.bias', f'{output} -> {kept}'),
   ]
 
 
@@ -63,23 +62,25 @@ def attention(
 ) -> list[Rule]:
   """Letters of width, heads and pairs; stream '_x' or '_y' of MM-DiT."""
   D, N, J = list(letters)
-  head = f'({J}i)->(i{J})'
+  head = f'({J} i) -> (i {J})'
   qkv = f'{name}.qkv{stream}'
-  kernel = f'(S{N}{J}i){D}->{D}S({N}i{J})'
+  kernel = f'(S {N} {J} i) {D} -> {D} S ({N} i {J})'
   proj = f'{name}.proj{stream}'
   qkv_rules = linear(f'{path}/qkv', qkv, kernel)
   if bias:
     qkv_rules[1] = Rule(
-      f'{path}/qkv/bias', f'{qkv}.bias', f'(S{N}{J}i)->S({N}i{J})'
+      f'{path}/qkv/bias', f'{qkv}.bias', f'(S {N} {J} i) -> S ({N} i {J})'
     )
   return [
     *qkv_rules[: 2 if bias else 1],
     Rule(f'{path}/q_norm/weight', f'{name}.q_norm{stream}.weight', head),
     Rule(f'{path}/k_norm/weight', f'{name}.k_norm{stream}.weight', head),
     Rule(
-      f'{path}/proj/kernel', f'{proj}.weight', f'{D}({N}{J}i)->({N}i{J}){D}'
+      f'{path}/proj/kernel',
+      f'{proj}.weight',
+      f'{D} ({N} {J} i) -> ({N} i {J}) {D}',
     ),
-    Rule(f'{path}/proj/bias', f'{proj}.bias', f'{D}->{D}'),
+    Rule(f'{path}/proj/bias', f'{proj}.bias', f'{D} -> {D}'),
   ]
 
 
@@ -94,38 +95,40 @@ def patch_block(
   """A block without biases, as all but JiT's are.
 
   Args:
-    path, name: of ours and theirs.
-    norm, stream, adaln: parts of their names.
+    path, name: native and released.
+    norm, stream, adaln: parts of released names.
     letters: of heads, pairs and the hidden width.
   """
   N, J, F = list(letters)
   mlp = f'{name}.mlp{stream}'
   return [
-    Rule(f'{path}/norm1/weight', f'{name}.{norm}1.weight', 'D->D'),
+    Rule(f'{path}/norm1/weight', f'{name}.{norm}1.weight', 'D -> D'),
     *attention(f'{path}/attn', f'{name}.attn', f'D{N}{J}', stream),
-    Rule(f'{path}/norm2/weight', f'{name}.{norm}2.weight', 'D->D'),
+    Rule(f'{path}/norm2/weight', f'{name}.{norm}2.weight', 'D -> D'),
     Rule(
       f'{path}/mlp/up/kernel',
       (f'{mlp}.w1.weight', f'{mlp}.w3.weight'),
-      f'G{F}D->DG{F}',
+      f'G {F} D -> D G {F}',
     ),
-    Rule(f'{path}/mlp/down/kernel', f'{mlp}.w2.weight', f'D{F}->{F}D'),
-    *linear(f'{path}/adaln', f'{name}.{adaln}', '(MD)d->dMD'),
+    Rule(f'{path}/mlp/down/kernel', f'{mlp}.w2.weight', f'D {F} -> {F} D'),
+    *linear(f'{path}/adaln', f'{name}.{adaln}', '(M D) d -> d M D'),
   ]
 
 
 def ends(patch: str | None) -> list[Rule]:
   """Time, class and, under this name, the patches: all but JiT's are alike."""
   rules = [
-    *linear('time_embed/up', 't_embedder.mlp.0', 'DX->XD'),
-    *linear('time_embed/down', 't_embedder.mlp.2', 'Dd->dD'),
+    *linear('time_embed/up', 't_embedder.mlp.0', 'D X -> X D'),
+    *linear('time_embed/down', 't_embedder.mlp.2', 'D d -> d D'),
   ]
   if patch:
-    rules += linear('patch_embed/proj', patch, 'D(CP)->PCD')
+    rules += linear('patch_embed/proj', patch, 'D (C P) -> P C D')
   return rules
 
 
-CLASS = Rule('class_embed/table', 'y_embedder.embedding_table.weight', 'YD->YD')
+CLASS = Rule(
+  'class_embed/table', 'y_embedder.embedding_table.weight', 'Y D -> Y D'
+)
 
 
 def sizes(config: ModelConfig) -> dict[str, int]:

@@ -24,15 +24,17 @@ RULES = [
   *ends(PATCH),
   CLASS,
   *patch_block(),
-  *linear('pixel_embed/basis/proj', 'x_embedder.embedder.0', 'EH->HE'),
-  *linear('pixel_embed/proj', 'dec_net.input_proj', 'Ee->eE'),
-  *linear('pixel_condition/proj', 'dec_net.cond_embed', '(PE)D->DPE'),
-  Rule('pixel_blocks/norm/weight', f'{_BLOCK}.in_ln.weight', 'E->E'),
-  Rule('pixel_blocks/norm/bias', f'{_BLOCK}.in_ln.bias', 'E->E'),
-  *linear('pixel_blocks/up', f'{_BLOCK}.mlp.0', 'Ee->eE'),
-  *linear('pixel_blocks/down', f'{_BLOCK}.mlp.2', 'Ee->eE'),
-  *linear('pixel_blocks/adaln', f'{_BLOCK}.adaLN_modulation.1', '(KE)e->eKE'),
-  *linear('output/proj', 'dec_net.final_layer.linear', 'CE->EC'),
+  *linear('pixel_embed/basis/proj', 'x_embedder.embedder.0', 'E H -> H E'),
+  *linear('pixel_embed/proj', 'dec_net.input_proj', 'E e -> e E'),
+  *linear('pixel_condition/proj', 'dec_net.cond_embed', '(P E) D -> D P E'),
+  Rule('pixel_blocks/norm/weight', f'{_BLOCK}.in_ln.weight', 'E -> E'),
+  Rule('pixel_blocks/norm/bias', f'{_BLOCK}.in_ln.bias', 'E -> E'),
+  *linear('pixel_blocks/up', f'{_BLOCK}.mlp.0', 'E e -> e E'),
+  *linear('pixel_blocks/down', f'{_BLOCK}.mlp.2', 'E e -> e E'),
+  *linear(
+    'pixel_blocks/adaln', f'{_BLOCK}.adaLN_modulation.1', '(K E) e -> e K E'
+  ),
+  *linear('output/proj', 'dec_net.final_layer.linear', 'C E -> E C'),
 ]
 
 

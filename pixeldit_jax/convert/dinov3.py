@@ -2,7 +2,7 @@
 
 Letters of the patterns, beyond those of `pixeldit_jax.typing`: S query, key
 and value, G query and value, or the two inputs of SwiGLU, R registers, h and w
-the sides of a patch, u and v axes of one.
+the sides of a patch.
 """
 
 import re
@@ -17,12 +17,12 @@ from pixeldit_jax.convert.lazy import (
   nested,
   specs_of,
 )
-from pixeldit_jax.convert.rules import Rule, to_ours, to_theirs
+from pixeldit_jax.convert.rules import Rule, to_native, to_released
 from pixeldit_jax.encoders.dinov3 import DINOv3Config
 from pixeldit_jax.errors import UserError
 from pixeldit_jax.typing import PyTree
 
-PATCH = 'DChw->(hw)CD'
+PATCH = 'D C h w -> (h w) C D'
 # A tensor that tells the layout: what only DINOv3 has under that name.
 TELLS = {
   'timm': 'blocks.0.gamma_1',
@@ -64,24 +64,24 @@ def _pair(path: str, name: str, pattern: str, bias: str) -> list[Rule]:
 
 def _norm(path: str, name: str) -> list[Rule]:
   return [
-    Rule(f'{path}/weight', f'{name}.weight', 'D->D'),
-    Rule(f'{path}/bias', f'{name}.bias', 'D->D'),
+    Rule(f'{path}/weight', f'{name}.weight', 'D -> D'),
+    Rule(f'{path}/bias', f'{name}.bias', 'D -> D'),
   ]
 
 
 def _mlp(config: DINOv3Config, layout: str, block: str) -> list[Rule]:
   names = (GATED if config.gated else PLAIN)[layout]
   *up, down = [f'{block}.mlp.{name}' for name in names]
-  rules = _pair('blocks/down', down, 'DF->FD', 'D->D')
+  rules = _pair('blocks/down', down, 'D F -> F D', 'D -> D')
   if not config.gated:
-    return rules + _pair('blocks/up', up[0], 'FD->DF', 'F->F')
+    return rules + _pair('blocks/up', up[0], 'F D -> D F', 'F -> F')
   weights, biases = (
     tuple(f'{name}.{kind}' for name in up) for kind in ('weight', 'bias')
   )
   return [
     *rules,
-    Rule('blocks/up/kernel', weights, 'GFD->DGF'),
-    Rule('blocks/up/bias', biases, 'GF->GF'),
+    Rule('blocks/up/kernel', weights, 'G F D -> D G F'),
+    Rule('blocks/up/bias', biases, 'G F -> G F'),
   ]
 
 
@@ -93,33 +93,35 @@ def _rules(config: DINOv3Config, layout: str) -> list[Rule]:
   patch, before = 'patch_embed.proj', ''
   scale, register = 'gamma_{}', 'reg_token'
   biases = (f'{attention}.q_bias', f'{attention}.v_bias')
-  qkv = Rule('blocks/qkv/kernel', f'{attention}.qkv.weight', '(SNK)D->DSNK')
+  qkv = Rule(
+    'blocks/qkv/kernel', f'{attention}.qkv.weight', '(S N K) D -> D S N K'
+  )
   proj = f'{attention}.proj'
   if hub:
     patch, before = 'embeddings.patch_embeddings', 'embeddings.'
     scale, register = 'layer_scale{}.lambda1', 'register_tokens'
     biases = (f'{attention}.q_proj.bias', f'{attention}.v_proj.bias')
     parts = tuple(f'{attention}.{x}_proj.weight' for x in 'qkv')
-    qkv = Rule('blocks/qkv/kernel', parts, 'S(NK)D->DSNK')
+    qkv = Rule('blocks/qkv/kernel', parts, 'S (N K) D -> D S N K')
     proj = f'{attention}.o_proj'
   elif layout == 'authors':
     scale, register = 'ls{}.gamma', 'storage_tokens'
   rules = [
-    *_pair('patch_embed', patch, PATCH, 'D->D'),
-    Rule('class_token', f'{before}cls_token', 'uvD->(uv)D'),
+    *_pair('patch_embed', patch, PATCH, 'D -> D'),
+    Rule('class_token', f'{before}cls_token', '1 1 D -> 1 D'),
     *_norm('blocks/norm1', f'{block}.norm1'),
     qkv,
-    *_pair('blocks/proj', proj, 'D(NK)->NKD', 'D->D'),
-    Rule('blocks/scale1', f'{block}.{scale.format(1)}', 'D->D'),
+    *_pair('blocks/proj', proj, 'D (N K) -> N K D', 'D -> D'),
+    Rule('blocks/scale1', f'{block}.{scale.format(1)}', 'D -> D'),
     *_norm('blocks/norm2', f'{block}.norm2'),
     *_mlp(config, layout, block),
-    Rule('blocks/scale2', f'{block}.{scale.format(2)}', 'D->D'),
+    Rule('blocks/scale2', f'{block}.{scale.format(2)}', 'D -> D'),
     *_norm('norm', 'norm'),
   ]
   if config.registers:
-    rules.append(Rule('register_tokens', f'{before}{register}', 'uRD->(uR)D'))
+    rules.append(Rule('register_tokens', f'{before}{register}', '1 R D -> R D'))
   if config.qv_bias:
-    rules.append(Rule('blocks/qv_bias', biases, 'G(NK)->GNK'))
+    rules.append(Rule('blocks/qv_bias', biases, 'G (N K) -> G N K'))
   return rules
 
 
@@ -135,8 +137,6 @@ def _sizes(config: DINOv3Config) -> dict[str, int]:
     R=config.registers,
     S=3,
     h=config.patch_size,
-    u=1,
-    v=1,
     w=config.patch_size,
   )
 
@@ -229,13 +229,13 @@ def from_dinov3(
   assert layout is not None  # or infer_config would have refused
   rules = _rules(config, layout)
   depths = {'blocks': config.depth}
-  ours = to_ours(rules, _plain(weights), _sizes(config), depths)
+  native = to_native(rules, _plain(weights), _sizes(config), depths)
 
   def cast(path, array):
     kernel = path.endswith('/kernel')
     return array.astype(config.dtype if kernel else np.float32)
 
-  return config, nested({k: cast(k, v) for k, v in ours.items()})
+  return config, nested({k: cast(k, v) for k, v in native.items()})
 
 
 def to_dinov3(
@@ -250,4 +250,4 @@ def to_dinov3(
     raise UserError(f'layout={layout!r}: timm or hugging_face.')
   depths = {'blocks': config.depth}
   rules = _rules(config, layout)
-  return to_theirs(rules, flat(weights), _sizes(config), depths)
+  return to_released(rules, flat(weights), _sizes(config), depths)

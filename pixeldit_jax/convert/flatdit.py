@@ -21,8 +21,8 @@ RULES = [
   *ends(PATCH),
   CLASS,
   *patch_block(),
-  *linear('output/adaln', 'final_layer.adaLN_modulation.0', '(KD)d->dKD'),
-  *linear('output/proj', 'final_layer.linear', '(CP)D->DPC'),
+  *linear('output/adaln', 'final_layer.adaLN_modulation.0', '(K D) d -> d K D'),
+  *linear('output/proj', 'final_layer.linear', '(C P) D -> D P C'),
 ]
 
 

@@ -26,26 +26,30 @@ from pixeldit_jax.model.families import released_start
 POSITIONS = 'pos_embed'
 CONTEXT = 'in_context_posemb'
 _BLOCK = 'blocks.{i}'
-# R: width of the bottleneck; K: vectors of modulation; U, V: 1; p, q: rows and
+# R: width of the bottleneck; K: vectors of modulation; p, q: rows and
 # columns of a patch.
 RULES = [
   *ends(None),
   CLASS,
   Rule(
-    'patch_embed/bottleneck/kernel', 'x_embedder.proj1.weight', 'RCpq->(pq)CR'
+    'patch_embed/bottleneck/kernel',
+    'x_embedder.proj1.weight',
+    'R C p q -> (p q) C R',
   ),
-  *linear('patch_embed/proj', 'x_embedder.proj2', 'DRUV->(RUV)D'),
-  Rule('patch_blocks/norm1/weight', f'{_BLOCK}.norm1.weight', 'D->D'),
+  *linear('patch_embed/proj', 'x_embedder.proj2', 'D R 1 1 -> R D'),
+  Rule('patch_blocks/norm1/weight', f'{_BLOCK}.norm1.weight', 'D -> D'),
   *attention('patch_blocks/attn', f'{_BLOCK}.attn', 'DNJ', bias=True),
-  Rule('patch_blocks/norm2/weight', f'{_BLOCK}.norm2.weight', 'D->D'),
-  *linear('patch_blocks/mlp/up', f'{_BLOCK}.mlp.w12', '(GF)D->DGF'),
-  *linear('patch_blocks/mlp/down', f'{_BLOCK}.mlp.w3', 'DF->FD'),
-  *linear('patch_blocks/adaln', f'{_BLOCK}.adaLN_modulation.1', '(MD)d->dMD'),
-  Rule('output/norm/weight', 'final_layer.norm_final.weight', 'D->D'),
-  *linear('output/adaln', 'final_layer.adaLN_modulation.1', '(KD)d->dKD'),
-  *linear('output/proj', 'final_layer.linear', '(PC)D->DPC'),
+  Rule('patch_blocks/norm2/weight', f'{_BLOCK}.norm2.weight', 'D -> D'),
+  *linear('patch_blocks/mlp/up', f'{_BLOCK}.mlp.w12', '(G F) D -> D G F'),
+  *linear('patch_blocks/mlp/down', f'{_BLOCK}.mlp.w3', 'D F -> F D'),
+  *linear(
+    'patch_blocks/adaln', f'{_BLOCK}.adaLN_modulation.1', '(M D) d -> d M D'
+  ),
+  Rule('output/norm/weight', 'final_layer.norm_final.weight', 'D -> D'),
+  *linear('output/adaln', 'final_layer.adaLN_modulation.1', '(K D) d -> d K D'),
+  *linear('output/proj', 'final_layer.linear', '(P C) D -> D P C'),
 ]
-CONTEXT_RULE = Rule('context_embed/positions', CONTEXT, 'UTD->(UT)D')
+CONTEXT_RULE = Rule('context_embed/positions', CONTEXT, '1 T D -> T D')
 
 
 def fixed_positions(side: int, width: int) -> np.ndarray:
@@ -90,15 +94,17 @@ def _fields_of(shapes: Shapes, known: Mapping[str, Any]) -> dict[str, Any]:
   )
 
 
-def _without_positions(theirs: LazyTensors, config: ModelConfig) -> LazyTensors:
+def _without_positions(
+  released: LazyTensors, config: ModelConfig
+) -> LazyTensors:
   """All but the fixed positions, which are checked.
 
   Raises:
     UserError: they are others than are computed here.
   """
-  if POSITIONS not in theirs:
-    raise UserError(f'{POSITIONS} is not among the {len(theirs)} weights.')
-  found = theirs[POSITIONS].astype(np.float32)
+  if POSITIONS not in released:
+    raise UserError(f'{POSITIONS} is not among the {len(released)} weights.')
+  found = released[POSITIONS].astype(np.float32)
   expected = fixed_positions(config.position_grid, config.width)
   if found.shape != expected.shape or np.abs(found - expected).max() > 1e-2:
     raise UserError(
@@ -106,21 +112,23 @@ def _without_positions(theirs: LazyTensors, config: ModelConfig) -> LazyTensors:
       f'model.position_grid={config.position_grid} and model.width='
       f'{config.width}, the only positions that the network has.'
     )
-  return theirs.renamed({name: name for name in theirs if name != POSITIONS})
+  return released.renamed(
+    {name: name for name in released if name != POSITIONS}
+  )
 
 
-def _with_positions(theirs: LazyTensors, config: ModelConfig) -> LazyTensors:
+def _with_positions(released: LazyTensors, config: ModelConfig) -> LazyTensors:
   """The inverse of `_without_positions`."""
   shape = (1, config.position_grid**2, config.width)
-  spec = Spec(shape, next(iter(theirs.specs.values())).dtype)
+  spec = Spec(shape, next(iter(released.specs.values())).dtype)
 
   def read(name):
     if name != POSITIONS:
-      return theirs[name]
+      return released[name]
     table = fixed_positions(config.position_grid, config.width)
     return table.astype(spec.dtype)
 
-  return LazyTensors({POSITIONS: spec} | theirs.specs, read)
+  return LazyTensors({POSITIONS: spec} | released.specs, read)
 
 
 def _check(config: ModelConfig) -> None:
@@ -142,8 +150,6 @@ RELEASE = Release(
       K=2,
       R=config.bottleneck,
       T=config.context_tokens,
-      U=1,
-      V=1,
       p=config.patch_size,
       q=config.patch_size,
     )

@@ -21,7 +21,7 @@ from pixeldit_jax.convert import (
 from pixeldit_jax.convert.blocks import Shapes
 from pixeldit_jax.convert.lazy import LazyTensors, flat, nested, specs_of
 from pixeldit_jax.convert.release import Release
-from pixeldit_jax.convert.rules import to_ours, to_theirs
+from pixeldit_jax.convert.rules import to_native, to_released
 from pixeldit_jax.convert.vision import from_vision
 from pixeldit_jax.encoders.dinov3 import DINOv3Config
 from pixeldit_jax.encoders.grounding import Grounded, check_encoder
@@ -155,9 +155,9 @@ def from_official(
       of another width than the network was made for.
   """
   config = infer_config(weights, family, **overrides)
-  ours = ours_of(weights, config)
+  native = native_of(weights, config)
   graphdef = nnx.graphdef(abstract_model(config))
-  arrays = {path: jnp.asarray(array) for path, array in ours.items()}
+  arrays = {path: jnp.asarray(array) for path, array in native.items()}
   network = nnx.merge(graphdef, nested(arrays))
   if encoder is None:
     return network
@@ -193,36 +193,38 @@ def rename_to_official(
   Raises:
     UserError: a configuration that the release cannot express.
   """
-  return dict(theirs_of(flat(tree), config))
+  return dict(released_of(flat(tree), config))
 
 
-def ours_of(
+def native_of(
   weights: Mapping[str, np.ndarray], config: ModelConfig
 ) -> LazyTensors:
-  """Released weights as ours, float32, by path ('patch_blocks/adaln/bias').
+  """Released weights as native ones, float32, by path.
+
+  A path is as 'patch_blocks/adaln/bias'.
 
   Raises:
     UserError: names or shapes that do not fit, all of them listed.
   """
   release = release_of(config)
   lazy = LazyTensors(specs_of(weights), weights.__getitem__)
-  theirs = release.before(lazy, config)
-  return to_ours(
-    release.rules(config), theirs, release.sizes(config), _depths(config)
+  released = release.before(lazy, config)
+  return to_native(
+    release.rules(config), released, release.sizes(config), _depths(config)
   ).cast('float32')
 
 
-def theirs_of(ours: LazyTensors, config: ModelConfig) -> LazyTensors:
-  """The inverse of `ours_of`, in the dtypes of `ours`.
+def released_of(native: LazyTensors, config: ModelConfig) -> LazyTensors:
+  """The inverse of `native_of`, in the dtypes of `ours`.
 
   Raises:
     UserError: a configuration that the release cannot express.
   """
   release = release_of(config)
-  theirs = to_theirs(
-    release.rules(config), ours, release.sizes(config), _depths(config)
+  released = to_released(
+    release.rules(config), native, release.sizes(config), _depths(config)
   )
-  return release.after(theirs, config)
+  return release.after(released, config)
 
 
 def release_of(config: ModelConfig) -> Release:

@@ -31,23 +31,29 @@ PATCH = 's_embedder.proj'
 
 def _pixel_block(path: str, name: str) -> list[Rule]:
   return [
-    Rule(f'{path}/norm1/weight', f'{name}.norm1.weight', 'E->E'),
-    *linear(f'{path}/attn/compact', f'{name}.compress_to_attn', 'A(PE)->PEA'),
+    Rule(f'{path}/norm1/weight', f'{name}.norm1.weight', 'E -> E'),
+    *linear(
+      f'{path}/attn/compact', f'{name}.compress_to_attn', 'A (P E) -> P E A'
+    ),
     *attention(f'{path}/attn/attn', f'{name}.attn', 'Anj'),
-    *linear(f'{path}/attn/expand', f'{name}.expand_from_attn', '(PE)A->APE'),
-    Rule(f'{path}/norm2/weight', f'{name}.norm2.weight', 'E->E'),
-    *linear(f'{path}/mlp/up', f'{name}.mlp.fc1', 'OE->EO'),
-    *linear(f'{path}/mlp/down', f'{name}.mlp.fc2', 'EO->OE'),
-    *linear(f'{path}/adaln', f'{name}.adaLN_modulation.0', '(PmE)D->DmPE'),
+    *linear(
+      f'{path}/attn/expand', f'{name}.expand_from_attn', '(P E) A -> A P E'
+    ),
+    Rule(f'{path}/norm2/weight', f'{name}.norm2.weight', 'E -> E'),
+    *linear(f'{path}/mlp/up', f'{name}.mlp.fc1', 'O E -> E O'),
+    *linear(f'{path}/mlp/down', f'{name}.mlp.fc2', 'E O -> O E'),
+    *linear(
+      f'{path}/adaln', f'{name}.adaLN_modulation.0', '(P m E) D -> D m P E'
+    ),
   ]
 
 
 _BLOCK = 'patch_blocks.{i}'
 _CLASS_RULES = [CLASS, *patch_block(name=_BLOCK)]
 _TEXT_RULES = [
-  *linear('text_embed/proj', 'y_embedder.proj', 'DV->VD'),
-  Rule('text_embed/norm/weight', 'y_embedder.norm.weight', 'D->D'),
-  Rule('text_embed/positions', 'y_pos_embedding', 'UTD->(UT)D'),
+  *linear('text_embed/proj', 'y_embedder.proj', 'D V -> V D'),
+  Rule('text_embed/norm/weight', 'y_embedder.norm.weight', 'D -> D'),
+  Rule('text_embed/positions', 'y_pos_embedding', '1 T D -> T D'),
   *patch_block(
     'patch_blocks/image', _BLOCK, 'norm_x', '_x', 'adaLN_modulation_img.0'
   ),
@@ -57,10 +63,10 @@ _TEXT_RULES = [
 ]
 _SHARED_RULES = [
   *ends(PATCH),
-  *linear('pixel_embed/proj', 'pixel_embedder.proj', 'EC->CE'),
+  *linear('pixel_embed/proj', 'pixel_embedder.proj', 'E C -> C E'),
   *_pixel_block('pixel_blocks', 'pixel_blocks.{i}'),
-  Rule('output/norm/weight', 'final_layer.norm.weight', 'E->E'),
-  *linear('output/proj', 'final_layer.linear', 'CE->EC'),
+  Rule('output/norm/weight', 'final_layer.norm.weight', 'E -> E'),
+  *linear('output/proj', 'final_layer.linear', 'C E -> E C'),
 ]
 
 
@@ -74,7 +80,6 @@ def _sizes(config: ModelConfig) -> dict[str, int]:
     A=attention_width,
     O=4 * config.pixel_width,
     T=config.text_tokens,
-    U=1,
     V=config.text_width,
     j=attention_width // attention_heads // 2,
     n=attention_heads,

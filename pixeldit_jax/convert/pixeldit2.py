@@ -34,16 +34,18 @@ RULES = [
   *ends(PATCH),
   CLASS,
   *patch_block(name='patch_blocks.{i}', adaln=ADALN),
-  Rule('output/norm/weight', 'final_layer.norm.weight', 'D->D'),
-  *linear('output/adaln', f'final_layer.{ADALN}', '(KD)d->dKD'),
-  *linear('output/proj', 'final_layer.linear', '(PC)D->DPC'),
+  Rule('output/norm/weight', 'final_layer.norm.weight', 'D -> D'),
+  *linear('output/adaln', f'final_layer.{ADALN}', '(K D) d -> d K D'),
+  *linear('output/proj', 'final_layer.linear', '(P C) D -> D P C'),
 ]
-CONTEXT_RULE = Rule('context_embed/positions', CONTEXT, 'UTD->(UT)D')
+CONTEXT_RULE = Rule('context_embed/positions', CONTEXT, '1 T D -> T D')
 GROUNDING_RULES = [
-  *linear('grounding/input', f'{PROJECTOR}.input_proj', 'DQ->QD'),
-  *linear('grounding/time_embed/up', f'{PROJECTOR}.t_embedder.mlp.0', 'DX->XD'),
+  *linear('grounding/input', f'{PROJECTOR}.input_proj', 'D Q -> Q D'),
   *linear(
-    'grounding/time_embed/down', f'{PROJECTOR}.t_embedder.mlp.2', 'Dd->dD'
+    'grounding/time_embed/up', f'{PROJECTOR}.t_embedder.mlp.0', 'D X -> X D'
+  ),
+  *linear(
+    'grounding/time_embed/down', f'{PROJECTOR}.t_embedder.mlp.2', 'D d -> d D'
   ),
   *patch_block(
     'grounding/blocks',
@@ -51,7 +53,7 @@ GROUNDING_RULES = [
     adaln=ADALN,
     letters='njf',
   ),
-  *linear('grounding/output', f'{PROJECTOR}.output_proj', 'Dd->dD'),
+  *linear('grounding/output', f'{PROJECTOR}.output_proj', 'D d -> d D'),
 ]
 
 
@@ -68,7 +70,6 @@ def _sizes(config: ModelConfig) -> dict[str, int]:
     K=2,
     Q=config.grounding_width,
     T=config.context_tokens,
-    U=1,
     f=blocks.mlp_width,
     j=blocks.head_size // 2,
     n=blocks.heads,
@@ -114,11 +115,11 @@ def _multiple(hidden: int, width: int) -> int:
   return multiple
 
 
-def _without_encoder(theirs: LazyTensors, config: ModelConfig) -> LazyTensors:
+def _without_encoder(released: LazyTensors, config: ModelConfig) -> LazyTensors:
   """All but the encoder of a file of training."""
   del config
-  names = {n: n for n in theirs if not n.startswith(ENCODER)}
-  return theirs.renamed(names)
+  names = {n: n for n in released if not n.startswith(ENCODER)}
+  return released.renamed(names)
 
 
 def _check(config: ModelConfig) -> None:

@@ -35,18 +35,22 @@ def _rules(config: ModelConfig) -> list[Rule]:
   """H: channels and basis of a pixel; W: hidden width of the field."""
   name, first = 'blocks.{i}', config.patch_depth
   fields = [
-    *linear('pixel_blocks/first', f'{name}.{GENERATOR}.first', '(EW)D->DEW'),
-    *linear('pixel_blocks/second', f'{name}.{GENERATOR}.second', '(WE)D->DWE'),
-    Rule('pixel_blocks/norm/weight', f'{name}.norm.weight', 'E->E'),
+    *linear(
+      'pixel_blocks/first', f'{name}.{GENERATOR}.first', '(E W) D -> D E W'
+    ),
+    *linear(
+      'pixel_blocks/second', f'{name}.{GENERATOR}.second', '(W E) D -> D W E'
+    ),
+    Rule('pixel_blocks/norm/weight', f'{name}.norm.weight', 'E -> E'),
   ]
   return [
     *ends(PATCH),
     CLASS,
     *patch_block(),
-    *linear('pixel_embed/proj', 'x_embedder.embedder.0', 'EH->HE'),
+    *linear('pixel_embed/proj', 'x_embedder.embedder.0', 'E H -> H E'),
     *(rule.counted_from(first) for rule in fields),
-    Rule('output/norm/weight', 'final_layer.norm.weight', 'E->E'),
-    *linear('output/proj', 'final_layer.linear', 'CE->EC'),
+    Rule('output/norm/weight', 'final_layer.norm.weight', 'E -> E'),
+    *linear('output/proj', 'final_layer.linear', 'C E -> E C'),
   ]
 
 
@@ -69,12 +73,12 @@ def _sizes(config: ModelConfig) -> dict[str, int]:
   )
 
 
-def _split(theirs: LazyTensors, config: ModelConfig) -> LazyTensors:
+def _split(released: LazyTensors, config: ModelConfig) -> LazyTensors:
   """The two halves of each generator under names of their own."""
   del config
   sources: dict[str, tuple[str, int | None]] = {}
   specs = {}
-  for name, spec in theirs.specs.items():
+  for name, spec in released.specs.items():
     stem, _, kind = name.rpartition('.')
     if not stem.endswith(GENERATOR):
       sources[name], specs[name] = (name, None), spec
@@ -86,18 +90,18 @@ def _split(theirs: LazyTensors, config: ModelConfig) -> LazyTensors:
 
   def read(name):
     source, i = sources[name]
-    array = theirs[source]
+    array = released[source]
     return array if i is None else np.split(array, 2)[i]
 
   return LazyTensors(specs, read)
 
 
-def _join(theirs: LazyTensors, config: ModelConfig) -> LazyTensors:
+def _join(released: LazyTensors, config: ModelConfig) -> LazyTensors:
   """The inverse of `_split`."""
   del config
   parts: dict[str, list[str]] = {}
   specs = {}
-  for name, spec in theirs.specs.items():
+  for name, spec in released.specs.items():
     found = re.fullmatch(rf'(.*{GENERATOR})\.(?:first|second)\.(\w+)', name)
     whole = f'{found[1]}.{found[2]}' if found else name
     parts.setdefault(whole, []).append(name)
@@ -105,7 +109,7 @@ def _join(theirs: LazyTensors, config: ModelConfig) -> LazyTensors:
       spec = spec._replace(shape=(2 * spec.shape[0], *spec.shape[1:]))
     specs[whole] = spec
   return LazyTensors(
-    specs, lambda name: np.concatenate([theirs[n] for n in parts[name]])
+    specs, lambda name: np.concatenate([released[n] for n in parts[name]])
   )
 
 

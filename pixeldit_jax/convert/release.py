@@ -26,7 +26,7 @@ class Release:
       tell, given those that the caller knows.
     rules: f(config) -> all weights that we keep as such.
     sizes: f(config) -> the length of each letter of the rules.
-    before: f(theirs, config) -> tensors that the rules know.
+    before: f(released, config) -> tensors that the rules know.
     after: its inverse.
     check: f(config) raises UserError for a network without released names.
   """

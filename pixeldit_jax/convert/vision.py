@@ -1,8 +1,7 @@
 """Weights of DINOv2, in both its layouts, and how any encoder is found.
 
 Letters of the patterns, beyond those of `pixeldit_jax.typing`: S query, key
-and value, V the learned positions, R registers, h and w the sides of a patch,
-u and v axes of one.
+and value, V the learned positions, R registers, h and w the sides of a patch.
 """
 
 import hashlib
@@ -17,7 +16,7 @@ import numpy as np
 from pixeldit_jax.convert import dinov3
 from pixeldit_jax.convert.files import fetch, read_weights
 from pixeldit_jax.convert.lazy import LazyTensors, flat, nested, specs_of
-from pixeldit_jax.convert.rules import Rule, to_ours, to_theirs
+from pixeldit_jax.convert.rules import Rule, to_native, to_released
 from pixeldit_jax.convert.safetensors import write_safetensors
 from pixeldit_jax.encoders.dinov3 import DINOv3Config
 from pixeldit_jax.encoders.vision import VisionConfig
@@ -37,8 +36,8 @@ def _linear(path: str, name: str, pattern: str, bias: str) -> list[Rule]:
 
 def _norm(path: str, name: str) -> list[Rule]:
   return [
-    Rule(f'{path}/weight', f'{name}.weight', 'D->D'),
-    Rule(f'{path}/bias', f'{name}.bias', 'D->D'),
+    Rule(f'{path}/weight', f'{name}.weight', 'D -> D'),
+    Rule(f'{path}/bias', f'{name}.bias', 'D -> D'),
   ]
 
 
@@ -47,43 +46,52 @@ def _block(name: str, attention: str, scale: str) -> list[Rule]:
   proj = f'{name}.{attention}'
   return [
     *_norm('blocks/norm1', f'{name}.norm1'),
-    *_linear('blocks/proj', proj, 'D(NK)->NKD', 'D->D'),
-    Rule('blocks/scale1', f'{name}.{scale.format(1)}', 'D->D'),
+    *_linear('blocks/proj', proj, 'D (N K) -> N K D', 'D -> D'),
+    Rule('blocks/scale1', f'{name}.{scale.format(1)}', 'D -> D'),
     *_norm('blocks/norm2', f'{name}.norm2'),
-    *_linear('blocks/up', f'{name}.mlp.fc1', 'FD->DF', 'F->F'),
-    *_linear('blocks/down', f'{name}.mlp.fc2', 'DF->FD', 'D->D'),
-    Rule('blocks/scale2', f'{name}.{scale.format(2)}', 'D->D'),
+    *_linear('blocks/up', f'{name}.mlp.fc1', 'F D -> D F', 'F -> F'),
+    *_linear('blocks/down', f'{name}.mlp.fc2', 'D F -> F D', 'D -> D'),
+    Rule('blocks/scale2', f'{name}.{scale.format(2)}', 'D -> D'),
   ]
 
 
-PATCH = 'DChw->(hw)CD'
+PATCH = 'D C h w -> (h w) C D'
 
 # Of the authors' `.pth`, and of what we keep.
 ORIGINAL = [
-  *_linear('patch_embed', 'patch_embed.proj', PATCH, 'D->D'),
-  Rule('class_token', 'cls_token', 'uvD->(uv)D'),
-  Rule('positions', 'pos_embed', 'uVD->(uV)D'),
+  *_linear('patch_embed', 'patch_embed.proj', PATCH, 'D -> D'),
+  Rule('class_token', 'cls_token', '1 1 D -> 1 D'),
+  Rule('positions', 'pos_embed', '1 V D -> V D'),
   *_block('blocks.{i}', 'attn.proj', 'ls{}.gamma'),
-  *_linear('blocks/qkv', 'blocks.{i}.attn.qkv', '(SNK)D->DSNK', '(SNK)->SNK'),
+  *_linear(
+    'blocks/qkv',
+    'blocks.{i}.attn.qkv',
+    '(S N K) D -> D S N K',
+    '(S N K) -> S N K',
+  ),
   *_norm('norm', 'norm'),
 ]
-ORIGINAL_REGISTERS = Rule('register_tokens', 'register_tokens', 'uRD->(uR)D')
+ORIGINAL_REGISTERS = Rule('register_tokens', 'register_tokens', '1 R D -> R D')
 
 _LAYER = 'encoder.layer.{i}'
 _QKV = [f'{_LAYER}.attention.attention.{x}' for x in ('query', 'key', 'value')]
 HUGGING_FACE = [
   *_linear(
-    'patch_embed', 'embeddings.patch_embeddings.projection', PATCH, 'D->D'
+    'patch_embed', 'embeddings.patch_embeddings.projection', PATCH, 'D -> D'
   ),
-  Rule('class_token', 'embeddings.cls_token', 'uvD->(uv)D'),
-  Rule('positions', 'embeddings.position_embeddings', 'uVD->(uV)D'),
+  Rule('class_token', 'embeddings.cls_token', '1 1 D -> 1 D'),
+  Rule('positions', 'embeddings.position_embeddings', '1 V D -> V D'),
   *_block(_LAYER, 'attention.output.dense', 'layer_scale{}.lambda1'),
-  Rule('blocks/qkv/kernel', tuple(f'{x}.weight' for x in _QKV), 'S(NK)D->DSNK'),
-  Rule('blocks/qkv/bias', tuple(f'{x}.bias' for x in _QKV), 'S(NK)->SNK'),
+  Rule(
+    'blocks/qkv/kernel',
+    tuple(f'{x}.weight' for x in _QKV),
+    'S (N K) D -> D S N K',
+  ),
+  Rule('blocks/qkv/bias', tuple(f'{x}.bias' for x in _QKV), 'S (N K) -> S N K'),
   *_norm('norm', 'layernorm'),
 ]
 HUGGING_FACE_REGISTERS = Rule(
-  'register_tokens', 'embeddings.register_tokens', 'uRD->(uR)D'
+  'register_tokens', 'embeddings.register_tokens', '1 R D -> R D'
 )
 
 
@@ -168,8 +176,8 @@ def from_dinov2(
     kernel = path.endswith('/kernel')
     return array.astype(config.dtype if kernel else np.float32)
 
-  ours = _to_ours(weights, config)
-  return config, nested({k: cast(k, v) for k, v in ours.items()})
+  native = _to_native(weights, config)
+  return config, nested({k: cast(k, v) for k, v in native.items()})
 
 
 def write_dinov2(
@@ -177,8 +185,10 @@ def write_dinov2(
 ) -> None:
   """Writes a teacher of our own as safetensors, for `load_dinov2`."""
   depths = {'blocks': config.depth}
-  theirs = to_theirs(_authors(config), flat(weights), _sizes(config), depths)
-  write_safetensors(path, theirs)
+  released = to_released(
+    _authors(config), flat(weights), _sizes(config), depths
+  )
+  write_safetensors(path, released)
 
 
 def infer_config(
@@ -233,7 +243,7 @@ def _rules(weights: Mapping[str, np.ndarray]) -> list[Rule]:
   )
 
 
-def _to_ours(
+def _to_native(
   weights: Mapping[str, np.ndarray], config: VisionConfig
 ) -> LazyTensors:
   if isinstance(weights, LazyTensors):
@@ -242,7 +252,7 @@ def _to_ours(
   else:
     weights = {k: v for k, v in weights.items() if k not in MASK_TOKENS}
   depths = {'blocks': config.depth}
-  return to_ours(_rules(weights), weights, _sizes(config), depths)
+  return to_native(_rules(weights), weights, _sizes(config), depths)
 
 
 def _authors(config: VisionConfig) -> list[Rule]:
@@ -259,9 +269,9 @@ def _standard(weights: Mapping[str, np.ndarray], **overrides) -> LazyTensors:
     exact = overrides | dict(dtype='float32')
     return dinov3.to_dinov3(*dinov3.from_dinov3(weights, **exact))
   config = infer_config(weights, **overrides)
-  ours = _to_ours(weights, config)
+  native = _to_native(weights, config)
   depths = {'blocks': config.depth}
-  return to_theirs(_authors(config), ours, _sizes(config), depths)
+  return to_released(_authors(config), native, _sizes(config), depths)
 
 
 def _sizes(config: VisionConfig) -> dict[str, int]:
@@ -276,8 +286,6 @@ def _sizes(config: VisionConfig) -> dict[str, int]:
     S=3,
     V=1 + config.grid**2,
     h=config.patch_size,
-    u=1,
-    v=1,
     w=config.patch_size,
   )
 

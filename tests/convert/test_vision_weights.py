@@ -143,7 +143,7 @@ def test_released_sizes_have_the_shapes_of_transformers(size, registers):
   assert infer_config(tensors) == config
   count = sum(a.size for a in tensors.values())
   tensors = {k: v for k, v in tensors.items() if 'mask_token' not in k}
-  vision._to_ours(tensors, config)  # checks all names and shapes
+  vision._to_native(tensors, config)  # checks all names and shapes
   model = nnx.eval_shape(lambda: DINOv2(config, rngs=nnx.Rngs(0)))
   ours = jax.tree.leaves(nnx.state(model, nnx.Param))
   assert sum(a.size for a in ours) == count - config.width

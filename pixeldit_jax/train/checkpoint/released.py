@@ -19,7 +19,7 @@ from pixeldit_jax.config import get_config, model_config, validate
 from pixeldit_jax.convert.files import TEXT, read_weights
 from pixeldit_jax.convert.lazy import LazyTensors
 from pixeldit_jax.convert.lightning import write_lightning, write_pth
-from pixeldit_jax.convert.official import fields_of, ours_of, theirs_of
+from pixeldit_jax.convert.official import fields_of, native_of, released_of
 from pixeldit_jax.convert.safetensors import write_safetensors
 from pixeldit_jax.convert.stored import read_stored, write_stored
 from pixeldit_jax.errors import UserError
@@ -111,7 +111,7 @@ def to_workdir(
     sets['weights'] = False
   found = {item: read_weights(source, ema) for item, ema in sets.items()}
   try:
-    items = {item: ours_of(tensors, model) for item, tensors in found.items()}
+    items = {item: native_of(tensors, model) for item, tensors in found.items()}
   except ValueError as error:
     raise UserError(f'{source} is not of config.model: {error}') from error
   beside = place.with_name(f'{place.name}.{uuid.uuid4().hex}.part')
@@ -173,7 +173,7 @@ def from_workdir(
     raw.resolve()  # refuses where there are none
 
   def stored(ref):
-    tensors = theirs_of(read_stored(ref.path), model)
+    tensors = released_of(read_stored(ref.path), model)
     return _told(tensors.cast(dtype))
 
   weights = stored(main)
