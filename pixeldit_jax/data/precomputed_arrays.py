@@ -15,6 +15,7 @@ and the elements. Arrays of one name share their type, not their shape.
 
 import os
 import struct
+from collections.abc import Mapping
 from typing import Any
 
 import ml_dtypes  # noqa: F401, with it np.dtype knows 'bfloat16'

@@ -145,9 +145,11 @@ def crop(
   return np.array(image.crop((left, top, left + width, top + height)))
 
 
-def normalize(image: UInt8[Array, '*shape']) -> Float[Array, '*shape']:
+def normalize(
+  image: UInt8[Array | np.ndarray, '*shape'],
+) -> Float[Array, '*shape']:
   """Maps 0..255 to [-1, 1] in fp32; called on the device, inside the step."""
-  return image.astype(jnp.float32) / 127.5 - 1.0
+  return jnp.asarray(image, jnp.float32) / 127.5 - 1.0
 
 
 def to_uint8(image: Float[Array, '*shape']) -> UInt8[Array, '*shape']:

@@ -92,7 +92,7 @@ def _run(
   context, config = program.context, program.context.config
   with contextlib.ExitStack() as resources:
     rows = sharding.local_rows(context.batch_sharding, config.data.batch_size)
-    data = make_data(config, source, rows)
+    data = make_data(config, source, [int(row) for row in rows])
     resources.callback(data.close)
 
     # ---- State: from a checkpoint, of another run, or random

@@ -93,7 +93,7 @@ class TrainProgram:
       batches: shapes of the entries of a batch for each size of image.
     """
     context, teacher_params = self.context, None
-    if isinstance(self.target, VisionConfig):
+    if isinstance(self.target, VisionConfig) and self._teacher is not None:
       rules = context.rules if context.config.repa.sharded else None
       teacher_params = put_teacher(self._teacher, context.mesh, rules)
     return CompiledStep(

@@ -92,7 +92,9 @@ def stored_shapes(
   B = config.data.batch_size
   arrays = {name: source.arrays[name] for name in stored_arrays(config)}
   return {
-    name: jax.ShapeDtypeStruct((B, *array.shape), jnp.dtype(array.dtype))
+    name: jax.ShapeDtypeStruct(
+      (B, *(array.shape or ())), jnp.dtype(array.dtype)
+    )
     for name, array in arrays.items()
   }
 
@@ -125,7 +127,9 @@ def put_teacher(
   )
 
 
-def repa_weight(config: ConfigDict, step: Int[Array, '']) -> Float[Array, '']:
+def repa_weight(
+  config: ConfigDict, step: Int[Array, ''] | int
+) -> Float[Array, '']:
   """Constant, then falling linearly over `decay_steps` to 0 at `stop_step`."""
   repa = config.repa
   if not repa.stop_step:

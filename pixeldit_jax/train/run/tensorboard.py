@@ -27,7 +27,8 @@ class EventFiles:
 
   def __init__(self, folder: epath.Path, step: int):
     """Goes on after `step`: events of later steps in the folder are hidden."""
-    self._folder, self._file, self._count = folder, None, 0
+    self._folder, self._count = folder, 0
+    self._file: EventsWriter | None = None
     start = SessionLog(status=SessionLog.START)
     self._write([Event(step=step + 1, session_log=start)])
 
