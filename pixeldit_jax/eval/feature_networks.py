@@ -1,9 +1,22 @@
-"""The network whose features are compared, and what they are compared with."""
+"""Opens the feature network and the reference that flags or a config name.
 
-FILE = 'pt_inception-2015-12-05-6726825d.pth'  # in the folder one stands in
+Imports are local: the commands that only show their help need none of them.
+"""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+  from pixeldit_jax.eval.online_evaluator import OnlineEvaluator
+  from pixeldit_jax.eval.reference import Reference
+  from pixeldit_jax.metrics.feature_extractor import FeatureNetwork
+  from pixeldit_jax.run_context import RunContext
+
+FILE = 'pt_inception-2015-12-05-6726825d.pth'  # in the working directory
 
 
-def open_network(features: str, weights: str = '', batch_size: int = 0):
+def open_network(
+  features: str, weights: str = '', batch_size: int = 0
+) -> 'FeatureNetwork':
   """The feature network on the devices of this process.
 
   Args:
@@ -12,9 +25,9 @@ def open_network(features: str, weights: str = '', batch_size: int = 0):
     batch_size: images per step; 0 is the network's own.
 
   Raises:
-    FileNotFoundError: no such file; says where to get it.
+    MissingFileError: no such file; the message says where to get it.
+    MissingPackageError: a package is missing that reads it.
     UserError: the file is not that network.
-    ImportError: a package is missing that reads it.
   """
   if features == 'digits':
     from pixeldit_jax.demo.digit_classifier import digit_network
@@ -27,8 +40,13 @@ def open_network(features: str, weights: str = '', batch_size: int = 0):
   return inception_network(model, checksum, batch_size=batch_size or None)
 
 
-def open_reference(spec, network, resolution, keep=None):
-  """What `eval.reference.read_reference` reads, with its progress in the log.
+def open_reference(
+  spec: str | None,
+  network: 'FeatureNetwork',
+  resolution: int | None,
+  keep: int | None = None,
+) -> 'Reference':
+  """Reads a reference, with its progress in the log.
 
   Args:
     spec: its path; the embedded digits by default.
@@ -48,7 +66,7 @@ def open_reference(spec, network, resolution, keep=None):
   )
 
 
-def make_evaluator(context):
+def make_evaluator(context: 'RunContext') -> 'OnlineEvaluator':
   """The evaluator that `config.eval` describes, for `train.loop.train`."""
   import jax
 

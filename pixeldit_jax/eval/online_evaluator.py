@@ -24,7 +24,7 @@ _BYTES = 4096  # for the metrics of the first process
 
 
 class OnlineEvaluator:
-  """Measures `config.eval.samples` images, which are neither kept nor written.
+  """An `Evaluator` of `config.eval.samples` images, which are not kept.
 
   Distances, Inception Score and class agreement, whichever the network gives.
 
@@ -87,7 +87,6 @@ class OnlineEvaluator:
     count, network = len(self._indices), self._network
     keep = count if network.classify else 0
     samples = collect(keep_first(batches), network, count, keep=keep)
-    assert self._reference is not None  # the first process has it
     result = evaluate(
       samples, reference, network, settings={}, labels=self._labels
     )

@@ -129,7 +129,6 @@ def read_reference(
     MissingFileError: there is no such file, folder or data set.
     UserError: not a reference, damaged, or of another feature network.
   """
-  images: NpzImages | FolderImages | SourceImages
   if is_source(os.fspath(path)):
     source = SourceImages(os.fspath(path), resolution)
     keep = KEPT_FEATURES if keep is None else keep

@@ -16,7 +16,7 @@ from pixeldit_jax.typing import Condition, PyTree, TextCondition, UInt8
 
 
 class SampleGridEvaluator:
-  """Draws all classes in turn, or the texts of the first images of the data.
+  """An `Evaluator` that draws all classes in turn, or texts of the data.
 
   Attributes:
     every: steps between two grids.

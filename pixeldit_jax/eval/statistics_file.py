@@ -57,7 +57,7 @@ def write_statistics(
   }
   arrays['meta'] = np.array(json.dumps(meta, sort_keys=True))
   with replacing(path) as temporary, open(temporary, 'wb') as file:
-    np.savez(file, allow_pickle=False, **arrays)
+    np.savez(file, **arrays)
 
 
 def array_names(path: pathlib.Path) -> set[str]:

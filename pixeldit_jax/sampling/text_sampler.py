@@ -66,8 +66,10 @@ def read_prompts(text: str | None, path: str | None) -> list[str]:
     raise UserError('--prompts and --prompts_file: give one of them.')
   if text is not None:
     parts = text.split(';')
+  elif path is not None:
+    parts = pathlib.Path(path).read_text(encoding='utf-8').splitlines()
   else:
-    parts = pathlib.Path(path or '').read_text(encoding='utf-8').splitlines()
+    raise UserError('a run with texts needs --prompts or --prompts_file.')
   prompts = [part.strip() for part in parts if part.strip()]
   if not prompts:
     raise UserError(f'there is no prompt in {path or text!r}.')
