@@ -1,7 +1,7 @@
 """Text to image at about 1024x1024, stage 3: all aspect ratios.
 
 Starts from stage 2, --config.init_from=runs/t2i_stage2. Data as for it, with
-launch/prepare_data.py --resolution=1024 --buckets.
+pixeldit prepare-data --resolution=1024 --buckets.
 
 Options: debug (a few steps of a tiny network on digits with captions, squares).
 """

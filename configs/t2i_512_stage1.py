@@ -1,6 +1,6 @@
 """Text to image at 512x512, stage 1: squares, aligned with DINOv2 (REPA).
 
-Data: launch/prepare_data.py --resolution=512, then launch/encode_text.py
+Data: pixeldit prepare-data --resolution=512, then pixeldit encode-text
 --encoder=google/gemma-2-2b-it --instruction=default; name the folder by
 --config.data.source=shards:/path. --config.optimizer.name=adamw in place of
 CAME.

@@ -1,7 +1,7 @@
 """Text to image at about 512x512, stage 2: all aspect ratios, without REPA.
 
 Starts from stage 1, --config.init_from=runs/t2i_stage1. Data as for it, with
-launch/prepare_data.py --resolution=512 --buckets.
+pixeldit prepare-data --resolution=512 --buckets.
 
 Options: debug (a few steps of a tiny network on digits with captions, squares).
 """

@@ -48,7 +48,7 @@ _TEXT_ENCODER = flags.DEFINE_string(
   'folder, as google/gemma-2-2b-it.',
 )
 _INSTRUCTION = flags.DEFINE_string(
-  'instruction', 'default', 'As that of launch/encode_text.py.'
+  'instruction', 'default', 'As that of pixeldit encode-text.'
 )
 
 

@@ -153,7 +153,7 @@ def _read_run():
   model = context.config.model
   if model.text_width:
     raise UserError(
-      'the run draws what prompts ask for: make samples with launch/sample.py '
+      'the run draws what prompts ask for: make samples with pixeldit sample '
       '--prompts_file=, and measure them by --images=.../samples.npz.'
     )
   points = sweep.parse_factors(_SWEEP.value)

@@ -4,7 +4,7 @@ A launcher calls `initialize()` first of all. On a Cloud TPU slice, on GKE with
 TPUs and in a SLURM step, JAX finds the other processes by itself. Anywhere else
 each process is given all three flags:
 
-  python launch/train.py ... --coordinator_address=host0:8476 \
+  pixeldit train ... --coordinator_address=host0:8476 \
     --num_processes=4 --process_id=0   # and 1, 2, 3 on the others
 
 A single process needs nothing; `--num_processes=1` makes it one where JAX would

@@ -24,7 +24,7 @@ WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the run.')
 SOURCE = flags.DEFINE_string(
   'source',
   None,
-  'Released weights, as launch/convert.py takes them: --workdir is made of '
+  'Released weights, as pixeldit convert takes them: --workdir is made of '
   'them first, where there is none yet.',
 )
 LABELS = flags.DEFINE_string(
@@ -100,7 +100,7 @@ def _convert(source: str, workdir: str, overrides: dict[str, object]):
         'else: give another --workdir, or no --source.'
       )
   elif jax.process_count() > 1:
-    raise UserError('--source: run launch/convert.py first, in one process.')
+    raise UserError('--source: run pixeldit convert first, in one process.')
   elif CONFIG.present:
     released.to_workdir(source, workdir, CONFIG.value)
   else:

@@ -282,7 +282,7 @@ KEYS = (
   ),
   Key('eval.samples', 5_000, '[2, 1e8]', 'images of an evaluation'),
   Key('eval.features', 'inception', FEATURE_NETWORKS, 'the feature network'),
-  Key('eval.reference', '', '', 'as --reference of launch/evaluate.py'),
+  Key('eval.reference', '', '', 'as --reference of pixeldit evaluate'),
   Key('eval.weights', '', '', 'the file of the Inception network'),
   Key('mesh.data', -1, '[-1, 1e6]', 'devices that are replicas; -1: the rest'),
   Key('mesh.fsdp', 1, '[-1, 1e6]', 'devices that split batch and weights'),

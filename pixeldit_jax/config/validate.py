@@ -137,7 +137,7 @@ def _check_eval(config: ConfigDict) -> None:
   options = config.eval
   if not options.reference and options.features != 'digits':
     raise UserError(
-      'eval.reference is empty: give what --reference of launch/evaluate.py '
+      'eval.reference is empty: give what --reference of pixeldit evaluate '
       'takes, such as the statistics that its --make_reference wrote.'
     )
   if not config.model.num_classes:
@@ -171,7 +171,7 @@ def _check_repa(config: ConfigDict, model: ModelConfig) -> None:
       'repa.teacher=facebook/dinov2-base fetches it by name, where there is a '
       'network; repa.teacher=FILE takes model.safetensors of that repository, '
       'or the .pth of the authors. (repa.teacher=features takes features that '
-      'launch/prepare_data.py stored; repa.weight=0 trains without.)'
+      'pixeldit prepare-data stored; repa.weight=0 trains without.)'
     )
   if repa.block > model.patch_depth:
     raise UserError(

@@ -102,7 +102,7 @@ class Source:
       raise UserError(
         f'this data source has no precomputed {", ".join(missing)}: they are '
         'stored next to shards only. Prepare the data with '
-        'launch/prepare_data.py'
+        'pixeldit prepare-data'
       )
     return self
 
@@ -113,7 +113,7 @@ class Source:
       UserError: it has no buckets.
     """
     raise UserError(
-      'only shards of launch/prepare_data.py --buckets have aspect ratios: '
+      'only shards of pixeldit prepare-data --buckets have aspect ratios: '
       'prepare the data so, or leave data.buckets=False'
     )
 

@@ -89,7 +89,7 @@ class SourceImages:
     except (BadExample, OSError) as error:
       raise UserError(
         f'{self._spec}: image {index} cannot be read ({error}). Leave such '
-        'images out with launch/prepare_data.py, and take its shards.'
+        'images out with pixeldit prepare-data, and take its shards.'
       ) from error
 
   def batches(self, size: int) -> Iterator[UInt8[np.ndarray, 'B H W 3']]:

@@ -43,7 +43,7 @@ def open_data(config: ConfigDict) -> Source:
   if data.buckets and not source.buckets:
     raise UserError(
       f'data.buckets=True with data.source={data.source!r}: only shards of '
-      'launch/prepare_data.py --buckets have them.'
+      'pixeldit prepare-data --buckets have them.'
     )
   for size in image_sizes(config, source):
     model_config(config).grid(*size)
@@ -80,7 +80,7 @@ def check_text(config: ConfigDict, meta: Mapping[str, Any]) -> None:
     raise UserError(
       f'the texts of data.source={data.source!r} were encoded by '
       f'{meta["encoder"]!r}, but data.text_encoder={data.text_encoder!r}: '
-      'encode them again (launch/encode_text.py), or change it.'
+      'encode them again (pixeldit encode-text), or change it.'
     )
 
 

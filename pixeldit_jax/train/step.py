@@ -227,7 +227,7 @@ def make_train_step(
       f'repa.weight={config.repa.weight} with repa.teacher='
       f'{config.repa.teacher!r}, but there is no teacher. Two ways to get one: '
       "by name (load_dinov2('facebook/dinov2-base'), where there is a network) "
-      'or by path (load_dinov2(FILE)); launch/train.py does it by '
+      'or by path (load_dinov2(FILE)); pixeldit train does it by '
       'repa.teacher. repa.weight=0 trains without.'
     )
   gradients = make_gradients(context, target)

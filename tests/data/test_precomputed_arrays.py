@@ -222,7 +222,7 @@ def test_arrays_that_cannot_be_are_refused(images, tmp_path):
   for name in ('manifest', 'Features', 'a/b', ''):
     with pytest.raises(ValueError, match='precomputed arrays'):
       write(images, name, means, meta={})
-  with pytest.raises(FileNotFoundError, match='prepare_data.py'):
+  with pytest.raises(FileNotFoundError, match='prepare-data'):
     write(str(tmp_path), 'features', means, meta={})
   with pytest.raises(ValueError, match='next to shards only'):
     open_source.open_source('digits', arrays=['features'])

@@ -48,7 +48,7 @@ def refused(*flags):
   error = process.communicate()[1]
   assert process.returncode == 1, error
   assert 'Traceback' not in error
-  return error[error.index('evaluate.py: ') :]
+  return error[error.index('evaluate: ') :]
 
 
 def images_of(path):

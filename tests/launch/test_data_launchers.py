@@ -58,7 +58,7 @@ def test_prepare_then_look(folder):
   assert 'resolution is 16, the run expects 32' in wrong.stderr
   wrong = launch('show_data', *look, '--config.data.buckets=True')
   assert wrong.returncode == 1 and 'Traceback' not in wrong.stderr
-  assert 'prepare_data.py --buckets' in wrong.stderr
+  assert 'prepare-data --buckets' in wrong.stderr
 
 
 def test_wrong_flags_are_one_clear_line(folder):

@@ -68,7 +68,7 @@ def test_the_demonstration_of_text_runs_through(tmp_path):
   for command, flags, named in (
     ('sample', [], 'needs --prompts or --prompts_file'),
     ('sample', ['--prompts_file=/'], 'directory'),
-    ('evaluate', ['--features=digits'], 'launch/sample.py --prompts_file'),
+    ('evaluate', ['--features=digits'], 'pixeldit sample --prompts_file'),
   ):
     done = launch(command, out / 'run', none, *flags)
     assert done.returncode == 1

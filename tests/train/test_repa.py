@@ -294,7 +294,7 @@ def test_a_run_takes_stored_features_in_place_of_the_teacher(
   for a, b in zip(jax.tree.leaves(sees.ema), jax.tree.leaves(reads.ema)):
     assert_close(b, a, 0.02)  # stored as bfloat16
   config.data.source = 'digits'
-  with pytest.raises(ValueError, match='prepare_data.py'):
+  with pytest.raises(ValueError, match='prepare-data'):
     train(RunContext.build(config), str(tmp_path / 'none'))
 
 

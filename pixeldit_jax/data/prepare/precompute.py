@@ -79,7 +79,7 @@ def precompute(
   again when done, it checks what is there.
 
   Args:
-    path: a folder of shards, as `launch/prepare_data.py` wrote it.
+    path: a folder of shards, as `pixeldit prepare-data` wrote it.
     computation: what is stored.
     peers: the processes that share the work.
 

@@ -60,7 +60,7 @@ KINDS = {
   ),
   'shards': Kind(
     'shards', 'ShardSource', 'shards:/path',
-    'what launch/prepare_data.py wrote',
+    'what pixeldit prepare-data wrote',
   ),
   'parquet': Kind(
     'parquet', 'ParquetSource', 'parquet:/path',

@@ -48,7 +48,7 @@ def read_manifest(path: str) -> dict[str, Any]:
   return files.read_manifest(
     os.path.join(path, MANIFEST),
     FORMAT,
-    f'run launch/prepare_data.py --out={path} (again, if it was interrupted)',
+    f'run pixeldit prepare-data --out={path} (again, if it was interrupted)',
   )
 
 
@@ -101,7 +101,7 @@ class ShardSource(Source):
   Opening reads the manifests alone and compares the sizes of the files.
 
   Attributes:
-    manifest: what `launch/prepare_data.py` wrote.
+    manifest: what `pixeldit prepare-data` wrote.
   """
 
   def __init__(self, path: str, arrays: Sequence[str] = ()):

@@ -62,7 +62,7 @@ def read_config(workdir: str) -> ConfigDict:
   if not path.is_file():
     raise MissingFileError(
       f'workdir {workdir} holds no run: {path} is absent. Give the --workdir '
-      'that launch/train.py was given.'
+      'that pixeldit train was given.'
     )
   defaults = json.loads(get_config().to_json())
   return ConfigDict(_with_defaults(files.read_json(path), defaults))
@@ -176,7 +176,7 @@ def _check_text_encoder(path, stored, meta, keys: Collection[str]) -> None:
     f'the texts of the run of {path} were encoded with',
     stored,
     meta,
-    'Encode the captions as for that run (launch/encode_text.py), or use '
+    'Encode the captions as for that run (pixeldit encode-text), or use '
     'another workdir.',
     set(keys) - {'encoder'},
   )

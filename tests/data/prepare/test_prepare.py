@@ -120,7 +120,7 @@ def test_the_budget_of_bad_files_stops_and_a_mended_file_goes_in(
   settings = PrepareSettings(f'folder:{odd_files}', SIZE, shard_size=4)
   with pytest.raises(prepare.TooManyBadFiles, match='b/10.jpg'):
     prepare.prepare(settings, out, max_bad_files=2, num_processes=1)
-  with pytest.raises(FileNotFoundError, match='prepare_data.py'):
+  with pytest.raises(FileNotFoundError, match='prepare-data'):
     open_source.open_source(f'shards:{out}')
   save(odd_files / 'b' / '10.jpg', pixels(seed=10))
   # A shard that was lost after its report is made again.
