@@ -15,6 +15,7 @@ and blobs, the concatenation of those of all files: 'captions' and 'names'
 (bytes), and of compressed pages 'blocks' and 'block_sizes' (see `snappy`).
 """
 
+import bisect
 import dataclasses
 import os
 from collections.abc import Sequence
@@ -111,7 +112,8 @@ class ByteIndex:
     }
     self.rows = {k: v for k, v in arrays.items() if k not in BLOBS}
     self.blobs = {k: v for k, v in arrays.items() if k in BLOBS}
-    self._file_ends = np.array(self.meta['file_ends'], np.int64)
+    self._file_ends: list[int] = self.meta['file_ends']
+    self._name_end = self.rows.get('name_end')
 
   def __reduce__(self):
     return ByteIndex, (self._folder,)
@@ -123,17 +125,17 @@ class ByteIndex:
     """Returns the path and the short name of a row's file, its row there."""
     if not 0 <= row < len(self):
       raise IndexError(row)
-    number = int(np.searchsorted(self._file_ends, row, side='right'))
-    start = int(self._file_ends[number - 1]) if number else 0
+    number = bisect.bisect_right(self._file_ends, row)
+    start = self._file_ends[number - 1] if number else 0
     return self.meta['files'][number], self.meta['titles'][number], row - start
 
   def name_of(self, row: int) -> str:
     """Returns the stored name of a row, '' where names are not stored."""
-    if 'name_end' not in self.rows:
+    ends = self._name_end
+    if ends is None:
       return ''
-    ends = self.rows['name_end']
-    start = int(ends[row - 1]) if row else 0
-    return self.blobs['names'][start : int(ends[row])].tobytes().decode()
+    start = ends[row - 1] if row else 0
+    return self.blobs['names'][start : ends[row]].tobytes().decode()
 
 
 def _map(path: str, dtype: type, length: int) -> np.ndarray:

@@ -56,9 +56,10 @@ class IndexedSource(Source):
     # The network would take it for no class.
     if label < 0 and self.class_names and not self.captions:
       raise BadExample(f'{name} has no label')
-    if rows['storage'][index] == MISSING:
+    storage = rows['storage'][index]
+    if storage == MISSING:
       raise BadExample(f'{name} has no picture')
-    if rows['storage'][index] == DAMAGED:
+    if storage == DAMAGED:
       raise BadExample(f'{name} has damaged captions')
     try:
       image = self._image(index, path)
@@ -96,7 +97,7 @@ def read_range(path: str, offset: int, size: int) -> bytes:
   Raises:
     BadExample: if the file ends before.
   """
-  descriptor = os.open(path, os.O_RDONLY | getattr(os, 'O_CLOEXEC', 0))
+  descriptor = os.open(path, os.O_RDONLY)
   try:
     data = os.pread(descriptor, size, offset)
     while len(data) < size:  # one call reads 2 GiB at most
