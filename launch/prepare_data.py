@@ -45,7 +45,7 @@ _FEATURES = flags.DEFINE_string(
   'features', None, 'teacher whose features are stored too: its name or file'
 )
 _PATCH_SIZE = flags.DEFINE_integer(
-  'patch_size', 16, 'of the network that will align with --features'
+  'patch_size', 16, 'of the network, for --buckets and --features'
 )
 
 
@@ -64,6 +64,7 @@ def main():
     encoding=_ENCODING.value,
     quality=_QUALITY.value,
     shard_size=_SHARD_SIZE.value,
+    patch_size=_PATCH_SIZE.value,
   )
   store = _make_store(settings, _FEATURES.value) if _FEATURES.value else None
   try:

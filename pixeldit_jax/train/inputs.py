@@ -45,8 +45,16 @@ def open_data(config: ConfigDict) -> Source:
       f'data.buckets=True with data.source={data.source!r}: only shards of '
       'pixeldit prepare-data --buckets have them.'
     )
-  for size in image_sizes(config, source):
-    model_config(config).grid(*size)
+  try:
+    for size in image_sizes(config, source):
+      model_config(config).grid(*size)
+  except UserError as error:
+    if not data.buckets:
+      raise
+    raise UserError(
+      f'{error} Or prepare the data with --buckets '
+      f'--patch_size={model.patch_size}.'
+    ) from error
   source.check(
     resolution=data.resolution,
     checksums=data.checksums,

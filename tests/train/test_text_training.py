@@ -62,7 +62,9 @@ def config(tmp_path_factory) -> ConfigDict:
       name = path / f'in/{height}-{i:02d}'
       Image.fromarray(pixels).save(name.with_suffix('.png'))
       name.with_suffix('.txt').write_text(f'a {names[colour]} picture {i}')
-  settings = PrepareSettings(f'images:{path}/in', 64, bucketed=True)
+  settings = PrepareSettings(
+    f'images:{path}/in', 64, bucketed=True, patch_size=4
+  )
   prepare.prepare(settings, str(path / 'out'), num_processes=1)
   text_embeddings.store(str(path / 'out'), WordEncoder(), batch_size=8)
   config = _t2i_base.get_config()

@@ -1,8 +1,8 @@
 """Aspect-ratio buckets: batches of one shape each, mixed in a fixed order.
 
 A family has about size**2 pixels in every bucket, with both sides multiples of
-size / 16 (at 512 and 1024 so of the 16-pixel patch) and ratios from 1:4 to 4:1,
-as in SDXL (arXiv 2307.01952, appendix I).
+about size / 16 and of the network's patch, and ratios from 1:4 to 4:1, as in
+SDXL (arXiv 2307.01952, appendix I).
 """
 
 import logging
@@ -19,21 +19,28 @@ from pixeldit_jax.errors import UserError
 log = logging.getLogger(__name__)
 
 
-def family(size: int) -> tuple[tuple[int, int], ...]:
+def family(size: int, patch_size: int = 16) -> tuple[tuple[int, int], ...]:
   """Returns (height, width) of each bucket, from wide to tall.
 
+  Args:
+    size: side of the square among them, or about that: the nearest multiple of
+      the patch is taken.
+    patch_size: of the network.
+
   Raises:
-    UserError: for a size that is no multiple of 16.
+    UserError: the square has less than 2 x 2 patches.
   """
-  if size < 32 or size % 16:
+  if patch_size < 1 or size < 2 * patch_size:
     raise UserError(
-      f'aspect-ratio buckets need a size that is a multiple of 16, got {size}: '
-      'use 512 or 1024'
+      f'aspect-ratio buckets of size {size} and patches of {patch_size}: the '
+      'size must be 2 patches or more'
     )
-  step = size // 16
+  # At 512 and 1024, with patches of 16, it is size / 16 exactly.
+  step = patch_size * max(1, size // 16 // patch_size)
+  side = step * round(size / step)
   wide = [
-    (short, step * round(size * size / short / step))
-    for short in range(size // 2, size + 1, step)
+    (short, step * round(side * side / short / step))
+    for short in range(-(-side // 2 // step) * step, side + 1, step)
   ]
   return tuple(wide + [(width, height) for height, width in wide[-2::-1]])
 

@@ -1,5 +1,6 @@
 """Which example stands where in the endless stream of examples."""
 
+import logging
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -8,6 +9,8 @@ import grain
 from pixeldit_jax.data.pipeline.loader_options import LoaderOptions
 from pixeldit_jax.data.source import Source
 from pixeldit_jax.errors import UserError
+
+log = logging.getLogger(__name__)
 
 
 class Slot(NamedTuple):
@@ -42,6 +45,12 @@ def square_order(source: Source, options: LoaderOptions) -> Order:
   Raises:
     UserError: a batch is larger than the source.
   """
+  if source.buckets:
+    log.warning(
+      'the data were prepared in aspect-ratio buckets, but data.buckets=False: '
+      'all images are cut to squares of %d',
+      options.resolution,
+    )
   if options.batch_size > len(source) > 0:
     raise UserError(
       f'batch_size {options.batch_size} is more than the {len(source)} '

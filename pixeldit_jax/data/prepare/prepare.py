@@ -1,6 +1,5 @@
 """Prepares any source as ArrayRecord shards, on all cores, resumably."""
 
-import dataclasses
 import io
 import logging
 import os
@@ -97,7 +96,7 @@ def _make_job(
     folder=out,
     work=_WORK,
     manifest=shards.MANIFEST,
-    settings=dataclasses.asdict(settings) | {'source_examples': examples},
+    settings=settings.stored() | {'source_examples': examples},
     stored_settings=lambda: shards.read_manifest(out)['job'],
     shards=[
       f'images-{index:05d}-of-{count:05d}.array_record'

@@ -4,6 +4,7 @@ import dataclasses
 import io
 import os
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -32,6 +33,7 @@ class PrepareSettings:
     quality: of JPEG, 1..100.
     shard_size: examples per shard; 0 means about 64 shards, or more of 2,048
       examples each.
+    patch_size: of the network; the sides of buckets are multiples of it.
   """
 
   source: str
@@ -40,6 +42,7 @@ class PrepareSettings:
   encoding: str = 'png'
   quality: int = 95
   shard_size: int = 0
+  patch_size: int = 16
 
   def __post_init__(self):
     if self.resolution < 1:
@@ -54,8 +57,24 @@ class PrepareSettings:
   def shapes(self) -> tuple[tuple[int, int], ...]:
     """Returns (height, width) of each bucket; one square without buckets."""
     if self.bucketed:
-      return aspect_ratio_buckets.family(self.resolution)
+      return aspect_ratio_buckets.family(self.resolution, self.patch_size)
     return ((self.resolution, self.resolution),)
+
+  def stored(self) -> dict[str, Any]:
+    """Returns what is compared when a preparation goes on, as JSON values.
+
+    The patch is left out where it changes nothing: preparations begun before
+    there was such a setting have sides that are multiples of resolution / 16.
+    """
+    values = dataclasses.asdict(self)
+    unit, rest = divmod(self.resolution, 16)
+    before = unit and not rest
+    if not self.bucketed or (
+      before
+      and self.shapes() == aspect_ratio_buckets.family(self.resolution, unit)
+    ):
+      del values['patch_size']
+    return values
 
   def spans(self, count: int) -> list[range]:
     """Returns the examples of each shard, of `count` in the source."""

@@ -10,6 +10,7 @@ from pixeldit_jax.data.pipeline.loader_options import LoaderOptions
 from pixeldit_jax.data.prepare import prepare
 from pixeldit_jax.data.prepare.write_shard import PrepareSettings
 from pixeldit_jax.data.sources import open_source
+from pixeldit_jax.errors import UserError
 
 
 @pytest.mark.parametrize('size', [512, 1024])
@@ -31,9 +32,46 @@ def test_the_families_have_the_same_ratios():
   assert doubled == aspect_ratio_buckets.family(1024)
 
 
-def test_other_sizes_have_no_family():
-  with pytest.raises(ValueError, match='got 200'):
-    aspect_ratio_buckets.family(200)
+@pytest.mark.parametrize('size', [64, 200, 256, 320, 500, 777, 1536])
+@pytest.mark.parametrize('patch_size', [4, 8, 14, 16, 32])
+def test_a_family_of_any_size_fits_any_patch(size, patch_size):
+  shapes = aspect_ratio_buckets.family(size, patch_size)
+  assert len(shapes) == len(set(shapes))
+  (square,) = (height for height, width in shapes if height == width)
+  assert abs(square - size) <= max(patch_size, size // 16) / 2
+  for height, width in shapes:
+    assert (width, height) in shapes
+    assert height % patch_size == width % patch_size == 0
+    # The long side is rounded by half a step at most.
+    step = patch_size * max(1, size // 16 // patch_size)
+    assert abs(height * width - square**2) <= min(height, width) * step / 2
+
+
+def test_a_family_needs_two_patches():
+  with pytest.raises(UserError, match='size 31 and patches of 16'):
+    aspect_ratio_buckets.family(31)
+  with pytest.raises(UserError, match='patches of 0'):
+    aspect_ratio_buckets.family(256, 0)
+
+
+@pytest.mark.parametrize('size', [64, 256, 512, 768, 1024])
+def test_preparations_begun_without_a_patch_go_on(size):
+  settings = PrepareSettings('images:/x', size, bucketed=True, patch_size=4)
+  step = size // 16
+  sides = {side for shape in settings.shapes() for side in shape}
+  assert all(side % step == 0 for side in sides)
+  assert 'patch_size' not in settings.stored()
+  other = PrepareSettings('images:/x', size + 8, bucketed=True, patch_size=8)
+  assert other.stored()['patch_size'] == 8
+  squares = PrepareSettings('images:/x', size, patch_size=8)
+  assert 'patch_size' not in squares.stored()
+
+
+def test_buckets_used_as_squares_are_said(source, caplog):
+  options = LoaderOptions(batch_size=2, seed=0, resolution=8, num_threads=1)
+  make_batches(source, options).close()
+  said = 'aspect-ratio buckets, but data.buckets=False: all images are cut'
+  assert caplog.text.count(said) == 1
 
 
 def test_the_nearest_bucket_has_the_nearest_ratio():
