@@ -63,7 +63,7 @@ def main():
     )
   text = ablation.markdown_table(results)
   files.write_text(folder / 'ablation.md', text + '\n')
-  ablation.plot(results).save(folder / 'ablation.png')
+  ablation.plot(folder / 'ablation.png', results)
   print(f'{text}\nThe plot: {folder}/ablation.png')
 
 

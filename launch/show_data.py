@@ -4,7 +4,6 @@ pixeldit show-data --config=mnist --out=data.png
 """
 
 import contextlib
-import pathlib
 
 from absl import flags
 
@@ -24,6 +23,7 @@ def main():
   from pixeldit_jax.data.pipeline.batches import make_batches
   from pixeldit_jax.data.pipeline.loader_options import LoaderOptions
   from pixeldit_jax.data.sources.open_source import open_source
+  from pixeldit_jax.images.grid import write_png
 
   start_log()
   data = _CONFIG.value.data
@@ -31,10 +31,8 @@ def main():
   source.check(resolution=data.resolution)
   batches = make_batches(source, LoaderOptions.from_config(_CONFIG.value))
   sheet = _draw(source, batches, _COUNT.value)
-  out = pathlib.Path(_OUT.value)
-  out.parent.mkdir(parents=True, exist_ok=True)
-  sheet.save(out, 'PNG')
-  print(f'{len(source)} images; wrote {out}')
+  write_png(_OUT.value, sheet)
+  print(f'{len(source)} images; wrote {_OUT.value}')
   if data.flip:
     print('Training mirrors half of them.')
 

@@ -6,6 +6,7 @@ the digit that was asked for.
 """
 
 import logging
+import os
 import pathlib
 from collections.abc import Mapping
 
@@ -14,7 +15,6 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from ml_collections import ConfigDict
-from PIL import Image, ImageDraw, ImageFont
 
 from pixeldit_jax import files, settings
 from pixeldit_jax.config import model_config, validate
@@ -26,6 +26,7 @@ from pixeldit_jax.errors import UserError
 from pixeldit_jax.flow.loss import flow_matching_loss
 from pixeldit_jax.flow.path import interpolate
 from pixeldit_jax.flow.time import sample_time
+from pixeldit_jax.images.plots import bar_plot
 from pixeldit_jax.metrics.class_agreement import class_agreement
 from pixeldit_jax.model.cost import count_parameters
 from pixeldit_jax.model.pixeldit import abstract_model
@@ -148,27 +149,19 @@ def markdown_table(results: Mapping[str, Mapping[str, float]]) -> str:
   return '\n'.join(lines)
 
 
-def plot(results: Mapping[str, Mapping[str, float]]) -> Image.Image:
-  """Two columns of bars: loss and agreement of each variant."""
-  left, width, row, top = 170, 300, 30, 44
-  picture = Image.new(
-    'RGB', (left + 2 * (width + 60), top + row * len(results) + 10), 'white'
+def plot(
+  path: str | os.PathLike, results: Mapping[str, Mapping[str, float]]
+) -> None:
+  """Draws the loss and the agreement of each variant as bars."""
+  panels = {
+    'final loss (less is better)': 'loss',
+    'samples that show their digit': 'agreement',
+  }
+  bar_plot(
+    path,
+    {
+      title: {name: result[key] for name, result in results.items()}
+      for title, key in panels.items()
+    },
+    formats={'samples that show their digit': '{:.1%}'},
   )
-  pen, font = ImageDraw.Draw(picture), ImageFont.load_default(14)
-  panels = (
-    ('final loss (less is better)', 'loss', '{:.4f}', None),
-    ('samples that show their digit', 'agreement', '{:.1%}', 1.0),
-  )
-  for i, name in enumerate(results):
-    pen.text((8, top + i * row + 4), name, 'black', font)
-  for panel, (title, key, form, limit) in enumerate(panels):
-    x = left + panel * (width + 60)
-    pen.text((x, 14), title, 'black', font)
-    limit = limit or max(r[key] for r in results.values())
-    for i, (name, r) in enumerate(results.items()):
-      y = top + i * row
-      end = x + round((width - 60) * r[key] / limit)
-      color = '#34568b' if name == 'baseline' else '#8aa6d1'
-      pen.rectangle((x, y, end, y + row - 8), color)
-      pen.text((end + 6, y + 4), form.format(r[key]), 'black', font)
-  return picture

@@ -15,8 +15,7 @@ from pixeldit_jax.config import validate
 from pixeldit_jax.errors import UserError
 from pixeldit_jax.eval.evaluate_run import EvaluationOptions, evaluate_run
 from pixeldit_jax.eval.report import table_row, write_result
-from pixeldit_jax.images import plots
-from pixeldit_jax.images.grid import write_png
+from pixeldit_jax.images.plots import line_plot
 from pixeldit_jax.run_context import RunContext
 from pixeldit_jax.train.checkpoint.restore import CheckpointRef
 
@@ -136,7 +135,9 @@ def _write(out, points, results, best):
   text = table_of(points, results, best)
   files.write_text(out / 'sweep.txt', text + '\n')
   log.info('%s', text)
-  write_png(out / 'sweep.png', np.asarray(plot_of(points, results)))
+  x_name = next(iter(points[0]))
+  ylabel = _distance(results[0])[0]
+  line_plot(out / 'sweep.png', lines_of(points, results), x_name, ylabel)
 
 
 def table_of(points, results, best: int) -> str:
@@ -150,10 +151,10 @@ def table_of(points, results, best: int) -> str:
   return '\n'.join(lines + [f'{count:,} samples each; * lowest distance'])
 
 
-def plot_of(points, results):
-  """The distance over the first factor, a line for the values of the others."""
+def lines_of(points, results) -> dict[str, list[tuple[float | str, float]]]:
+  """Distances over the first factor, a line for the values of the others."""
   x_name = next(iter(points[0]))
-  series: dict[str, list] = {}
+  lines: dict[str, list] = {}
   for point, result in zip(points, results):
     rest = {name: value for name, value in point.items() if name != x_name}
     x = point[x_name]
@@ -161,5 +162,5 @@ def plot_of(points, results):
       x = float(x)
     except ValueError:
       pass  # an interval or a name
-    series.setdefault(name_of(rest), []).append((x, _distance(result)[1]))
-  return plots.draw(_distance(results[0])[0], x_name, series)
+    lines.setdefault(name_of(rest), []).append((x, _distance(result)[1]))
+  return lines

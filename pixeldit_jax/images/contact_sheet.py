@@ -1,13 +1,15 @@
 """A grid of images with their titles, for people to look at."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from pixeldit_jax.images.grid import Grid
 from pixeldit_jax.typing import UInt8
 
-_LINE = 14  # pixels of height for a title
+_LINE = 14  # pixels of height for a line of a title
 _GAP = 4
 
 
@@ -17,11 +19,11 @@ def draw(
   columns: int = 8,
   cell: int = 160,
   lines: int = 1,
-) -> Image.Image:
+) -> UInt8[np.ndarray, 'height width 3']:
   """Draws images of any shape, row by row, each above its title.
 
   Args:
-    images: uint8 [H W 3] each, at least one.
+    images: at least one.
     titles: one per image; what does not fit its lines is cut.
     columns: images per row.
     cell: longest side of a drawn image, in pixels; larger ones are reduced,
@@ -29,32 +31,21 @@ def draw(
       where that leaves all of them smaller.
     lines: of a title, which is broken between words.
   """
-  drawn = [_fit(Image.fromarray(pixels), cell) for pixels in images]
-  cell = max(max(image.size) for image in drawn)
-  columns = min(columns, len(drawn))
-  rows = -(-len(drawn) // columns)
-  pitch, below = cell + _GAP, lines * _LINE
-  sheet = Image.new(
-    'RGB',
-    (columns * pitch + _GAP, rows * (pitch + below) + _GAP),
-    (255, 255, 255),
-  )
+  drawn = [_fit(pixels, cell) for pixels in images]
+  cell = max(max(image.shape) for image in drawn)
+  columns = min(columns, len(images))
+  grid = Grid(columns, cell, cell, _GAP, below=lines * _LINE)
+  sheet = Image.fromarray(grid.draw(drawn))
   pen = ImageDraw.Draw(sheet)
   font = ImageFont.load_default(11)
-  for i, (image, title) in enumerate(zip(drawn, titles)):
-    left = _GAP + i % columns * pitch
-    top = _GAP + i // columns * (pitch + below)
-    sheet.paste(
-      image, (left + (cell - image.width) // 2, top + cell - image.height)
-    )
+  for i, title in enumerate(titles):
+    top, left = grid.corner(i)
     for k, line in enumerate(_break(title, cell, font)[:lines]):
       pen.text((left, top + cell + k * _LINE), line, (0, 0, 0), font)
-  return sheet
+  return np.asarray(sheet)
 
 
-def _break(
-  title: str, width: int, font: ImageFont.FreeTypeFont | ImageFont.ImageFont
-) -> list[str]:
+def _break(title: str, width: int, font: Any) -> list[str]:
   """Breaks a title into lines; a word that is too long is cut."""
   lines = ['']
   for word in title.split():
@@ -68,13 +59,13 @@ def _break(
   return lines
 
 
-def _fit(image: Image.Image, cell: int) -> Image.Image:
+def _fit(
+  pixels: UInt8[np.ndarray, 'H W 3'], cell: int
+) -> UInt8[np.ndarray, 'height width 3']:
   """Scales an image to a longest side of at most `cell` pixels."""
-  longest = max(image.size)
-  if longest > cell:
-    image.thumbnail((cell, cell))
-    return image
-  factor = cell // longest
-  return image.resize(
-    (image.width * factor, image.height * factor), Image.Resampling.NEAREST
-  )
+  factor = cell // max(pixels.shape[:2])
+  if factor:
+    return pixels.repeat(factor, 0).repeat(factor, 1)
+  image = Image.fromarray(pixels)
+  image.thumbnail((cell, cell))
+  return np.asarray(image)

@@ -1,87 +1,104 @@
-"""Lines of numbers as a picture, by Pillow alone."""
+"""Plots of numbers, written as PNG by matplotlib."""
 
-import math
+import os
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
 
 from pixeldit_jax.errors import UserError
+from pixeldit_jax.files import replacing
 
-_WIDTH, _HEIGHT = 800, 480
-_LEFT, _TOP, _BOTTOM = 90, 40, 60
-_COLOURS = ('#1f5fa8', '#c8501e', '#2f8a4d', '#7a4fa3', '#8a6d1f', '#404040')
+_DPI = 120
+_INCHES = 6.4, 4.0  # of one plot
+
+# Points (x, y); an x that is a text is a category.
+Line = Sequence[tuple[float | str, float]]
 
 
-def draw(
-  title: str,
-  x_label: str,
-  series: Mapping[str, Sequence[tuple[float | str, float]]],
-) -> Image.Image:
-  """Draws one line with marks for each series, and a legend.
+def line_plot(
+  path: str | os.PathLike,
+  series: Mapping[str, Line],
+  xlabel: str,
+  ylabel: str,
+) -> None:
+  """Draws one line with marks for each series, with a legend.
 
   Args:
-    title: above the plot: what y is.
-    x_label: below the axis.
-    series: name to points (x, y). Numbers lie where they belong; if any x is a
-      text, all lie at even distances in the order in which they come.
+    path: of the PNG.
+    series: points by name. If any x is a text, all x are categories at equal
+      distances, in the order in which they come.
+    xlabel: what x is.
+    ylabel: what y is.
 
   Raises:
-    UserError: no points, or y that is not finite.
+    UserError: no points, or values that are not finite.
   """
   points = [point for line in series.values() for point in line]
-  if not points or not np.isfinite([y for _, y in points]).all():
-    raise UserError(f'A plot needs finite points, got {points}.')
-  xs = list(dict.fromkeys(x for x, _ in points))
-  if any(isinstance(x, str) for x in xs):
-    places = {x: float(i) for i, x in enumerate(xs)}
-  else:
-    places = {x: float(x) for x in sorted(xs)}
-  ys = ticks(min(y for _, y in points), max(y for _, y in points))
-  low, high = min(places.values()), max(places.values())
-  picture = Image.new('RGB', (_WIDTH, _HEIGHT), 'white')
-  pen, font = ImageDraw.Draw(picture), ImageFont.load_default(13)
-  legend = 30 + max(int(font.getlength(name)) for name in series)
-  right = _WIDTH - legend - 30
-
-  def place(x, y):
-    part = (places[x] - low) / (high - low) if high > low else 0.5
-    up = (y - ys[0]) / (ys[-1] - ys[0])
-    return (
-      _LEFT + 20 + part * (right - _LEFT - 40),
-      _HEIGHT - _BOTTOM - up * (_HEIGHT - _BOTTOM - _TOP),
-    )
-
-  first = next(iter(places))
-  for y in ys:
-    height = place(first, y)[1]
-    pen.line([(_LEFT, height), (right, height)], '#dddddd')
-    pen.text((_LEFT - 8, height), f'{y:g}', 'black', font, anchor='rm')
-  for x in places:
-    text = x if isinstance(x, str) else f'{x:g}'
-    across = place(x, ys[0])[0]
-    pen.text((across, _HEIGHT - _BOTTOM + 8), text, 'black', font, anchor='mt')
-  middle = (_LEFT + right) / 2
-  pen.text((middle, _HEIGHT - 14), x_label, 'black', font, anchor='ms')
-  pen.text((_LEFT, _TOP - 14), title, 'black', font, anchor='ls')
-  for i, (name, line) in enumerate(series.items()):
-    colour = _COLOURS[i % len(_COLOURS)]
-    marks = [place(x, y) for x, y in line]
-    pen.line(marks, colour, width=2)
-    for across, down in marks:
-      pen.ellipse([across - 4, down - 4, across + 4, down + 4], colour)
-    height = _TOP + 8 + 20 * i
-    pen.line([(right + 10, height), (right + 26, height)], colour, width=3)
-    pen.text((right + 32, height), name, 'black', font, anchor='lm')
-  return picture
+  _require_finite(path, [y for _, y in points])
+  names = list(dict.fromkeys(x for x, _ in points))
+  categories = any(isinstance(x, str) for x in names)
+  figure = _figure(1)
+  axes = figure.subplots()
+  for name, line in series.items():
+    xs = [names.index(x) if categories else x for x, _ in line]
+    axes.plot(xs, [y for _, y in line], marker='o', label=name)
+  if categories:
+    axes.set_xticks(range(len(names)), [str(name) for name in names])
+  axes.set_xlabel(xlabel)
+  axes.set_ylabel(ylabel)
+  axes.grid(alpha=0.3)
+  if any(series):  # names that say something
+    axes.legend()
+  _save(figure, path)
 
 
-def ticks(low: float, high: float) -> list[float]:
-  """Round numbers, four to nine of them, from below `low` to above `high`."""
-  span = (high - low) or abs(high) or 1.0
-  step = 10.0 ** math.floor(math.log10(span / 4))
-  while span / step > 7:
-    step *= 2 if span / step <= 14 else 5
-  first, last = math.floor(low / step), math.ceil(high / step)
-  last = max(last, first + 1)
-  return [round(i * step, 12) for i in range(first, last + 1)]
+def bar_plot(
+  path: str | os.PathLike,
+  panels: Mapping[str, Mapping[str, float]],
+  formats: Mapping[str, str] | None = None,
+) -> None:
+  """Draws horizontal bars, one panel for each quantity.
+
+  Args:
+    path: of the PNG.
+    panels: quantity to its values by name; all have the same names.
+    formats: quantity to the format of its values, as '{:.1%}'; '{:.4g}' for
+      the others.
+
+  Raises:
+    UserError: no values, or some that are not finite.
+  """
+  values = [v for panel in panels.values() for v in panel.values()]
+  _require_finite(path, values)
+  figure = _figure(len(panels))
+  for axes, (quantity, panel) in zip(
+    figure.subplots(1, len(panels), sharey=True, squeeze=False)[0],
+    panels.items(),
+  ):
+    bars = axes.barh(list(panel), list(panel.values()))
+    axes.bar_label(bars, fmt=(formats or {}).get(quantity, '{:.4g}'), padding=3)
+    axes.margins(x=0.2)  # for the values
+    axes.set_title(quantity)
+  axes.invert_yaxis()  # shared: the first name is on top
+  _save(figure, path)
+
+
+def _require_finite(path: str | os.PathLike, values: Sequence[float]) -> None:
+  if not values or not np.isfinite(values).all():
+    raise UserError(f'{path}: a plot needs finite values, got {values}.')
+
+
+def _figure(panels: int) -> Any:
+  """A figure of no window and no global state, unlike those of pyplot."""
+  from matplotlib.figure import Figure
+
+  width, height = _INCHES
+  return Figure(
+    figsize=(width * panels, height), dpi=_DPI, layout='constrained'
+  )
+
+
+def _save(figure: Any, path: str | os.PathLike) -> None:
+  with replacing(path) as temporary:
+    figure.savefig(temporary, format='png')

@@ -233,10 +233,9 @@ def write_grid(
   else:
     titles = [prompts.texts[k] for k in prompts.numbers(len(images))]
     columns = min(GRID_COLUMNS, math.ceil(math.sqrt(len(images))))
-    sheet = contact_sheet.draw(
+    picture = contact_sheet.draw(
       list(images), titles, columns, cell=PROMPT_CELL, lines=3
     )
-    picture = np.asarray(sheet)
   write_png(pathlib.Path(path), picture)
   log.info('Wrote %s', path)
 

@@ -3,6 +3,7 @@
 import chex
 import numpy as np
 import pytest
+from PIL import Image
 
 from pixeldit_jax.config import get_config, model_config
 from pixeldit_jax.convert.vision import load_dinov2, write_dinov2
@@ -51,22 +52,23 @@ def test_other_data_than_digits_are_refused():
     ablation.variant_config(config, 'baseline')
 
 
-def test_the_table_and_the_bars_show_the_results():
+def test_the_table_and_the_bars_show_the_results(tmp_path):
   lines = ablation.markdown_table(RESULTS).splitlines()
   assert lines[2:] == [
     '| baseline | 1,234 | 0.2500 | 50.0% |',
     '| REPA | 1,234 | 0.1250 | 100.0% |',
   ]
-  picture = np.asarray(ablation.plot(RESULTS)).astype(int)
-  blue = picture[..., 2] - picture[..., 0] > 30
-  # Of each row, the bar of the loss and then that of the agreement.
-  bars = [
-    blue[44 + 30 * i + 20, start : start + 300].sum()
-    for i in range(2)
-    for start in (170, 530)
-  ]
-  assert bars[0] == pytest.approx(2 * bars[1 + 1], abs=2)
-  assert bars[3] == pytest.approx(2 * bars[1], abs=2)
+  ablation.plot(tmp_path / 'bars.png', RESULTS)
+  picture = np.asarray(Image.open(tmp_path / 'bars.png').convert('RGB'))
+  blue = (picture.astype(int) @ [-1, 0, 1]) > 30
+  halves = np.split(blue, [blue.shape[1] // 2], axis=1)
+  # Pixels across of the two bars of each panel: one is twice the other.
+  for half, first_is_long in zip(halves, (True, False)):
+    lengths = half.sum(axis=1)
+    rows = np.flatnonzero(lengths)
+    bars = [lengths[rows[0] + 2], lengths[rows[-1] - 2]]
+    assert bars == sorted(bars, reverse=first_is_long)
+    assert max(bars) == pytest.approx(2 * min(bars), rel=0.05)
 
 
 @pytest.mark.slow

@@ -20,6 +20,7 @@ from pixeldit_jax.data.sources import shards
 from pixeldit_jax.data.sources.open_source import open_source
 from pixeldit_jax.errors import UserError
 from pixeldit_jax.images import contact_sheet
+from pixeldit_jax.images.grid import write_png
 from pixeldit_jax.progress import Progress
 
 log = logging.getLogger(__name__)
@@ -83,7 +84,8 @@ def prepare(
   ):
     reports[index] = report
     done += len(spans[index])
-    progress(done, f'{len(_skipped(reports))} left out')
+    bad = len(_skipped(reports))
+    progress(done, f'{bad} left out' if bad else '')
     _check_budget(job, reports, max_bad_files)
   job.finish(lambda found: _make_manifest(job, source, settings, found))
   return shards.read_manifest(out)  # as a later run will read it
@@ -199,10 +201,9 @@ def _draw_sheet(out: str, manifest: Mapping[str, Any]) -> None:
     kind = names[header['label']] if header['label'] >= 0 else header['name']
     captions = header.get('captions')
     titles.append(captions[0][0] if captions else kind)
-  buffer = io.BytesIO()
   lines = 3 if manifest['captions'] else 1
-  contact_sheet.draw(images, titles, lines=lines).save(buffer, 'PNG')
-  files.write_bytes(os.path.join(out, _SHEET), buffer.getvalue())
+  sheet = contact_sheet.draw(images, titles, lines=lines)
+  write_png(os.path.join(out, _SHEET), sheet)
 
 
 def summary(manifest: Mapping[str, Any]) -> str:
