@@ -38,6 +38,7 @@ def main():
   from pixeldit_jax.eval import feature_networks
   from pixeldit_jax.eval.sample_grid_evaluator import SampleGridEvaluator
   from pixeldit_jax.run_context import RunContext
+  from pixeldit_jax.train.evaluator import Evaluator
   from pixeldit_jax.train.loop import train
   from pixeldit_jax.train.repa import load_teacher
 
@@ -46,7 +47,7 @@ def main():
   config = _CONFIG.value
   context = RunContext.build(config)
   teacher = load_teacher(config)
-  evaluators = []
+  evaluators: list[Evaluator] = []
   if config.log.samples_every:
     evaluators.append(SampleGridEvaluator(context))
   if config.eval.every:

@@ -1,6 +1,6 @@
 """A grid of images with their titles, for people to look at."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -33,7 +33,7 @@ def draw(
   """
   drawn = [_fit(pixels, cell) for pixels in images]
   cell = max(max(image.shape) for image in drawn)
-  columns = min(columns, len(images))
+  columns = min(columns, len(drawn))
   grid = Grid(columns, cell, cell, _GAP, below=lines * _LINE)
   sheet = Image.fromarray(grid.draw(drawn))
   pen = ImageDraw.Draw(sheet)
