@@ -28,10 +28,15 @@ def xl_of_two_blocks():
 def test_training_has_the_traffic_of_fsdp_and_nothing_whole_or_padded(
   resolution,
 ):
-  """With attention by two products, and by the kernel of long sequences."""
+  """With attention by two products, and by our kernel of long sequences.
+
+  Splash attention, the default there, pads its heads of 72.
+  """
   pytest.importorskip('libtpu')
   config = xl_of_two_blocks()
   config.data.resolution = resolution
+  if resolution == 512:
+    config.model.attention = 'flash'
   report = compile_report(config, 'v5e:4x4', 'train')
   moved = report['collectives'].values()
   assert 2.5 < sum(kind['per_parameter'] for kind in moved) < 3.5
