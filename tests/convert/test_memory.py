@@ -87,12 +87,12 @@ def random_weights():
 
 MEASURED = """
 import re, sys
-from pixeldit_jax.convert.released import from_workdir, infer_run, to_workdir
+from pixeldit_jax.train.checkpoint import released
 source, target = sys.argv[1:]
 if target.endswith('.safetensors'):
-  from_workdir(source, target)
+  released.from_workdir(source, target)
 else:
-  to_workdir(source, target, infer_run(source, {}))
+  released.to_workdir(source, target, released.infer_run(source, {}))
 print(re.search(r'VmHWM:\\s+(\\d+) kB', open('/proc/self/status').read())[1])
 """
 

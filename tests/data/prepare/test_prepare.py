@@ -165,7 +165,7 @@ def test_data_that_are_all_bad_are_named(tmp_path):
     ({'encoding': 'webp'}, 'encoding'),
     ({'quality': 0}, 'quality'),
     ({'shard_size': -1}, 'shard_size'),
-    ({'bucketed': True}, 'use 512 or 1024'),
+    ({'bucketed': True}, '2 patches or more'),
     ({'source': 'folder:/nowhere'}, '/nowhere'),
   ],
 )

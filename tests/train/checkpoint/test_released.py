@@ -150,11 +150,11 @@ def test_the_network_of_texts_round_trips(tmp_path, sets, dtype, same_bits):
 
 
 def text_config(weights):
-  from pixeldit_jax.configs.t2i_base import get_config
+  from pixeldit_jax.configs import _t2i_base
 
   from pixeldit_jax.convert.official import fields_of
 
-  config = get_config()
+  config = _t2i_base.get_config()
   config.model.update(fields_of(weights))
   config.data.resolution = 16
   return config
@@ -243,7 +243,7 @@ def test_training_starts_from_it_and_does_not_go_on_in_it(
   config.steps = 1
   config.log.samples_every = 0
   to_workdir(released, run, config)
-  with pytest.raises(ValueError, match='no optimizer.*init_from=.*run'):
+  with pytest.raises(ValueError, match='without optimizer.*init_from=.*run'):
     train(RunContext.build(config), run)
   config.init_from = run
   config.mesh.update(data=1, fsdp=-1)  # written by all eight devices
