@@ -52,7 +52,7 @@ def batches():
 @functools.cache
 def start(**model):
   """A state on the host in which nothing is zero by initialisation."""
-  context = RunContext.build(run_config(**model))
+  context = RunContext.build(run_config(**model), jax.devices()[:1])
   make = functools.partial(
     init_state, context.model, make_optimizer(context), 0
   )
