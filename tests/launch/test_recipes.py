@@ -20,7 +20,9 @@ SAMPLER_OF_FLAGS = """
 import json
 from pixeldit_jax.cli import run_command, sample_flags
 run_command.run(
-  lambda: print(json.dumps(sample_flags.read_config().sampler.to_dict()))
+  lambda: print(
+    json.dumps(sample_flags.read_run()[0].config.sampler.to_dict())
+  )
 )
 """
 
