@@ -9,7 +9,13 @@ from jax.sharding import PartitionSpec
 from ml_collections import ConfigDict
 
 from pixeldit_jax import sharding
-from pixeldit_jax.config import get_config, model_config, validate
+from pixeldit_jax.config import (
+  get_config,
+  make_debug,
+  model_config,
+  validate,
+)
+from pixeldit_jax.errors import UserError
 from pixeldit_jax.eval.sample_grid_evaluator import SampleGridEvaluator
 from pixeldit_jax.run_context import RunContext
 from pixeldit_jax.train.checkpoint.restore import CheckpointRef, restore_weights
@@ -217,3 +223,26 @@ def test_unknown_model_keys_are_told():
     config.model.depth = 3
   with pytest.raises(ValueError, match='config.model.depth is not known'):
     validate(config)
+
+
+@pytest.mark.parametrize(
+  'key, value',
+  [
+    ('model.prediction', 'image'),
+    ('model.dropout', 0.1),
+    ('model.grounding_width', 32),
+    ('flow.time_mean', -0.8),
+    ('flow.time_std', 0.8),
+    ('flow.noise_scale', 2.0),
+    ('flow.frequency_weight', 1.0),
+  ],
+)
+def test_what_is_not_trained_yet_is_refused(tmp_path, key, value):
+  """A key that the step ignores would train another network in silence."""
+  config = get_config()
+  make_debug(config)
+  config.data.batch_size = 8
+  config.update_from_flattened_dict({key: value})
+  with pytest.raises(UserError, match=f'{key}={value!r}'):
+    train(RunContext.build(config), str(tmp_path / 'run'))
+  assert not (tmp_path / 'run').exists()
