@@ -17,7 +17,13 @@ from pixeldit_jax.convert.lazy import (
   nested,
   specs_of,
 )
-from pixeldit_jax.convert.rules import Rule, to_native, to_released
+from pixeldit_jax.convert.rules import (
+  Rule,
+  linear_rules,
+  norm_rules,
+  to_native,
+  to_released,
+)
 from pixeldit_jax.encoders.dinov3 import DINOv3Config
 from pixeldit_jax.errors import UserError
 from pixeldit_jax.typing import PyTree
@@ -55,26 +61,12 @@ def layout_of(weights: Mapping[str, np.ndarray]) -> str | None:
   return None
 
 
-def _pair(path: str, name: str, pattern: str, bias: str) -> list[Rule]:
-  return [
-    Rule(f'{path}/kernel', f'{name}.weight', pattern),
-    Rule(f'{path}/bias', f'{name}.bias', bias),
-  ]
-
-
-def _norm(path: str, name: str) -> list[Rule]:
-  return [
-    Rule(f'{path}/weight', f'{name}.weight', 'D -> D'),
-    Rule(f'{path}/bias', f'{name}.bias', 'D -> D'),
-  ]
-
-
 def _mlp(config: DINOv3Config, layout: str, block: str) -> list[Rule]:
   names = (GATED if config.gated else PLAIN)[layout]
   *up, down = [f'{block}.mlp.{name}' for name in names]
-  rules = _pair('blocks/down', down, 'D F -> F D', 'D -> D')
+  rules = linear_rules('blocks/down', down, 'D F -> F D', 'D -> D')
   if not config.gated:
-    return rules + _pair('blocks/up', up[0], 'F D -> D F', 'F -> F')
+    return rules + linear_rules('blocks/up', up[0], 'F D -> D F', 'F -> F')
   weights, biases = (
     tuple(f'{name}.{kind}' for name in up) for kind in ('weight', 'bias')
   )
@@ -107,16 +99,16 @@ def _rules(config: DINOv3Config, layout: str) -> list[Rule]:
   elif layout == 'authors':
     scale, register = 'ls{}.gamma', 'storage_tokens'
   rules = [
-    *_pair('patch_embed', patch, PATCH, 'D -> D'),
+    *linear_rules('patch_embed', patch, PATCH, 'D -> D'),
     Rule('class_token', f'{before}cls_token', '1 1 D -> 1 D'),
-    *_norm('blocks/norm1', f'{block}.norm1'),
+    *norm_rules('blocks/norm1', f'{block}.norm1'),
     qkv,
-    *_pair('blocks/proj', proj, 'D (N K) -> N K D', 'D -> D'),
+    *linear_rules('blocks/proj', proj, 'D (N K) -> N K D', 'D -> D'),
     Rule('blocks/scale1', f'{block}.{scale.format(1)}', 'D -> D'),
-    *_norm('blocks/norm2', f'{block}.norm2'),
+    *norm_rules('blocks/norm2', f'{block}.norm2'),
     *_mlp(config, layout, block),
     Rule('blocks/scale2', f'{block}.{scale.format(2)}', 'D -> D'),
-    *_norm('norm', 'norm'),
+    *norm_rules('norm', 'norm'),
   ]
   if config.registers:
     rules.append(Rule('register_tokens', f'{before}{register}', '1 R D -> R D'))

@@ -1,10 +1,6 @@
 """Tensors in a file, read one at a time, and files written whole or not."""
 
-import contextlib
 import math
-import os
-import pathlib
-import uuid
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -138,17 +134,3 @@ def compare(
       if len(lines) > LISTED:
         told.append(f'{lines[0].split(":")[0]}: {len(lines) - LISTED} more')
     raise UserError(f'{count} tensors do not fit:\n  ' + '\n  '.join(told))
-
-
-@contextlib.contextmanager
-def written_beside(path: str | os.PathLike) -> Iterator[pathlib.Path]:
-  """A path to write to, renamed to `path` at the end, or removed on failure."""
-  path = pathlib.Path(path)
-  path.parent.mkdir(parents=True, exist_ok=True)
-  # Hosts may share the folder, and have processes of one number.
-  part = path.with_name(f'{path.name}.{uuid.uuid4().hex}.part')
-  try:
-    yield part
-    os.replace(part, path)
-  finally:
-    part.unlink(missing_ok=True)

@@ -19,9 +19,9 @@ from pixeldit_jax.convert.lazy import (
   LazyTensors,
   Spec,
   specs_of,
-  written_beside,
 )
 from pixeldit_jax.errors import MissingPackageError, UserError
+from pixeldit_jax.files import replacing
 
 # Where checkpoints keep their weights, beside optimizers and the like.
 EMA_KEYS = ('ema', 'state_dict_ema', 'ema_state_dict', 'model_ema')
@@ -190,7 +190,7 @@ def _write(
   for name, (f, key) in sources.items():
     shape, dtype = specs[id(f)][key]
     tensors[name] = torch.empty(shape, dtype=getattr(torch, dtype.name))
-  with written_beside(path) as part:
+  with replacing(path) as part:
     outline = part.with_suffix('.outline')
     try:
       with torch.serialization.skip_data():

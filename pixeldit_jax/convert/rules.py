@@ -56,6 +56,22 @@ class Rule:
     return self.pattern.split(' -> ')[1]
 
 
+def linear_rules(path: str, name: str, pattern: str, bias: str) -> list[Rule]:
+  """The rules of a linear layer: its weight by `pattern`, and its bias."""
+  return [
+    Rule(f'{path}/kernel', f'{name}.weight', pattern),
+    Rule(f'{path}/bias', f'{name}.bias', bias),
+  ]
+
+
+def norm_rules(path: str, name: str) -> list[Rule]:
+  """The rules of a norm with weight and bias."""
+  return [
+    Rule(f'{path}/weight', f'{name}.weight', 'D -> D'),
+    Rule(f'{path}/bias', f'{name}.bias', 'D -> D'),
+  ]
+
+
 def shape_of(axes: str, sizes: Mapping[str, int]) -> tuple[int, ...]:
   """'(M E) D' to (M * E, D); an axis may also be the number 1."""
   groups = re.findall(r'\([^)]*\)|\w+', axes)

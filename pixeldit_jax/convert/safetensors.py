@@ -17,9 +17,9 @@ from pixeldit_jax.convert.lazy import (
   LazyTensors,
   Spec,
   specs_of,
-  written_beside,
 )
 from pixeldit_jax.errors import UserError
+from pixeldit_jax.files import replacing
 
 DTYPES = {
   'F64': np.dtype(np.float64),
@@ -99,7 +99,7 @@ def write_safetensors(
     place = end
   text = json.dumps(header).encode()
   text += b' ' * (-len(text) % 8)
-  with written_beside(path) as part, part.open('wb') as file:
+  with replacing(path) as part, part.open('wb') as file:
     file.write(len(text).to_bytes(8, 'little') + text)
     for name in order:
       array = np.ascontiguousarray(weights[name])

@@ -16,7 +16,13 @@ import numpy as np
 from pixeldit_jax.convert import dinov3
 from pixeldit_jax.convert.files import fetch, read_weights
 from pixeldit_jax.convert.lazy import LazyTensors, flat, nested, specs_of
-from pixeldit_jax.convert.rules import Rule, to_native, to_released
+from pixeldit_jax.convert.rules import (
+  Rule,
+  linear_rules,
+  norm_rules,
+  to_native,
+  to_released,
+)
 from pixeldit_jax.convert.safetensors import write_safetensors
 from pixeldit_jax.encoders.dinov3 import DINOv3Config
 from pixeldit_jax.encoders.vision import VisionConfig
@@ -27,30 +33,16 @@ HEAD_SIZE = 64  # in every released DINOv2
 MASK_TOKENS = ('mask_token', 'embeddings.mask_token')  # of pretraining alone
 
 
-def _linear(path: str, name: str, pattern: str, bias: str) -> list[Rule]:
-  return [
-    Rule(f'{path}/kernel', f'{name}.weight', pattern),
-    Rule(f'{path}/bias', f'{name}.bias', bias),
-  ]
-
-
-def _norm(path: str, name: str) -> list[Rule]:
-  return [
-    Rule(f'{path}/weight', f'{name}.weight', 'D -> D'),
-    Rule(f'{path}/bias', f'{name}.bias', 'D -> D'),
-  ]
-
-
 def _block(name: str, attention: str, scale: str) -> list[Rule]:
   """All of a block but query, key and value."""
   proj = f'{name}.{attention}'
   return [
-    *_norm('blocks/norm1', f'{name}.norm1'),
-    *_linear('blocks/proj', proj, 'D (N K) -> N K D', 'D -> D'),
+    *norm_rules('blocks/norm1', f'{name}.norm1'),
+    *linear_rules('blocks/proj', proj, 'D (N K) -> N K D', 'D -> D'),
     Rule('blocks/scale1', f'{name}.{scale.format(1)}', 'D -> D'),
-    *_norm('blocks/norm2', f'{name}.norm2'),
-    *_linear('blocks/up', f'{name}.mlp.fc1', 'F D -> D F', 'F -> F'),
-    *_linear('blocks/down', f'{name}.mlp.fc2', 'D F -> F D', 'D -> D'),
+    *norm_rules('blocks/norm2', f'{name}.norm2'),
+    *linear_rules('blocks/up', f'{name}.mlp.fc1', 'F D -> D F', 'F -> F'),
+    *linear_rules('blocks/down', f'{name}.mlp.fc2', 'D F -> F D', 'D -> D'),
     Rule('blocks/scale2', f'{name}.{scale.format(2)}', 'D -> D'),
   ]
 
@@ -59,24 +51,24 @@ PATCH = 'D C h w -> (h w) C D'
 
 # Of the authors' `.pth`, and of what we keep.
 ORIGINAL = [
-  *_linear('patch_embed', 'patch_embed.proj', PATCH, 'D -> D'),
+  *linear_rules('patch_embed', 'patch_embed.proj', PATCH, 'D -> D'),
   Rule('class_token', 'cls_token', '1 1 D -> 1 D'),
   Rule('positions', 'pos_embed', '1 V D -> V D'),
   *_block('blocks.{i}', 'attn.proj', 'ls{}.gamma'),
-  *_linear(
+  *linear_rules(
     'blocks/qkv',
     'blocks.{i}.attn.qkv',
     '(S N K) D -> D S N K',
     '(S N K) -> S N K',
   ),
-  *_norm('norm', 'norm'),
+  *norm_rules('norm', 'norm'),
 ]
 ORIGINAL_REGISTERS = Rule('register_tokens', 'register_tokens', '1 R D -> R D')
 
 _LAYER = 'encoder.layer.{i}'
 _QKV = [f'{_LAYER}.attention.attention.{x}' for x in ('query', 'key', 'value')]
 HUGGING_FACE = [
-  *_linear(
+  *linear_rules(
     'patch_embed', 'embeddings.patch_embeddings.projection', PATCH, 'D -> D'
   ),
   Rule('class_token', 'embeddings.cls_token', '1 1 D -> 1 D'),
@@ -88,7 +80,7 @@ HUGGING_FACE = [
     'S (N K) D -> D S N K',
   ),
   Rule('blocks/qkv/bias', tuple(f'{x}.bias' for x in _QKV), 'S (N K) -> S N K'),
-  *_norm('norm', 'layernorm'),
+  *norm_rules('norm', 'layernorm'),
 ]
 HUGGING_FACE_REGISTERS = Rule(
   'register_tokens', 'embeddings.register_tokens', '1 R D -> R D'
