@@ -7,12 +7,12 @@ the newest checkpoint that is intact.
 
 import json
 import logging
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 
 import jax
 from etils import epath
 
+from pixeldit_jax import files
 from pixeldit_jax.errors import UserError
 from pixeldit_jax.train.checkpoint.folders import DAMAGED
 from pixeldit_jax.train.run import multihost
@@ -20,7 +20,6 @@ from pixeldit_jax.train.run import multihost
 log = logging.getLogger(__name__)
 
 FILES = 'files.json'
-_BLOCK = 1 << 22  # bytes read at a time
 # Orbax completes this one after the commit; nothing is restored from it.
 _UNCOUNTED = (FILES, '_CHECKPOINT_METADATA')
 
@@ -28,7 +27,8 @@ _UNCOUNTED = (FILES, '_CHECKPOINT_METADATA')
 def write_manifest(folder: epath.Path) -> None:
   """Lists all files of a checkpoint that is complete but not committed."""
   listed = {
-    name: [path.stat().length, _crc32(path)] for name, path in _walk(folder)
+    name: [path.stat().length, files.crc32(path)]
+    for name, path in _walk(folder)
   }
   (folder / FILES).write_text(json.dumps(listed, indent=1) + '\n')
 
@@ -68,7 +68,7 @@ def verify(
       found.append(f'{name} is missing')
     elif (actual := path.stat().length) != size:
       found.append(f'{name} has {actual:,} bytes of {size:,}')
-    elif checksums and _crc32(path) != crc:
+    elif checksums and files.crc32(path) != crc:
       found.append(f'{name} has other bytes than were written')
   return found
 
@@ -76,14 +76,15 @@ def verify(
 def describe(damaged: Mapping[int, Sequence[str]]) -> str:
   """A line for each damaged checkpoint: its step and its first few files."""
 
-  def files(found):
+  def first_of(found):
     if not found:
       return 'files that other processes read'
     more = [f'and {len(found) - 3} more'] if len(found) > 3 else []
     return '; '.join([*found[:3], *more])
 
   return '\n'.join(
-    f'  step {step}: {files(found)}' for step, found in sorted(damaged.items())
+    f'  step {step}: {first_of(found)}'
+    for step, found in sorted(damaged.items())
   )
 
 
@@ -152,18 +153,10 @@ def size_of(folder: epath.Path) -> int:
   return sum(path.stat().length for _, path in _walk(folder))
 
 
-def _walk(folder: epath.Path, prefix='') -> Iterator[tuple[str, epath.Path]]:
+def _walk(folder: epath.Path) -> Iterator[tuple[str, epath.Path]]:
   """Relative names and paths of the files that a manifest lists."""
-  for path in sorted(folder.iterdir()):
-    if path.is_dir():
-      yield from _walk(path, f'{prefix}{path.name}/')
-    elif path.name not in _UNCOUNTED:
-      yield prefix + path.name, path
-
-
-def _crc32(path: epath.Path) -> int:
-  crc = 0
-  with path.open('rb') as file:
-    while block := file.read(_BLOCK):
-      crc = zlib.crc32(block, crc)
-  return crc
+  return (
+    (name, path)
+    for name, path in files.walk(folder)
+    if path.name not in _UNCOUNTED
+  )
