@@ -11,6 +11,7 @@ from flax import nnx
 
 from pixeldit_jax.model.config import ModelConfig
 from pixeldit_jax.model.decoders.cosine_basis import BasisEmbed
+from pixeldit_jax.model.decoders.pit_blocks import PixelOutput
 from pixeldit_jax.model.layers import LayerNorm, Linear, modulate, zeros
 from pixeldit_jax.model.rope import Rotary
 from pixeldit_jax.sharding import constrain
@@ -70,23 +71,13 @@ class DeCoBlock(nnx.Module):
     return constrain(z, 'batch', 'patches', None, None)
 
 
-class DeCoOutput(nnx.Module):
-  """LayerNorm without weights, and a linear layer that starts at zero."""
+class DeCoOutput(PixelOutput):
+  """`PixelOutput` with a LayerNorm without weights."""
 
-  def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
-    self.norm = LayerNorm(config.pixel_width, affine=False)
-    self.proj = Linear(
-      config.pixel_width,
-      config.in_channels,
-      (None, None),
-      kernel_init=zeros,
-      bias_init=zeros,
-      dtype=config.dtype,
-      rngs=rngs,
-    )
-
-  def __call__(self, z: Float[Array, 'B L P E']) -> Float[Array, 'B L P C']:
-    return self.proj(self.norm(z))
+  @staticmethod
+  def make_norm(config: ModelConfig) -> nnx.Module:
+    """The norm before the linear layer."""
+    return LayerNorm(config.pixel_width, affine=False)
 
 
 def _pixel_linear(

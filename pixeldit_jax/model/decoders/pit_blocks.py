@@ -160,7 +160,7 @@ class PixelOutput(nnx.Module):
   """Norm and a linear layer from pixel tokens to velocities; starts at 0."""
 
   def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
-    self.norm = make_norm(config, config.pixel_width)
+    self.norm = self.make_norm(config)
     self.proj = Linear(
       config.pixel_width,
       config.in_channels,
@@ -170,6 +170,11 @@ class PixelOutput(nnx.Module):
       dtype=config.dtype,
       rngs=rngs,
     )
+
+  @staticmethod
+  def make_norm(config: ModelConfig) -> nnx.Module:
+    """The norm before the linear layer."""
+    return make_norm(config, config.pixel_width)
 
   def __call__(self, z: Float[Array, 'B L P E']) -> Float[Array, 'B L P C']:
     return self.proj(self.norm(z))
