@@ -21,6 +21,7 @@ from pixeldit_jax import sharding
 from pixeldit_jax.data.prepare import prepare, text_embeddings
 from pixeldit_jax.data.prepare.write_shard import PrepareSettings
 from pixeldit_jax.encoders.words import WordEncoder
+from pixeldit_jax.run_context import RunContext
 from pixeldit_jax.train import inputs
 from pixeldit_jax.train.loop import train
 
