@@ -1,4 +1,4 @@
-"""Says what the TPU compiler makes of a configuration, without a TPU.
+"""Compiles a configuration for TPUs that need not be there, and reports on it.
 
   pixeldit compile --config=imagenet256 --topology=v5e:4x4
 
@@ -46,8 +46,8 @@ def main():
   if _TABLE.value:
     return _write_table()
   if _CONFIG.value is None or not _TOPOLOGY.value:
-    raise UserError('give --config and --topology, or --table alone.')
-  os.environ.setdefault('JAX_PLATFORMS', 'cpu')  # the TPUs are not here
+    raise UserError('give --config and --topology, or only --table.')
+  os.environ.setdefault('JAX_PLATFORMS', 'cpu')  # no TPU is needed
   from pixeldit_jax.cli.log import start_log
   from pixeldit_jax.compile_report import report as compiled
   from pixeldit_jax.compile_report.tpu_topology import OutOfMemory

@@ -1,8 +1,7 @@
 """Peak rates of the chips that programs run on, as published.
 
-Rates of TPUs are those of one chip, from cloud.google.com/tpu/docs. The
-interconnect's rate is that of all links of a chip together, in one direction
-(half of the bidirectional figure).
+TPUs: cloud.google.com/tpu/docs. GPUs: NVIDIA's data sheets of the SXM modules,
+of the A100 that with 80 GB.
 """
 
 from typing import NamedTuple
@@ -11,44 +10,44 @@ import jax
 
 from pixeldit_jax.errors import UserError
 
-# Dense bf16 operations a second of one device, by the start of its kind. A
-# device is a chip, except for TPU7x (Ironwood), where JAX has two of a chip
-# with 2,307 TFLOP/s (cloud.google.com/tpu/docs/tpu7x).
-PEAK_FLOPS = {
-  'TPU v4': 275e12,
-  'TPU v5 lite': 197e12,
-  'TPU v5e': 197e12,
-  'TPU v5p': 459e12,
-  'TPU v5': 459e12,
-  'TPU v6 lite': 918e12,
-  'TPU v6e': 918e12,
-  'TPU7x': 2307e12 / 2,
-  'NVIDIA A100': 312e12,
-  'NVIDIA H100': 989e12,
-  'NVIDIA H200': 989e12,
-  'NVIDIA B200': 2250e12,
-}
-
 
 class Chip(NamedTuple):
-  """Bytes of HBM, and bytes a second from HBM and through the interconnect."""
+  """Peak rates and memory of one device.
 
+  Attributes:
+    flops: dense bf16 operations a second.
+    hbm: bytes of memory.
+    hbm_rate: bytes a second from and to memory.
+    interconnect_rate: bytes a second that all links receive together, half of
+      the bidirectional figure.
+  """
+
+  flops: float
   hbm: float
   hbm_rate: float
   interconnect_rate: float
 
 
-# By the start of the device's kind, the longer names first.
+# By the start of the device's kind, the longer names first. A device is a chip,
+# except for TPU7x (Ironwood), where JAX has two devices for a chip with 2,307
+# TFLOP/s, 192 GiB, 7,380 GB/s and 600 GB/s of links in one direction.
 CHIPS = {
-  'TPU v4': Chip(32 * 2**30, 1228e9, 300e9),
-  'TPU v5 lite': Chip(16 * 2**30, 819e9, 200e9),
-  'TPU v5': Chip(95 * 2**30, 2765e9, 600e9),
-  'TPU v6 lite': Chip(32 * 2**30, 1600e9, 400e9),
+  'TPU v4': Chip(275e12, 32 * 2**30, 1228e9, 300e9),
+  'TPU v5 lite': Chip(197e12, 16 * 2**30, 819e9, 200e9),
+  'TPU v5e': Chip(197e12, 16 * 2**30, 819e9, 200e9),
+  'TPU v5': Chip(459e12, 95 * 2**30, 2765e9, 600e9),  # v5p
+  'TPU v6 lite': Chip(918e12, 32 * 2**30, 1600e9, 400e9),
+  'TPU v6e': Chip(918e12, 32 * 2**30, 1600e9, 400e9),
+  'TPU7x': Chip(2307e12 / 2, 96 * 2**30, 7380e9 / 2, 600e9 / 2),
+  'NVIDIA A100': Chip(312e12, 80e9, 2039e9, 300e9),
+  'NVIDIA H100': Chip(989e12, 80e9, 3350e9, 450e9),
+  'NVIDIA H200': Chip(989e12, 141e9, 4800e9, 450e9),
+  'NVIDIA B200': Chip(2250e12, 180e9, 8000e9, 900e9),
 }
 
 
 def chip_of(device: jax.Device) -> Chip:
-  """The figures of a device's chip.
+  """The figures of a device.
 
   Raises:
     UserError: a kind that is not in the table.
@@ -63,8 +62,8 @@ def chip_of(device: jax.Device) -> Chip:
 
 
 def peak_flops(device: jax.Device) -> float | None:
-  """The device's limit for bf16, or None if it is not in the table."""
-  for kind, peak in PEAK_FLOPS.items():
-    if device.device_kind.startswith(kind):
-      return peak
-  return None
+  """Peak bf16 operations a second, None for a device not in the table."""
+  try:
+    return chip_of(device).flops
+  except UserError:
+    return None

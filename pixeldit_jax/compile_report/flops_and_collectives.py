@@ -33,19 +33,19 @@ COLLECTIVES = (
 
 
 class Collective(NamedTuple):
-  """One collective, and how often it runs.
+  """One collective.
 
   Attributes:
     kind: one of `COLLECTIVES`.
-    what: its arrays, as 'bf16[768,2,2048]'.
-    group: devices that take part in it together.
-    elements: of the whole arrays that it gathers or reduces.
-    bytes: that one device receives each time.
+    arrays: as 'bf16[768,2,2048]', the three longest names.
+    group: number of devices that exchange data.
+    elements: of the arrays that it gathers or reduces, not of one share.
+    bytes: that one device receives in one run.
     times: runs in one call of the program.
   """
 
   kind: str
-  what: str
+  arrays: str
   group: int
   elements: int
   bytes: float
@@ -68,54 +68,104 @@ def flops_of(
     contracted = (left[int(a)] for a in axes[1].split(',') if a)
     return 2 * math.prod(instruction.result[0].shape) * math.prod(contracted)
   if instruction.opcode == 'custom-call':  # what a kernel declares
-    told = re.search(
+    declared = re.search(
       r'"cost_estimate":\{"flops":"(\d+)"', instruction.attributes
     )
-    return int(told[1]) if told else 0
+    return int(declared[1]) if declared else 0
   return 0
 
 
-def _convolution_flops(instruction: Instruction, computation: Computation):
-  """2 for each multiply-add that does not fall on padding."""
+class _Window(NamedTuple):
+  """One spatial axis of a convolution.
+
+  Attributes:
+    size: positions of the kernel.
+    stride: between two outputs.
+    low: padding before the first input; negative if inputs are cut off.
+    input_dilation: distance of two inputs; what is between them is padding.
+    kernel_dilation: distance of two positions of the kernel.
+  """
+
+  size: int
+  stride: int
+  low: int
+  input_dilation: int
+  kernel_dilation: int
+
+  def products(self, inputs: int, outputs: int) -> int:
+    """Pairs of an output and a kernel position that meet a true input."""
+    return sum(
+      self._is_input(output * self.stride - self.low + step, inputs)
+      for output in range(outputs)
+      for step in range(
+        0, self.size * self.kernel_dilation, self.kernel_dilation
+      )
+    )
+
+  def _is_input(self, position: int, inputs: int) -> bool:
+    """Whether a position of the dilated axis has an input, not padding."""
+    index, between = divmod(position, self.input_dilation)
+    return between == 0 and 0 <= index < inputs
+
+
+def _windows(attributes: str) -> list[_Window]:
+  """The window of each spatial axis, from 'window={size=3x1 pad=2_2x0_0}'."""
+  text = re.search(r'window=\{([^}]*)\}', attributes)
+  fields = dict(re.findall(r'(\w+)=([\dx_\-]+)', text[1] if text else ''))
+  if 'size' not in fields:
+    return []
+  axes = fields['size'].count('x') + 1
+
+  def values(name: str, default: int) -> list[int]:
+    if name not in fields:
+      return [default] * axes
+    # Of 'low_high' the first number.
+    return [int(part.split('_')[0]) for part in fields[name].split('x')]
+
+  return [
+    _Window(*axis)
+    for axis in zip(
+      values('size', 1),
+      values('stride', 1),
+      values('pad', 0),
+      values('lhs_dilate', 1),
+      values('rhs_dilate', 1),
+    )
+  ]
+
+
+def _convolution_flops(
+  instruction: Instruction, computation: Computation
+) -> int:
+  """2 for each multiply-add, without those on padding.
+
+  A TPU program writes batched products as convolutions whose batches are
+  spatial axes, with a padding that makes each output meet one input only. So
+  what meets padding must not count.
+  """
   attributes = instruction.attributes
   labels = find(r'dim_labels=(\w+)_(\w+)->(\w+)', attributes)
-  left, right = (
+  inputs, kernel = (
     computation.instructions[name].result[0].shape
     for name in instruction.operands
   )
-  out = instruction.result[0].shape
-  window = {
-    key: [tuple(map(int, part.split('_'))) for part in value.split('x')]
-    for key, value in re.findall(
-      r'(\w+)=([\dx_]+)',
-      (re.search(r'window=\{([^}]*)\}', attributes) or [''])[0],
-    )
-  }
-  count = re.search(r'batch_group_count=(\d+)', attributes)
-  total = 2 * left[labels[1].index('b')] // (int(count[1]) if count else 1)
-  total *= right[labels[2].index('i')] * out[labels[3].index('f')]
-  for axis, (size,) in enumerate(window.get('size', [])):
-    stride, dilated, spread = (
-      window[key][axis][0] if key in window else 1
-      for key in ('stride', 'lhs_dilate', 'rhs_dilate')
-    )
-    low = window['pad'][axis][0] if 'pad' in window else 0
-    length = left[labels[1].index(str(axis))]
-    total *= sum(
-      place % dilated == 0 and 0 <= place < length * dilated
-      for o in range(out[labels[3].index(str(axis))])
-      for place in range(
-        o * stride - low, o * stride - low + size * spread, spread
-      )
+  outputs = instruction.result[0].shape
+  groups = re.search(r'batch_group_count=(\d+)', attributes)
+  total = 2 * inputs[labels[1].index('b')] // (int(groups[1]) if groups else 1)
+  total *= kernel[labels[2].index('i')] * outputs[labels[3].index('f')]
+  for axis, window in enumerate(_windows(attributes)):
+    total *= window.products(
+      inputs[labels[1].index(str(axis))], outputs[labels[3].index(str(axis))]
     )
   return total
 
 
 def collectives(program: Program) -> list[Collective]:
-  """Every collective once, however many parts it was cut into.
+  """Every collective once, in however many parts the compiler cut it.
 
-  A TPU program has reduce-scatters as fusions of an all-reduce with a slice,
-  and overlaps gathers with products by fusing a part of them into several.
+  A TPU program writes a reduce-scatter as a fusion of an all-reduce with a
+  slice. To overlap a gather with products it fuses parts of it into several of
+  them; the parts share one channel.
   """
   found: dict[str, Collective] = {}
   for visit in program.visits():
@@ -144,9 +194,9 @@ def _collective(kind: str, visit: Visit) -> Collective:
     elements, size = elements * group, size * group
   share = 1 if kind == 'collective-permute' else (group - 1) / group
   twice = 2 if kind == 'all-reduce' else 1
-  what = ' '.join(sorted(map(str, buffers), key=len, reverse=True)[:3])
+  arrays = ' '.join(sorted(map(str, buffers), key=len, reverse=True)[:3])
   return Collective(
-    kind, what, group, elements, twice * share * size, visit.times
+    kind, arrays, group, elements, twice * share * size, visit.times
   )
 
 

@@ -1,7 +1,10 @@
 """Reads the text of a compiled XLA program: instructions, loops, layouts.
 
-The compiler's own cost analysis counts the body of a loop once. Here every
-instruction comes with how often it runs.
+The cost analysis of XLA counts the body of a loop once. Here every instruction
+comes with the number of times that it runs, `Visit.times`. A TPU program does
+not state the trip counts of its loops (the text of CPU and GPU programs has
+`known_trip_count`), so they are computed from the loop's condition and body:
+see `Program.trip_count`. Loops inside loops multiply.
 """
 
 import math
@@ -11,7 +14,7 @@ from typing import NamedTuple
 
 from pixeldit_jax.errors import UserError
 
-_BYTES = dict(pred=1, s4=0.5, u4=0.5)  # others tell their bits: bf16, s32, u8
+_BYTES = dict(pred=1, s4=0.5, u4=0.5)  # others name their bits: bf16, u8
 _TYPE = re.compile(r'([a-z]\w*)\[([\d,]*)\](?:\{([^}]*)\})?')
 _HEADER = re.compile(r'^(ENTRY )?%?([\w.\-]+) \(.*\{$')
 _CALLED = re.compile(
@@ -43,11 +46,11 @@ class Buffer(NamedTuple):
     tile = re.match(r'T\(([\d,]+)\)', tiles)
     if not tile or not order:
       return self.bytes
-    physical = [self.shape[int(axis)] for axis in reversed(order.split(','))]
+    physical = [self.shape[int(a)] for a in reversed(order.split(','))]
     sizes = [int(n) for n in tile[1].split(',')]
-    for place, size in zip(range(-len(sizes), 0), sizes):
-      if -place <= len(physical):
-        physical[place] = -(-physical[place] // size) * size
+    for axis, size in zip(range(-len(sizes), 0), sizes):
+      if -axis <= len(physical):
+        physical[axis] = -(-physical[axis] // size) * size
     return math.ceil(math.prod(physical) * _item_bytes(self.dtype))
 
   def __str__(self):
@@ -84,26 +87,25 @@ class Visit(NamedTuple):
 
   Attributes:
     instruction: what runs.
-    computation: the one it stands in.
-    inside: name of the entry or loop body around it, through fusions.
-    fused: its result stays within a fusion and is no buffer.
-    beside: it is only started, or one that was; others run meanwhile.
-    times: how often it runs.
+    computation: contains the instruction.
+    is_fused: it is part of a fusion, so its result is no buffer.
+    is_async: it starts an asynchronous operation or is part of one, so other
+      instructions run meanwhile.
+    times: runs in one call of the program.
   """
 
   instruction: Instruction
   computation: Computation
-  inside: str
-  fused: bool
-  beside: bool
+  is_fused: bool
+  is_async: bool
   times: int
 
 
 def find(pattern: str | re.Pattern[str], text: str) -> re.Match[str]:
-  """Searches for what the text of a program always has.
+  """Searches for a part that the text of every program has.
 
   Raises:
-    ValueError: it has not; the compiler writes another text than it did.
+    ValueError: the text lacks it, because the compiler's format has changed.
   """
   match = re.search(pattern, text)
   if match is None:
@@ -130,71 +132,81 @@ class Program:
 
   def visits(self) -> Iterator[Visit]:
     """All instructions that run; of a condition, every branch once."""
-    return self._visits(self.entry, self.entry, False, False, 1)
+    return self._visits(self.entry, is_fused=False, is_async=False, times=1)
 
-  def _visits(self, name, inside, fused, beside, times):
+  def _visits(
+    self, name: str, is_fused: bool, is_async: bool, times: int
+  ) -> Iterator[Visit]:
+    """The instructions of a computation and of all that it calls."""
     computation = self.computations[name]
     for instruction in computation.instructions.values():
-      started = beside or instruction.opcode.endswith('-start')
-      yield Visit(instruction, computation, inside, fused, started, times)
-      attributes = instruction.attributes
-      if instruction.opcode == 'while':
-        body = find(r'body=%?([\w.\-]+)', attributes)[1]
-        trips = times * self.trip_count(instruction, computation)
-        yield from self._visits(body, body, fused, started, trips)
-      elif instruction.opcode == 'conditional':
+      opcode, attributes = instruction.opcode, instruction.attributes
+      started = is_async or opcode.endswith('-start')
+      yield Visit(instruction, computation, is_fused, started, times)
+      called, fused, runs = [], is_fused, times
+      if opcode == 'while':
+        called = [find(r'body=%?([\w.\-]+)', attributes)[1]]
+        runs *= self.trip_count(instruction, computation)
+      elif opcode == 'conditional':
         listed = re.search(r'branch_computations=\{([^}]*)\}', attributes)
-        branches = (
-          listed[1].split(',') if listed else _CALLED.findall(attributes)
+        called = (
+          re.findall(r'[\w.\-]+', listed[1])
+          if listed
+          else _CALLED.findall(attributes)
         )
-        for branch in branches:
-          branch = branch.strip().lstrip('%')
-          yield from self._visits(branch, branch, fused, started, times)
-      elif instruction.opcode in ('fusion', 'call', 'async-start'):
-        for called in _CALLED.findall(attributes):
-          within = fused or instruction.opcode == 'fusion'
-          yield from self._visits(called, inside, within, started, times)
+      elif opcode in ('fusion', 'call', 'async-start'):
+        called = _CALLED.findall(attributes)
+        fused = fused or opcode == 'fusion'
+      for inner in called:
+        yield from self._visits(inner, fused, started, runs)
 
   def called(self, instruction: Instruction) -> Computation:
-    """What a fusion or call computes."""
+    """The computation of a fusion or call."""
     return self.computations[find(_CALLED, instruction.attributes)[1]]
 
   def trip_count(self, loop: Instruction, computation: Computation) -> int:
-    """How often a loop of `computation` runs: (bound - start) / step.
+    """Runs of a loop's body, for loops that count up to a constant.
+
+    The state of a loop is a tuple. The condition compares one of its elements,
+    the counter, with the only constant of the condition, the bound. The tuple
+    that enters the loop has the start (0 where it is not a constant, as
+    `lax.scan` starts at 0), and the last instruction of the body adds the step.
+    The count is (bound - start) / step, rounded up.
+
+    Args:
+      loop: a 'while' instruction.
+      computation: contains the loop.
 
     Raises:
-      ValueError: it is not a loop that counts up to a constant.
+      UserError: the condition has another form, as that of `while_loop`.
     """
     condition, body = (
       self.computations[find(rf'{part}=%?([\w.\-]+)', loop.attributes)[1]]
       for part in ('condition', 'body')
     )
-    bounds = [
-      int(i.operands[0])
-      for i in condition.instructions.values()
-      if i.opcode == 'constant'
-    ]
+    compared = condition.instructions.values()
+    bounds = [int(i.operands[0]) for i in compared if i.opcode == 'constant']
     counters = [
       int(find(r'index=(\d+)', i.attributes)[1])
-      for i in condition.instructions.values()
+      for i in compared
       if i.opcode == 'get-tuple-element'
     ]
     if len(bounds) != 1 or len(counters) != 1:
       raise UserError(f'{loop.name}: how often it runs is not in the program.')
     start = _element(computation, loop.operands[0], counters[0])
-    root = list(body.instructions)[-1]
-    added = _element(body, root, counters[0])
-    step = [
+    last = list(body.instructions)[-1]
+    added = _element(body, last, counters[0])
+    steps = [
       int(body.instructions[name].operands[0])
       for name in added.operands
       if body.instructions[name].opcode == 'constant'
     ]
     first = int(start.operands[0]) if start.opcode == 'constant' else 0
-    return -(-(bounds[0] - first) // (step[0] if step else 1))
+    return -(-(bounds[0] - first) // (steps[0] if steps else 1))
 
 
 def _element(computation: Computation, name: str, index: int) -> Instruction:
-  """What makes an element of a tuple."""
+  """The instruction that makes an element of a tuple."""
   found = computation.instructions[name]
   if found.opcode == 'tuple':
     found = computation.instructions[found.operands[index]]

@@ -1,13 +1,17 @@
-"""What a compiled program keeps in HBM, and what it moves to and from it.
+"""Buffers of a compiled program in HBM, and the work of its instructions.
 
-Only the results of instructions that are not fused are buffers. On a TPU those
-whose layout names another memory, as 'S(1)' for the vector memory, are on the
-chip and cost nothing here.
+Only the results of instructions that are not fused are buffers. A layout with
+a memory space, as 'S(1)' for the vector memory of a TPU, is that of a buffer on
+the chip: it takes no HBM, and to read it moves no bytes here.
 """
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
-from pixeldit_jax.compile_report.flops_and_collectives import COLLECTIVES
+from pixeldit_jax.compile_report.flops_and_collectives import (
+  COLLECTIVES,
+  flops_of,
+)
 from pixeldit_jax.compile_report.hlo_parser import (
   Buffer,
   Computation,
@@ -22,18 +26,50 @@ FREE = frozenset(
   'add-dependency iota'.split()
 )
 FREE_TARGETS = 'AllocateBuffer', 'ConcatBitcast'  # of custom calls
-_ALL = 2**62
-# Operands that leave a fusion as they came, and the parts of a collective that
-# products are overlapped with: its traffic is the interconnect's.
-_PASSING = ('tuple', 'parameter', *COLLECTIVES)
+_ALL = 2**62  # bytes: more than any buffer has
+# Users that read no byte of an operand from HBM: it leaves a fusion unchanged,
+# or it is part of a collective, whose traffic is the interconnect's.
+_NO_READ = ('tuple', 'parameter', *COLLECTIVES)
 _SLICES = ('dynamic-slice', 'slice', 'gather')
 
 
+class Work(NamedTuple):
+  """One instruction, with what is fused into it.
+
+  Attributes:
+    flops: of one run.
+    bytes: that one run moves from and to HBM.
+    is_async: other instructions run meanwhile.
+    times: runs in one call of the program.
+  """
+
+  flops: int
+  bytes: int
+  is_async: bool
+  times: int
+
+
+def work_of(program: Program) -> Iterator[Work]:
+  """The work of every instruction that runs on one device."""
+  for visit in program.visits():
+    if not visit.is_fused:
+      instruction = visit.instruction, visit.computation, program
+      yield Work(
+        flops_of(*instruction),
+        bytes_of(*instruction),
+        visit.is_async,
+        visit.times,
+      )
+
+
 def buffers(program: Program) -> dict[Buffer, str]:
-  """The different arrays that the program makes in HBM, and who makes one."""
+  """The distinct buffers in HBM, each with an instruction that makes it."""
   found: dict[Buffer, str] = {}
   for visit in program.visits():
-    if not visit.fused and visit.instruction.opcode not in ('tuple', 'while'):
+    if not visit.is_fused and visit.instruction.opcode not in (
+      'tuple',
+      'while',
+    ):
       for buffer in visit.instruction.result:
         if in_hbm(buffer):
           found.setdefault(buffer, visit.instruction.name)
@@ -41,6 +77,7 @@ def buffers(program: Program) -> dict[Buffer, str]:
 
 
 def in_hbm(buffer: Buffer) -> bool:
+  """Whether the layout names no other memory space."""
   return 'S(' not in buffer.layout
 
 
@@ -49,8 +86,8 @@ def bytes_of(
 ) -> int:
   """Bytes that one run of an instruction moves from and to HBM.
 
-  An estimate: what a fusion only slices counts as the slice, and what it
-  updates in place as the update.
+  An estimate: an operand that a fusion only slices counts as the slices, and a
+  result that it updates in place counts as the update.
   """
   if _is_free(instruction):
     return 0
@@ -69,26 +106,29 @@ def _moved(
 ) -> Iterator[int]:
   """Bytes of each operand and result of one instruction."""
   if instruction.opcode.endswith('-start'):
-    # Between HBM and the memory on the chip: the whole, the part, and scalars.
+    # A copy between HBM and the chip. Its result lists the source, the part
+    # that is copied, and scalars; the smallest is the part.
     yield min((b.bytes for b in instruction.result if b.shape), default=0)
     return
   if instruction.opcode == 'fusion':
     called = program.called(instruction)
   else:
-    called = _alone(instruction, computation)
+    called = _as_fusion(instruction, computation)
   users, parameters = _users(called), _parameters(called)
-  for place, name in enumerate(instruction.operands):
-    if place in parameters:  # an operand that is given twice is read once
+  for number, name in enumerate(instruction.operands):
+    if number in parameters:  # an operand that is given twice is read once
       held = filter(in_hbm, computation.instructions[name].result)
-      whole = sum(b.bytes for b in held)
-      yield min(whole, _read(parameters[place], users, program))
+      size = sum(b.bytes for b in held)
+      yield min(size, _read(parameters[number], users, program))
   for buffer, written in zip(instruction.result, _written(called, program)):
     if in_hbm(buffer):
       yield min(buffer.bytes, written)
 
 
-def _alone(instruction: Instruction, computation: Computation) -> Computation:
-  """An instruction as if it were the whole of a fusion."""
+def _as_fusion(
+  instruction: Instruction, computation: Computation
+) -> Computation:
+  """A computation of this instruction only, its operands as parameters."""
   found = {
     name: Instruction(
       name, 'parameter', computation.instructions[name].result, (str(n),), ''
@@ -100,6 +140,7 @@ def _alone(instruction: Instruction, computation: Computation) -> Computation:
 
 
 def _users(computation: Computation) -> dict[str, list[Instruction]]:
+  """The instructions that take each value as an operand."""
   users: dict[str, list[Instruction]] = {}
   for instruction in computation.instructions.values():
     for name in instruction.operands:
@@ -108,6 +149,7 @@ def _users(computation: Computation) -> dict[str, list[Instruction]]:
 
 
 def _parameters(computation: Computation) -> dict[int, str]:
+  """The parameters' names by their number."""
   return {
     int(i.operands[0]): i.name
     for i in computation.instructions.values()
@@ -115,8 +157,10 @@ def _parameters(computation: Computation) -> dict[int, str]:
   }
 
 
-def _read(name: str, users, program: Program) -> int:
-  """Bytes of an operand that are read."""
+def _read(
+  name: str, users: dict[str, list[Instruction]], program: Program
+) -> int:
+  """Bytes of a parameter that its users read, `_ALL` if one reads all."""
   total = 0
   for user in users.get(name, []):
     if user.opcode == 'bitcast':
@@ -124,14 +168,14 @@ def _read(name: str, users, program: Program) -> int:
     elif user.opcode == 'fusion':
       called = program.called(user)
       inner, parameters = _users(called), _parameters(called)
-      for place, operand in enumerate(user.operands):
+      for number, operand in enumerate(user.operands):
         if operand == name:
-          total += _read(parameters[place], inner, program)
+          total += _read(parameters[number], inner, program)
     elif user.opcode in _SLICES and user.operands[0] == name:
       total += user.result[0].bytes
     elif user.opcode == 'dynamic-update-slice' and user.operands[0] == name:
-      pass  # in place
-    elif user.opcode in _PASSING:
+      pass  # written in place, and not read
+    elif user.opcode in _NO_READ:
       pass
     else:
       return _ALL
@@ -155,7 +199,7 @@ def _written(computation: Computation, program: Program) -> list[int]:
       sizes.append(sum(b.bytes for b in part.result))
     elif part.opcode == 'fusion':
       sizes.extend(_written(program.called(part), program))
-    elif part.opcode in _PASSING:
+    elif part.opcode in _NO_READ:
       sizes.append(0)
     else:
       sizes.append(sum(b.bytes for b in part.result))

@@ -1,13 +1,11 @@
-"""What the TPU compiler says of a configuration: memory, traffic, operations.
+"""Memory, traffic and operations of a configuration, from the TPU compiler.
 
-Nothing runs: every figure is read from the compiled program, and the time is
-the least that the chip's published rates allow, one instruction after the
-other.
+Nothing runs: every figure is read from the compiled program. The time is a
+lower bound, from the chip's published rates (`roofline`).
 """
 
 import math
 import time
-from typing import Any
 
 import jax
 from ml_collections import ConfigDict
@@ -18,9 +16,9 @@ from pixeldit_jax.compile_report.flops_and_collectives import (
   collectives,
 )
 from pixeldit_jax.compile_report.hlo_parser import Program
-from pixeldit_jax.compile_report.program_work import work_of
 from pixeldit_jax.compile_report.roofline import roofline
 from pixeldit_jax.compile_report.tpu_topology import (
+  Compiled,
   Lowered,
   compile_for_tpu,
   lower_sampling,
@@ -28,30 +26,30 @@ from pixeldit_jax.compile_report.tpu_topology import (
   make_topology,
 )
 from pixeldit_jax.config import model_config, validate
-from pixeldit_jax.hardware import chip_of, peak_flops
+from pixeldit_jax.hardware import chip_of
 from pixeldit_jax.model.cost import forward_flops, train_flops
 from pixeldit_jax.run_context import RunContext
 from pixeldit_jax.samplers.evaluations import num_function_evaluations
 from pixeldit_jax.typing import PyTree
 
-LARGE = 2**20  # bytes from which on a replicated array is told
-PADDED = 1.5  # times its bytes from which on a buffer is told
+LARGE = 2**20  # bytes of the smallest replicated or padded array to report
+PADDED = 1.5  # the least ratio of padded to true bytes to report
 
 
 def compile_report(config: ConfigDict, topology: str, what: str) -> dict:
   """Compiles the training step or sampling loop of a configuration.
 
   Args:
-    config: of a run; `config.mesh` has to fit the topology.
+    config: its mesh has to fit the topology.
     topology: as 'v5e:4x4'.
     what: 'train' or 'sample'.
 
   Returns:
-    Figures that JSON takes; memory and traffic are of one chip, in bytes.
+    A dict that JSON can hold; memory and traffic in bytes of one chip.
 
   Raises:
-    UserError: a configuration or topology that cannot be.
-    OutOfMemory: the program does not fit.
+    UserError: an impossible configuration or topology.
+    OutOfMemory: the program needs more HBM than a chip has.
     ModuleNotFoundError: no TPU compiler.
   """
   validate(config)  # before the compiler is loaded
@@ -72,13 +70,13 @@ def compile_report(config: ConfigDict, topology: str, what: str) -> dict:
     slices=config.mesh.slices,
     mesh={axis: n for axis, n in mesh.shape.items() if n > 1},
     seconds=seconds,
-    **_model(config, what),
+    **_settings(config, what),
     **read_program(config, program, compiled, mesh.devices.flat[0], what),
   )
 
 
-def _model(config: ConfigDict, what: str) -> dict:
-  """What the configuration says of itself."""
+def _settings(config: ConfigDict, what: str) -> dict:
+  """Settings of the configuration that decide the figures."""
   model, side = config.model, config.data.resolution
   batch = config.data if what == 'train' else config.sampler
   return dict(
@@ -92,13 +90,13 @@ def _model(config: ConfigDict, what: str) -> dict:
 def read_program(
   config: ConfigDict,
   program: Lowered,
-  compiled: jax.stages.Compiled,
+  compiled: Compiled,
   device: jax.Device,
   what: str,
 ) -> dict:
   """The figures of one compiled program."""
-  text = compiled.as_text()
-  assert text is not None  # as TPUs and CPUs give it
+  text = compiled.program.as_text()
+  assert text is not None  # TPUs and CPUs give it
   hlo = Program(text)
   leaves = jax.tree.leaves(program.weights)
   parameters = sum(math.prod(a.shape) for a in leaves)
@@ -108,24 +106,22 @@ def read_program(
   flops = sum(w.times * w.flops for w in work)
   model_flops = _model_flops(config, what)
   received = sum(kind['bytes'] for kind in traffic.values())
-  times = roofline(device, work, received)
-  peak = peak_flops(device)
-  assert peak is not None  # or `roofline` would have refused
+  times, chip = roofline(device, work, received), chip_of(device)
   return dict(
     parameters=parameters,
     memory=_memory(compiled, device),
     collectives=traffic,
     extra_flops=flops * devices / model_flops - 1,
     roofline=times,
-    roofline_mfu=model_flops / (times['seconds'] * devices * peak),
-    chip=dict(kind=device.device_kind, flops=peak, **chip_of(device)._asdict()),
+    roofline_mfu=model_flops / (times['seconds'] * devices * chip.flops),
+    chip=dict(kind=device.device_kind, **chip._asdict()),
     replicated=replicated(program.arguments) + _gathered(hlo, program.weights),
     padded=padded(hlo),
   )
 
 
 def _model_flops(config: ConfigDict, what: str) -> int:
-  """Operations of the network for a whole batch, nothing twice."""
+  """Operations of the network for one batch, without recomputation."""
   model, side = model_config(config), config.data.resolution
   if what == 'train':
     return config.data.batch_size * train_flops(model, side, side)
@@ -133,25 +129,27 @@ def _model_flops(config: ConfigDict, what: str) -> int:
   return images * forward_flops(model, side, side)
 
 
-def _memory(compiled: jax.stages.Compiled, device: jax.Device) -> dict:
-  """Bytes of one chip by kind; the peak is that of all of them together."""
-  told: Any = compiled.memory_analysis()
+def _memory(compiled: Compiled, device: jax.Device) -> dict:
+  """Bytes of one chip; the peak is that of all buffers in HBM together."""
+  stats = compiled.program.memory_analysis()
+  assert stats is not None  # TPUs give it
   return dict(
-    peak=told.peak_memory_in_bytes,
+    peak=compiled.hbm_bytes,
     hbm=chip_of(device).hbm,
-    arguments=told.argument_size_in_bytes,
-    outputs=told.output_size_in_bytes,
-    aliased=told.alias_size_in_bytes,
-    temporaries=told.temp_size_in_bytes,
-    code=told.generated_code_size_in_bytes,
+    arguments=stats.argument_size_in_bytes,
+    outputs=stats.output_size_in_bytes,
+    aliased=stats.alias_size_in_bytes,
+    temporaries=stats.temp_size_in_bytes,
+    code=stats.generated_code_size_in_bytes,
   )
 
 
 def _traffic(hlo: Program, parameters: int) -> dict[str, dict]:
   """Collectives by kind.
 
-  'per_parameter' is elements of the whole arrays over parameters, whatever
-  their precision: FSDP gathers every weight twice and scatters it once.
+  'per_parameter' is the elements of gathered or reduced arrays over the
+  parameters of the network, at any precision: FSDP gathers every weight twice
+  and scatters its gradient once, which makes 3.
   """
   found = collectives(hlo)
   kinds = {}
@@ -162,13 +160,13 @@ def _traffic(hlo: Program, parameters: int) -> dict[str, dict]:
       runs=sum(c.times for c in of_kind),
       bytes=sum(c.bytes * c.times for c in of_kind),
       per_parameter=sum(c.elements * c.times for c in of_kind) / parameters,
-      largest=[f'{c.times} x {c.what} of {c.group}' for c in largest],
+      largest=[f'{c.times} x {c.arrays} of {c.group}' for c in largest],
     )
   return kinds
 
 
 def replicated(arguments: PyTree) -> list[str]:
-  """Large arguments that every device holds whole."""
+  """Large arguments of which every device holds a complete copy."""
   return [
     f'{jax.tree_util.keystr(path, simple=True, separator="/")} {a.shape}'
     for path, a in jax.tree_util.tree_leaves_with_path(arguments)
@@ -179,7 +177,7 @@ def replicated(arguments: PyTree) -> list[str]:
 
 
 def _gathered(hlo: Program, weights: PyTree) -> list[str]:
-  """Large buffers that hold a split weight, of all layers, whole."""
+  """Large buffers with the complete value of a sharded weight of all layers."""
   blocks = {k: w for k, w in weights.items() if k.endswith('_blocks')}
   split = {
     a.shape
@@ -194,7 +192,7 @@ def _gathered(hlo: Program, weights: PyTree) -> list[str]:
 
 
 def padded(hlo: Program) -> list[str]:
-  """Large buffers in HBM of more than `PADDED` times their bytes, with it."""
+  """Large buffers in HBM whose padding exceeds `PADDED`, with their ratio."""
   return [
     f'{buffer} x {buffer.padded_bytes / buffer.bytes:.2f} by {name}'
     for buffer, name in memory_traffic.buffers(hlo).items()
@@ -203,7 +201,7 @@ def padded(hlo: Program) -> list[str]:
 
 
 def describe(report: dict) -> list[str]:
-  """The report for people, a line for each figure."""
+  """The report as text, a line for each figure."""
   if 'out_of_memory' in report:
     return ['out of memory:', *report['out_of_memory']]
   r, memory, times = report, report['memory'], report['roofline']
@@ -226,8 +224,8 @@ def describe(report: dict) -> list[str]:
     )
     lines += [f'  {what}' for what in moved['largest']]
   lines += [
-    f'beyond the model   {r["extra_flops"]:.1%} of its operations: recomputed, '
-    "or a teacher's",
+    f'extra operations   {r["extra_flops"]:.1%} of the model: recomputed, '
+    'padded, or of a teacher',
     f'at least           {times["seconds"] * 1e3:.1f} ms: compute '
     f'{times["compute"] * 1e3:.1f}, HBM {times["hbm"] * 1e3:.1f}, '
     f'interconnect {times["interconnect"] * 1e3:.1f}',

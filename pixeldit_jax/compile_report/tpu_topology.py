@@ -28,10 +28,10 @@ from pixeldit_jax.typing import PyTree, TextCondition
 
 
 class OutOfMemory(Exception):
-  """A program does not fit.
+  """A program needs more HBM than a chip has.
 
   Attributes:
-    lines: how much it needs of what there is, and its largest arrays.
+    lines: the memory needed and available, then the largest allocations.
   """
 
   def __init__(self, lines: list[str]):
@@ -44,8 +44,8 @@ class Lowered(NamedTuple):
 
   Attributes:
     lowered: for `compile_for_tpu`.
-    weights: with the shapes and shardings that the program takes.
-    arguments: all of them.
+    weights: abstract, with the shapes and shardings that the program takes.
+    arguments: of the program, abstract, the weights among them.
   """
 
   lowered: jax.stages.Lowered
@@ -53,8 +53,21 @@ class Lowered(NamedTuple):
   arguments: PyTree
 
 
+class Compiled(NamedTuple):
+  """A compiled program.
+
+  Attributes:
+    program: with its text and the sizes of its arguments.
+    hbm_bytes: HBM that its buffers take on one chip. The peak memory of JAX's
+      `memory_analysis` also counts buffers in the vector memory of the chip.
+  """
+
+  program: jax.stages.Compiled
+  hbm_bytes: int
+
+
 def make_topology(name: str, slices: int = 1) -> list[jax.Device]:
-  """The devices of a topology such as 'v5e:4x4', as many slices of it.
+  """The devices of a topology such as 'v5e:4x4', for a number of slices.
 
   Raises:
     UserError: a name that libtpu does not know.
@@ -72,7 +85,7 @@ def make_topology(name: str, slices: int = 1) -> list[jax.Device]:
   more = {'num_slices': slices} if slices > 1 else {}
   try:
     return topologies.get_topology_desc(
-      name, platform='tpu', wrap=_wrapped(name), **more
+      name, platform='tpu', wrap=_wrapped_axes(name), **more
     ).devices
   except Exception as error:
     raise UserError(
@@ -81,12 +94,12 @@ def make_topology(name: str, slices: int = 1) -> list[jax.Device]:
     ) from error
 
 
-def _wrapped(name: str) -> tuple[bool, ...]:
-  """Along which axes the links of a slice close to a ring.
+def _wrapped_axes(name: str) -> tuple[bool, ...]:
+  """For each axis of a slice, whether its links close to a ring.
 
-  A slice of chips with three axes (v4, v5p) is a torus from 4x4x4 on; one of
-  two (v5e, v6e) is a ring along an axis of 16, the side of the pod. Told of no
-  ring, the compiler gathers by sums over all chips.
+  A slice with three axes (v4, v5p) is a torus from 4x4x4 on; one with two (v5e,
+  v6e) is a ring along an axis of 16, the side of the pod. Where no ring is
+  declared, the compiler gathers by sums over all chips.
   """
   sizes = [int(n) for n in re.findall(r'\d+', name.partition(':')[2])]
   if len(sizes) == 3:
@@ -107,7 +120,7 @@ def lower_training(context: RunContext) -> Lowered:
     teacher = abstract_teacher(target, mesh, split_by)
   shardings = state_shardings(model, tx, mesh, rules, width)
   state = abstract_state(model, tx, shardings, width)
-  batch = _placed(abstract_batch(config), context)
+  batch = _with_batch_sharding(abstract_batch(config), context)
   step = jax.jit(
     make_train_step(context, tx, target),
     out_shardings=(shardings, sharding.replicated(mesh)),
@@ -135,48 +148,72 @@ def lower_sampling(context: RunContext) -> Lowered:
     if model.text_mask:
       mask = jax.ShapeDtypeStruct(shape[:2], jnp.bool_)
     condition = unconditional = TextCondition(tokens, mask)
-  batch = _placed((indices, condition, unconditional), context)
+  batch = _with_batch_sharding((indices, condition, unconditional), context)
   arguments = weights, *batch
   with context.use():
     lowered = Sampler(context).jitted.lower(*arguments)
   return Lowered(lowered, weights, arguments)
 
 
-def _placed(arrays: PyTree, context: RunContext) -> PyTree:
-  """The same, their rows split over the mesh."""
+def _with_batch_sharding(arrays: PyTree, context: RunContext) -> PyTree:
+  """Abstract arrays whose rows are split over the mesh."""
   split = jax.tree.map(lambda _: context.batch_sharding, arrays)
   return sharding.with_shardings(arrays, split)
 
 
-def compile_for_tpu(lowered: jax.stages.Lowered) -> jax.stages.Compiled:
+def compile_for_tpu(lowered: jax.stages.Lowered) -> Compiled:
   """Runs the TPU compiler.
 
   Raises:
     OutOfMemory: the program needs more HBM than a chip has.
   """
   with tempfile.TemporaryDirectory() as folder:
+    # Neither the error nor the compiled program says what is in HBM; a report
+    # that the compiler dumps does.
     try:
-      # The error names no array; the report that is written before it does.
-      return lowered.compile(compiler_options={'xla_dump_to': folder})
+      program = lowered.compile(compiler_options={'xla_dump_to': folder})
     except jax.errors.JaxRuntimeError as error:
       if 'RESOURCE_EXHAUSTED' not in str(error):
         raise
-      found = sorted(pathlib.Path(folder).glob('*memory-usage-report.txt'))
-      report = found[-1].read_text() if found else ''
+      report = _memory_report(folder)
       raise OutOfMemory(summarize_exhausted(str(error), report)) from None
+    return Compiled(program, hbm_bytes(_memory_report(folder)))
+
+
+def _memory_report(folder: str) -> str:
+  """The compiler's table of allocations, empty if it wrote none."""
+  found = sorted(pathlib.Path(folder).glob('*memory-usage-report.txt'))
+  return found[-1].read_text() if found else ''
+
+
+def hbm_bytes(report: str) -> int:
+  """Bytes of all allocations in HBM, the compiler's default memory space.
+
+  Args:
+    report: the compiler's table of allocations, a section a memory space.
+
+  Raises:
+    ValueError: the section is missing, because the format has changed.
+  """
+  total = re.search(
+    r'Memory Space: default.*\nTotal bytes: (\d+)', report.replace(',', '')
+  )
+  if total is None:
+    raise ValueError(f'no default memory space in: {report[:500]}')
+  return int(total[1])
 
 
 def summarize_exhausted(
   error: str, report: str, count: int = 5, shapes: int = 3
 ) -> list[str]:
-  """How much is needed of what there is, and the largest allocations.
+  """The memory needed and available, then the largest allocations.
 
   Args:
     error: the compiler's message.
-    report: its table of allocations, the largest first; each is of several
-      arrays where those are not needed at the same time.
-    count: allocations to tell.
-    shapes: arrays to tell of each.
+    report: its table of allocations, the largest first; one allocation serves
+      several arrays where those are not needed at the same time.
+    count: allocations to list.
+    shapes: arrays to list of each.
   """
   sizes = re.search(r'\((\S+)\) exceeds available HBM \((\S+)\)', error)
   lines = [

@@ -1,13 +1,18 @@
-"""What the TPU compiler makes of training: FSDP's traffic, nothing whole."""
+"""Training as the TPU compiler has it: FSDP's traffic, no full copies."""
 
 import re
 
+import jax
+import jax.numpy as jnp
 import pytest
+from jax.sharding import SingleDeviceSharding
 
 from pixeldit_jax import sharding
 from pixeldit_jax.compile_report.report import compile_report, describe
 from pixeldit_jax.compile_report.tpu_topology import (
   OutOfMemory,
+  compile_for_tpu,
+  hbm_bytes,
   make_topology,
   summarize_exhausted,
 )
@@ -25,7 +30,7 @@ def xl_of_two_blocks():
 
 @pytest.mark.slow
 @pytest.mark.parametrize('resolution', [128, 512])
-def test_training_has_the_traffic_of_fsdp_and_nothing_whole_or_padded(
+def test_training_has_the_traffic_of_fsdp_and_no_full_or_padded_arrays(
   resolution,
 ):
   """With attention by two products, and by our kernel of long sequences.
@@ -72,7 +77,7 @@ def test_a_mesh_off_the_torus_and_an_unknown_slice_are_refused():
 
 
 @pytest.mark.slow
-def test_what_does_not_fit_is_told_with_its_largest_arrays():
+def test_an_error_of_memory_names_the_largest_arrays():
   pytest.importorskip('libtpu')
   config = xl_of_two_blocks()
   config.model.patch_depth = 1
@@ -88,7 +93,36 @@ def test_what_does_not_fit_is_told_with_its_largest_arrays():
   )
 
 
-def test_out_of_memory_is_told_in_lines():
+def test_the_peak_counts_hbm_only():
+  """A loop whose state stays in the vector memory of the chip."""
+  pytest.importorskip('libtpu')
+  device = SingleDeviceSharding(make_topology('v5e:2x2')[0])
+  x, w = (
+    jax.ShapeDtypeStruct(shape, jnp.bfloat16, sharding=device)
+    for shape in ((2048, 1024), (8, 1024, 1024))
+  )
+
+  def layers(x, w):
+    return jax.lax.scan(lambda x, w: (jnp.sin(x @ w), None), x, w)[0]
+
+  compiled = compile_for_tpu(jax.jit(layers).lower(x, w))
+  arrays = 2 * (2 * 2048 * 1024 + 8 * 1024 * 1024)  # arguments and result
+  assert arrays <= compiled.hbm_bytes < arrays + 2**20
+  peak = compiled.program.memory_analysis().peak_memory_in_bytes
+  assert peak > arrays + 4 * 2**20  # JAX's figure has the state as well
+
+
+def test_hbm_is_the_default_memory_space_of_the_report():
+  report = (
+    'Memory Space: default (color=0)\nTotal bytes: 25,217,536 (24.05MiB)\n'
+    'Memory Space: vmem (color=1)\nTotal bytes: 8388608 (8.00MiB)\n'
+  )
+  assert hbm_bytes(report) == 25217536
+  with pytest.raises(ValueError, match='memory space'):
+    hbm_bytes('')
+
+
+def test_out_of_memory_is_listed_in_lines():
   error = (
     'RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required '
     'for HLO temporaries (18.30G) exceeds available HBM (15.75G).'

@@ -18,7 +18,7 @@ from pixeldit_jax.compile_report.hlo_parser import (
   parse_buffers,
   parse_instruction,
 )
-from pixeldit_jax.compile_report.program_work import Work, work_of
+from pixeldit_jax.compile_report.memory_traffic import Work, work_of
 from pixeldit_jax.compile_report.roofline import roofline
 
 
@@ -44,6 +44,39 @@ def test_products_in_loops_count_as_often_as_they_run():
   assert count_flops(twice) == 2 * 5 * 2 * 32 * 64 * 64
 
 
+def test_a_loop_counts_up_from_its_start_by_its_step():
+  def every_third(x):
+    return jax.lax.fori_loop(0, 4, lambda i, x: jnp.sin(x @ x) * (2 + 3 * i), x)
+
+  x = jnp.ones((8, 8))
+  assert count_flops(compile_(every_third, x)) == 4 * 2 * 8**3
+  with pytest.raises(ValueError, match='how often it runs'):
+    program = compile_(
+      lambda x: jax.lax.while_loop(lambda x: x.sum() < 9, jnp.sin, x), x
+    )
+    list(program.visits())
+
+
+@pytest.mark.parametrize(
+  'window, inputs, outputs, pairs',
+  [
+    ('size=3', 5, 3, 9),
+    ('size=3 stride=2', 5, 2, 6),
+    ('size=3 pad=1_1', 5, 5, 13),
+    ('size=3 pad=-1_0', 5, 2, 6),
+    ('size=3 rhs_dilate=2', 5, 1, 3),
+    ('size=2 lhs_dilate=2', 3, 4, 4),
+  ],
+)
+def test_products_with_padding_do_not_count(window, inputs, outputs, pairs):
+  text = f"""ENTRY %main (a: f32[1,9,2]) -> f32[1,{outputs},4] {{
+  %a = f32[1,{inputs},2]{{2,1,0}} parameter(0)
+  %k = f32[3,2,4]{{2,1,0}} parameter(1)
+  ROOT %c = f32[1,{outputs},4]{{2,1,0}} convolution(%a, %k), window={{{window}}}, dim_labels=b0f_0io->b0f
+}}"""  # noqa: E501
+  assert count_flops(Program(text)) == 2 * 2 * 4 * pairs
+
+
 def test_recomputation_is_counted():
   def loss(w, x, wrap):
     body = wrap(lambda x, w: jnp.sin(x @ w))
@@ -66,13 +99,13 @@ def test_recomputation_is_counted():
 
 def test_collectives_of_a_mesh():
   mesh = sharding.make_mesh({'fsdp': 8})
-  place = functools.partial(NamedSharding, mesh)
-  split = place(PartitionSpec('fsdp'))
+  split = NamedSharding(mesh, PartitionSpec('fsdp'))
+  complete = NamedSharding(mesh, PartitionSpec())
   x = jax.device_put(jnp.ones((64, 16)), split)
   w = jax.device_put(jnp.ones((16, 16)), split)
 
   def step(x, w):
-    gathered = jax.lax.with_sharding_constraint(w, place(PartitionSpec()))
+    gathered = jax.lax.with_sharding_constraint(w, complete)
     return (x @ gathered).sum()
 
   found = {c.kind: c for c in collectives(compile_(step, x, w))}
@@ -128,7 +161,7 @@ def test_replica_groups_in_every_form(groups, size):
   )
 
 
-def test_tuples_are_read_whole():
+def test_a_tuple_has_all_its_buffers():
   found = parse_instruction(
     '  ROOT %w.1 = (s32[]{:T(128)}, /*index=1*/bf16[2,3]{1,0:T(8,128)(2,1)}) '
     'while(%t), condition=%c, body=%b'
@@ -137,7 +170,7 @@ def test_tuples_are_read_whole():
   assert [str(b) for b in found.result] == ['s32[]', 'bf16[2,3]']
 
 
-def test_a_kernel_is_taken_at_its_word():
+def test_a_kernel_counts_the_operations_that_it_declares():
   line = """ENTRY %main () -> bf16[8] {
   %q = bf16[8]{0} parameter(0)
   ROOT %f.1 = bf16[8]{0} custom-call(%q), custom_call_target="tpu_custom_call", backend_config={"custom_call_config":{"cost_estimate":{"flops":"42"}}}
@@ -147,7 +180,7 @@ def test_a_kernel_is_taken_at_its_word():
   assert count_flops(Program(line.replace('cost_estimate', 'other'))) == 0
 
 
-def test_a_slice_in_a_fusion_in_a_fusion_is_not_the_whole():
+def test_a_slice_in_a_fusion_in_a_fusion_reads_the_slice_only():
   text = """%inner (p: bf16[26,16], i: s32[]) -> bf16[1,16] {
   %p = bf16[26,16]{1,0} parameter(0)
   %i = s32[] parameter(1)
@@ -200,13 +233,13 @@ def test_what_allocates_or_waits_moves_nothing():
 
 
 def test_instructions_take_their_time_one_after_the_other():
-  """On a chip of 197 TFLOP/s and 819 GB/s, with copies beside them."""
+  """On a chip of 197 TFLOP/s and 819 GB/s, with copies meanwhile."""
   device = types.SimpleNamespace(device_kind='TPU v5 lite', platform='tpu')
   computes, moves = (
     Work(197 * 10**9, 0, False, 2),
     Work(0, 819 * 10**6, False, 3),
   )
-  copies = moves._replace(beside=True)
+  copies = moves._replace(is_async=True)
   times = roofline(device, [computes, moves, copies], received=0)
   assert times == pytest.approx(
     dict(compute=2e-3, hbm=6e-3, interconnect=0, seconds=6e-3)

@@ -22,8 +22,8 @@ def compile_for_tpu(*flags):
 @pytest.mark.parametrize(
   'flags, named',
   [
-    ([], '--table alone'),
-    (['--config=mnist'], '--table alone'),
+    ([], 'only --table'),
+    (['--config=mnist'], 'only --table'),
     (['--config=configs/mnist.py', '--topology=v5e:4x4', 'x'], "'x'"),
   ],
 )
