@@ -58,7 +58,12 @@ def linear(path: str, name: str, pattern: str) -> list[Rule]:
 
 
 def attention(
-  path: str, name: str, letters: str, stream: str = '', bias: bool = False
+  path: str,
+  name: str,
+  letters: str,
+  stream: str = '',
+  bias: bool = False,
+  norms: bool = True,
 ) -> list[Rule]:
   """Letters of width, heads and pairs; stream '_x' or '_y' of MM-DiT."""
   D, N, J = list(letters)
@@ -71,10 +76,13 @@ def attention(
     qkv_rules[1] = Rule(
       f'{path}/qkv/bias', f'{qkv}.bias', f'(S {N} {J} i) -> S ({N} i {J})'
     )
+  norm_rules = [
+    Rule(f'{path}/{x}_norm/weight', f'{name}.{x}_norm{stream}.weight', head)
+    for x in ('q', 'k')
+  ]
   return [
     *qkv_rules[: 2 if bias else 1],
-    Rule(f'{path}/q_norm/weight', f'{name}.q_norm{stream}.weight', head),
-    Rule(f'{path}/k_norm/weight', f'{name}.k_norm{stream}.weight', head),
+    *(norm_rules if norms else []),
     Rule(
       f'{path}/proj/kernel',
       f'{proj}.weight',

@@ -6,8 +6,6 @@ Its files hold the fixed positions of the patches, which are computed here.
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
 from pixeldit_jax.convert.blocks import (
   CLASS,
   Shapes,
@@ -16,14 +14,17 @@ from pixeldit_jax.convert.blocks import (
   linear,
   sizes,
 )
-from pixeldit_jax.convert.lazy import LazyTensors, Spec
+from pixeldit_jax.convert.positions import (
+  position_grid,
+  with_positions,
+  without_positions,
+)
 from pixeldit_jax.convert.release import Release
 from pixeldit_jax.convert.rules import Rule
 from pixeldit_jax.errors import UserError
 from pixeldit_jax.model.config import ModelConfig
 from pixeldit_jax.model.families import released_start
 
-POSITIONS = 'pos_embed'
 CONTEXT = 'in_context_posemb'
 _BLOCK = 'blocks.{i}'
 # R: width of the bottleneck; K: vectors of modulation; p, q: rows and
@@ -52,30 +53,13 @@ RULES = [
 CONTEXT_RULE = Rule('context_embed/positions', CONTEXT, '1 T D -> T D')
 
 
-def fixed_positions(side: int, width: int) -> np.ndarray:
-  """The table [1, side^2, width] of `embed.sincos_2d`, as the files have it.
-
-  In float64 before it is rounded, as there: the last bits of float32 differ.
-  """
-  omega = 1 / 10_000 ** (np.arange(width // 4) / (width // 4))
-  angles = np.arange(side)[:, None] * omega
-  line = np.concatenate([np.sin(angles), np.cos(angles)], 1)
-  columns, rows = np.tile(line, (side, 1)), np.repeat(line, side, 0)
-  return np.concatenate([columns, rows], 1)[None].astype(np.float32)
-
-
 def _rules(config: ModelConfig) -> list[Rule]:
   return RULES + ([CONTEXT_RULE] if config.context_tokens else [])
 
 
 def _fields_of(shapes: Shapes, known: Mapping[str, Any]) -> dict[str, Any]:
   bottleneck, channels, side, _ = shapes['x_embedder.proj1.weight']
-  _, patches, width = shapes[POSITIONS]
-  grid = round(patches**0.5)
-  if grid**2 != patches:
-    raise UserError(
-      f'{POSITIONS} has {patches} positions: expected those of a square.'
-    )
+  grid, width = position_grid(shapes)
   heads = width // shapes['blocks.0.attn.q_norm.weight'][0]
   depth = shapes.count(r'blocks\.(\d+)\.attn\.')
   tokens = shapes[CONTEXT][1] if CONTEXT in shapes else 0
@@ -92,43 +76,6 @@ def _fields_of(shapes: Shapes, known: Mapping[str, Any]) -> dict[str, Any]:
     bottleneck=bottleneck,
     position_grid=grid,
   )
-
-
-def _without_positions(
-  released: LazyTensors, config: ModelConfig
-) -> LazyTensors:
-  """All but the fixed positions, which are checked.
-
-  Raises:
-    UserError: they are others than are computed here.
-  """
-  if POSITIONS not in released:
-    raise UserError(f'{POSITIONS} is not among the {len(released)} weights.')
-  found = released[POSITIONS].astype(np.float32)
-  expected = fixed_positions(config.position_grid, config.width)
-  if found.shape != expected.shape or np.abs(found - expected).max() > 1e-2:
-    raise UserError(
-      f'{POSITIONS} {found.shape} is not the sine-cosine table of '
-      f'model.position_grid={config.position_grid} and model.width='
-      f'{config.width}, the only positions that the network has.'
-    )
-  return released.renamed(
-    {name: name for name in released if name != POSITIONS}
-  )
-
-
-def _with_positions(released: LazyTensors, config: ModelConfig) -> LazyTensors:
-  """The inverse of `_without_positions`."""
-  shape = (1, config.position_grid**2, config.width)
-  spec = Spec(shape, next(iter(released.specs.values())).dtype)
-
-  def read(name):
-    if name != POSITIONS:
-      return released[name]
-    table = fixed_positions(config.position_grid, config.width)
-    return table.astype(spec.dtype)
-
-  return LazyTensors({POSITIONS: spec} | released.specs, read)
 
 
 def _check(config: ModelConfig) -> None:
@@ -154,7 +101,7 @@ RELEASE = Release(
       q=config.patch_size,
     )
   ),
-  before=_without_positions,
-  after=_with_positions,
+  before=without_positions,
+  after=with_positions,
   check=_check,
 )

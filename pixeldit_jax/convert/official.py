@@ -12,10 +12,12 @@ from flax import nnx
 
 from pixeldit_jax.convert import (
   deco,
+  dit,
   flatdit,
   jit,
   pixeldit,
   pixeldit2,
+  pixelflow,
   pixnerd,
 )
 from pixeldit_jax.convert.blocks import Shapes
@@ -39,6 +41,8 @@ RELEASES: Mapping[str, Release] = {
   'flatdit': flatdit.RELEASE,
   'jit': jit.RELEASE,
   'pixeldit2': pixeldit2.RELEASE,
+  'dit': dit.RELEASE,
+  'pixelflow': pixelflow.RELEASE,
 }
 # What configurations of the public codes call fields of `ModelConfig`.
 PUBLIC_NAMES = {
@@ -53,6 +57,9 @@ PUBLIC_NAMES = {
   'grounding_proj_blocks': 'grounding_depth',
   'grounding_proj_heads': 'grounding_heads',
   'nerf_mlpratio': 'field_ratio',
+  'num_attention_heads': 'heads',
+  'depth': 'patch_depth',
+  'learn_sigma': 'variance',
 }
 
 
@@ -62,11 +69,7 @@ def recognise(names: Mapping[str, np.ndarray]) -> str:
   Raises:
     UserError: they are of none, or of several.
   """
-  found = [
-    family
-    for family, release in RELEASES.items()
-    if all(any(re.match(mark, n) for n in names) for mark in release.marks)
-  ]
+  found = _families(names)
   if len(found) == 1:
     return found[0]
   some = ', '.join(list(names)[:3])
@@ -111,16 +114,31 @@ def fields_of(
   known: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
   """The fields of `ModelConfig` that weights tell; see `infer_config`."""
-  family = _named(family) if family else recognise(weights)
+  family = _named(family, weights) if family else recognise(weights)
   return preset(family) | RELEASES[family].fields_of(
     Shapes(weights), known or {}
   )
 
 
-def _named(family: str) -> str:
-  """Raises UserError for a family that there is not."""
+def _families(names: Mapping[str, np.ndarray]) -> list[str]:
+  """All families that have such names."""
+  return [
+    family
+    for family, release in RELEASES.items()
+    if all(any(re.match(mark, n) for n in names) for mark in release.marks)
+  ]
+
+
+def _named(family: str, names: Mapping[str, np.ndarray]) -> str:
+  """Raises UserError for no family, or names that are another's alone."""
   if family not in RELEASES:
     raise UserError(f'family={family!r}: use one of {", ".join(RELEASES)}.')
+  found = _families(names)
+  if found and family not in found:
+    raise UserError(
+      f'family={family!r}, but the {len(names)} tensors have the names of '
+      f'{" or ".join(found)}.'
+    )
   return family
 
 

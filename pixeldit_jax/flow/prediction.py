@@ -11,6 +11,7 @@ which is exact below t = 0.95, and does not grow without bound above.
 import jax
 import jax.numpy as jnp
 
+from pixeldit_jax.errors import UserError
 from pixeldit_jax.flow.path import velocity
 from pixeldit_jax.typing import Array, Float
 
@@ -40,9 +41,17 @@ def as_velocity(
     output: of the network at x and t.
     x: noisy images.
     t: their times.
+
+  Raises:
+    UserError: a network of noise.
   """
   if prediction == 'velocity':
     return output
+  if prediction == 'noise':
+    raise UserError(
+      "model.prediction='noise': the network of a diffusion in steps has no "
+      "velocity of this path; use samplers.ddpm, or 'velocity' or 'image'."
+    )
   return velocity_to(output, x, t)
 
 

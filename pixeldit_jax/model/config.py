@@ -7,13 +7,16 @@ from pixeldit_jax.errors import UserError
 PIXEL_ATTENTION = ('patch', 'channel', 'full', 'none')
 PIXEL_ADALN = ('pixel', 'patch', 'global')
 MODULATION = ('pre', 'post')
-NORMS = ('rms', 'layer')
+NORMS = ('rms', 'layer', 'plain')
+ATTENTION_NORMS = ('norm', 'plain')
+QK_NORMS = ('head', 'joint', 'none')
+MLPS = ('swiglu', 'gelu')
 OUTPUT_NORMS = ('norm', 'plain')
 POSITIONS = ('rope', 'absolute', 'both')
-ROTARY = ('span', 'row_column')
+ROTARY = ('span', 'row_column', 'column_row')
 TIME = ('unit', 'noise')
 DECODERS = ('pit_blocks', 'deco', 'nerf_field', 'linear')
-PREDICTIONS = ('velocity', 'image')
+PREDICTIONS = ('velocity', 'image', 'noise')
 INIT = ('uniform', 'xavier')
 DTYPES = ('float32', 'bfloat16')
 REMAT = ('none', 'matmuls', 'full')
@@ -60,14 +63,20 @@ class ModelConfig:
       patch tokens are then added to the pixel tokens, once).
     modulation: 'pre' scales and shifts what enters attention and MLP and gates
       what leaves; 'post' scales and shifts what leaves (no loss spikes).
-    norm: 'rms' or 'layer', for all norms.
+    norm: 'rms', 'layer', or a LayerNorm without weights ('plain'), for all
+      norms.
+    attention_norm: that before the attention of patches: `norm`, or 'plain'.
+    qk_norm: of queries and keys, for each head ('head'), over all heads
+      together ('joint'), or none.
+    mlp: of the patch blocks: SwiGLU, or four times the width and a tanh GELU
+      ('gelu').
     output_norm: that before the linear decoder: `norm`, or a LayerNorm without
       weights ('plain').
     positions: 'rope', 2-D rotary in attention, 'absolute', fixed 2-D
       sine-cosine added to the patch tokens, or 'both'.
     rotary: 'span', both sides of an image go from 0 to 16, pairs of channels
       turn with column and row in turn; or 'row_column', patches are counted,
-      the first half turns with the row.
+      the first half turns with the row; or 'column_row', with the column.
     position_grid: patches along a side of the square whose fixed positions are
       among released weights (JiT); 0 where there are none. Nothing is computed
       from it.
@@ -86,18 +95,23 @@ class ModelConfig:
       change nothing at the start; PixelDiT2 starts it random.
     mlp_multiple: the hidden width of SwiGLU is rounded up to a multiple of it;
       0 leaves it as it is.
-    biases: of q, k, v and SwiGLU.
+    biases: of q, k, v and the perceptron of the patch blocks.
     dropout: in training, rate in the middle half of the patch blocks, of what
       attention adds and of the hidden layer of SwiGLU.
     time: what the features of time are of: t ('unit', as for classes), or the
       noise level 1000 (1 - t) ('noise', as the text-to-image release).
     time_period: the longest, over 2 pi, of the features of time.
+    time_closed: the slowest feature of time has that period exactly, and not
+      the one after it (PixelFlow).
+    size_embed: the patches across an image are a condition too (PixelFlow).
     init: of linear layers, where nothing else is said: within 1/sqrt(fan in)
       ('uniform'), or Xavier's with biases of 0.
     zero_modulation: patch and PiT blocks start with modulation zero, as the
       identity if 'pre'; the text-to-image release starts them random.
-    prediction: what the network gives: the velocity, or the image at the end
-      of the path. See `flow.prediction`.
+    prediction: what the network gives: the velocity, the image at the end of
+      the path (see `flow.prediction`), or the noise (see `flow.diffusion`).
+    variance: the output has as many channels again, that say how the variance
+      of a step lies between its bounds (DiT).
     dtype: of activations and matrix products; parameters are float32.
     scan: blocks as one scanned loop (quick to compile, TPU and GPU), or
       unrolled (faster on CPU). The weights are stacked either way.
@@ -128,6 +142,9 @@ class ModelConfig:
   pixel_adaln: str = 'pixel'
   modulation: str = 'pre'
   norm: str = 'rms'
+  attention_norm: str = 'norm'
+  qk_norm: str = 'head'
+  mlp: str = 'swiglu'
   output_norm: str = 'norm'
   positions: str = 'rope'
   rotary: str = 'span'
@@ -145,9 +162,12 @@ class ModelConfig:
   dropout: float = 0.0
   time: str = 'unit'
   time_period: float = 10.0
+  time_closed: bool = False
+  size_embed: bool = False
   init: str = 'uniform'
   zero_modulation: bool = True
   prediction: str = 'velocity'
+  variance: bool = False
   dtype: str = 'float32'
   scan: bool = True
   patch_remat: str = 'none'
@@ -191,6 +211,9 @@ class ModelConfig:
       ('pixel_adaln', PIXEL_ADALN),
       ('modulation', MODULATION),
       ('norm', NORMS),
+      ('attention_norm', ATTENTION_NORMS),
+      ('qk_norm', QK_NORMS),
+      ('mlp', MLPS),
       ('output_norm', OUTPUT_NORMS),
       ('positions', POSITIONS),
       ('rotary', ROTARY),
@@ -229,6 +252,11 @@ class ModelConfig:
       raise UserError(
         f'model.decoder={self.decoder!r} with model.pixel_depth=0: at least '
         "one block; model.decoder='linear' has none."
+      )
+    if self.variance and self.decoder != 'linear':
+      raise UserError(
+        f'model.variance=True with model.decoder={self.decoder!r}: only the '
+        "linear decoder gives it; use 'linear', or variance=False."
       )
     if self.output_norm != 'norm' and self.decoder != 'linear':
       raise UserError(
@@ -283,10 +311,17 @@ class ModelConfig:
 
   @property
   def mlp_width(self) -> int:
-    """Hidden width of SwiGLU: two thirds of 4 D, as three matrices."""
+    """Hidden width: 4 D, or of SwiGLU two thirds of it, as three matrices."""
+    if self.mlp == 'gelu':
+      return 4 * self.width
     width = 2 * 4 * self.width // 3
     multiple = self.mlp_multiple or 1
     return -(-width // multiple) * multiple
+
+  @property
+  def out_channels(self) -> int:
+    """Channels of the output."""
+    return self.in_channels * (2 if self.variance else 1)
 
   @property
   def pixels(self) -> int:

@@ -52,14 +52,16 @@ def forward_flops(
 def _patch_path(config: ModelConfig, L: int, T: int, grounded: bool) -> int:
   """Multiply-adds up to the patch tokens; T counts the tokens of a text."""
   D, inputs = config.width, config.pixels * config.in_channels
-  total = TIME_FEATURES * D + D * D + T * config.text_width * D
+  matrices = 2 if config.mlp == 'gelu' else 3
+  embeds = 2 if config.size_embed else 1
+  total = embeds * (TIME_FEATURES * D + D * D) + T * config.text_width * D
   if config.bottleneck:
     total += L * (inputs + D) * config.bottleneck
   else:
     total += L * inputs * D
 
   def blocks(tokens):
-    block = _attention(tokens, D) + tokens * 3 * D * config.mlp_width
+    block = _attention(tokens, D) + tokens * matrices * D * config.mlp_width
     modulated = tokens if grounded else 2 if T else 1
     return block + modulated * 6 * D * D
 
@@ -83,7 +85,7 @@ def _decoder(config: ModelConfig, L: int, grounded: bool) -> int:
   C, depth = config.in_channels, config.pixel_depth
   if not depth:
     modulated = (L if grounded else 1) * (config.decoder == 'linear')
-    return L * D * P * C + modulated * 2 * D * D
+    return L * D * P * config.out_channels + modulated * 2 * D * D
   if config.decoder == 'pit_blocks':
     joined = L * D * E if config.pixel_adaln == 'global' else 0
     return joined + depth * _pit_block(config, L, grounded) + 2 * L * P * C * E

@@ -106,6 +106,7 @@ class TimeEmbed(nnx.Module):
     rngs: nnx.Rngs,
   ):
     self.time, self.period = config.time, config.time_period
+    self.closed = config.time_closed
     linear = functools.partial(
       Linear,
       init=config.init,
@@ -119,7 +120,7 @@ class TimeEmbed(nnx.Module):
   def __call__(self, t: Float[Array, 'B']) -> Float[Array, 'B D']:
     half = TIME_FEATURES // 2
     k = jnp.arange(half, dtype=jnp.float32)
-    frequencies = self.period ** (-k / half)
+    frequencies = self.period ** (-k / (half - self.closed))
     time = t.astype(jnp.float32)
     if self.time == 'noise':
       time = 1000 * (1 - time)

@@ -53,6 +53,39 @@ FAMILIES: Mapping[str, Mapping[str, Any]] = {
     init='xavier',
     time_period=10_000.0,
   ),
+  # arXiv 2212.09748: predicts the noise of latents, and its variance.
+  'dit': dict(
+    decoder='linear',
+    pixel_depth=0,
+    prediction='noise',
+    variance=True,
+    in_channels=4,
+    patch_size=2,
+    norm='plain',
+    qk_norm='none',
+    mlp='gelu',
+    positions='absolute',
+    position_grid=16,
+    biases=True,
+    init='xavier',
+    time_period=10_000.0,
+  ),
+  # arXiv 2504.07963: climbs through resolutions.
+  'pixelflow': dict(
+    decoder='linear',
+    pixel_depth=0,
+    patch_size=4,
+    output_norm='plain',
+    attention_norm='plain',
+    qk_norm='joint',
+    mlp='gelu',
+    rotary='column_row',
+    biases=True,
+    init='xavier',
+    time_period=10_000.0,
+    time_closed=True,
+    size_embed=True,
+  ),
 }
 
 SIZES: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
@@ -129,6 +162,16 @@ SIZES: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
       dropout=0.2,
     ),
   },
+  # With patches of 2; released are XL, at 256 and 512.
+  'dit': {
+    'S': dict(patch_depth=12, width=384, heads=6),
+    'B': dict(patch_depth=12, width=768, heads=12),
+    'L': dict(patch_depth=24, width=1024, heads=16),
+    'XL': dict(patch_depth=28, width=1152, heads=16),
+  },
+  'pixelflow': {
+    'XL': dict(patch_depth=28, width=1152, heads=16),
+  },
 }
 # The fields that tell families apart; of the others each may have any value.
 STRUCTURE = (
@@ -136,12 +179,18 @@ STRUCTURE = (
   'pixel_attention',
   'pixel_adaln',
   'norm',
+  'attention_norm',
+  'qk_norm',
+  'mlp',
   'output_norm',
   'positions',
   'rotary',
   'biases',
   'time',
   'time_period',
+  'time_closed',
+  'size_embed',
+  'variance',
 )
 
 
@@ -199,4 +248,19 @@ def released_start(family: str, width: int, depth: int) -> int:
     f'weights do not tell before which of the {depth} blocks the tokens of the '
     f'class are taken in, and no {family} that is released has this depth and '
     f'width={width}: give context_start.'
+  )
+
+
+def released_heads(family: str, width: int) -> int:
+  """The attention heads of the released sizes of this width.
+
+  Raises:
+    UserError: there is no such size.
+  """
+  for size in SIZES[family].values():
+    if size['width'] == width:
+      return size['heads']
+  raise UserError(
+    f'weights do not tell how many heads attend, and no {family} that is '
+    f'published has width={width}: give heads.'
   )

@@ -165,7 +165,9 @@ class LayerNorm(nnx.Module):
 
 def make_norm(config: ModelConfig, width: int) -> RMSNorm | LayerNorm:
   """The norm that `config.norm` names."""
-  return LayerNorm(width) if config.norm == 'layer' else RMSNorm(width)
+  if config.norm == 'rms':
+    return RMSNorm(width)
+  return LayerNorm(width, affine=config.norm == 'layer')
 
 
 def modulate(
@@ -236,6 +238,31 @@ class SwiGLU(nnx.Module):
     h_BL2F = self.up(x)
     gate_BLF, value_BLF = h_BL2F[:, :, 0], h_BL2F[:, :, 1]
     return self.down(dropout(jax.nn.silu(gate_BLF) * value_BLF))
+
+
+class GeluMLP(nnx.Module):
+  """D -> 4D, tanh GELU, -> D (DiT, arXiv 2212.09748)."""
+
+  def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
+    def linear(inputs, outputs, axes):
+      return Linear(
+        inputs,
+        outputs,
+        axes,
+        bias=config.biases,
+        init=config.init,
+        dtype=config.dtype,
+        rngs=rngs,
+      )
+
+    width, hidden = config.width, config.mlp_width
+    self.up = linear(width, hidden, ('embed', 'mlp'))
+    self.down = linear(hidden, width, ('mlp', 'embed'))
+
+  def __call__(
+    self, x: Float[Array, 'B L D'], dropout: Dropout = no_dropout
+  ) -> Float[Array, 'B L D']:
+    return self.down(dropout(jax.nn.gelu(self.up(x), approximate=True)))
 
 
 class PixelMLP(nnx.Module):

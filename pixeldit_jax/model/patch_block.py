@@ -1,4 +1,4 @@
-"""A block of the patch path: DiT with RMSNorm, rotary and SwiGLU."""
+"""A block of the patch path: by default DiT's with RMSNorm, rotary, SwiGLU."""
 
 import jax
 import jax.numpy as jnp
@@ -7,6 +7,8 @@ from flax import nnx
 from pixeldit_jax.model.config import ModelConfig
 from pixeldit_jax.model.layers import (
   Dropout,
+  GeluMLP,
+  LayerNorm,
   Linear,
   SwiGLU,
   dropout_of,
@@ -25,7 +27,7 @@ Modulation = tuple[Float[Array, 'B #L D'], ...]
 
 
 class PatchBlock(nnx.Module):
-  """x += gate * Attn(modulate(norm x)); x += gate * SwiGLU(modulate(norm x)).
+  """x += gate * Attn(modulate(norm x)); x += gate * MLP(modulate(norm x)).
 
   The six modulation vectors are one linear layer of the condition, by default
   zero at the start, so that the block starts as the identity.
@@ -49,9 +51,12 @@ class PatchBlock(nnx.Module):
     self.tokens = tokens
     self.dropout = config.dropout
     self.norm1 = make_norm(config, config.width)
+    if config.attention_norm == 'plain':
+      self.norm1 = LayerNorm(config.width, affine=False)
     self.attn = SelfAttention(config, config.width, config.heads, rngs=rngs)
     self.norm2 = make_norm(config, config.width)
-    self.mlp = SwiGLU(config, rngs=rngs)
+    MLP = GeluMLP if config.mlp == 'gelu' else SwiGLU
+    self.mlp: SwiGLU | GeluMLP = MLP(config, rngs=rngs)
     self.adaln = Linear(
       config.width,
       (6, config.width),

@@ -54,6 +54,7 @@ from pixeldit_jax.typing import (
   Condition,
   Float,
   GroundedCondition,
+  Int,
   Key,
   PyTree,
 )
@@ -95,6 +96,8 @@ class PixelDiT(nnx.Module):
       self.text_embed = TextEmbed(config, rngs=rngs)
     else:
       self.class_embed = ClassEmbed(config, rngs=rngs)
+    if config.size_embed:
+      self.size_embed = TimeEmbed(config, rngs=rngs)
     self.patch_embed = PatchEmbed(config, rngs=rngs)
     if config.context_tokens:
       self.context_embed = ContextEmbed(config, rngs=rngs)
@@ -130,38 +133,47 @@ class PixelDiT(nnx.Module):
     t: Float[Array, 'B'] | Float[Array, ''] | float,
     y: Condition,
     dropout: Key | None = None,
-  ) -> Float[Array, 'B H W C']:
-    """Velocity or image, float32.
+    latent_size: Int[Array, 'B'] | int | None = None,
+  ) -> Float[Array, 'B H W O']:
+    """Velocity, image or noise, float32.
 
     Args:
       x: noisy images, data in [-1, 1]; sides are multiples of the patch.
-      t: times in [0, 1], 0 is noise and 1 is data; one for all, or each.
+      t: times in [0, 1], 0 is noise and 1 is data; one for all, or each. Of a
+        network of noise (DiT) steps 0..999, 999 is noise; of PixelFlow 0..999,
+        0 is noise.
       y: labels [B], `config.num_classes` for no class; of a grounded network
         also a `GroundedCondition`, without which it answers ungrounded; of a
         network with text a `TextCondition`, with the mask if
         `config.text_mask`.
       dropout: keys for `config.dropout`, one for each example [B]; without
         them nothing drops.
+      latent_size: with `config.size_embed` the patches across the image that
+        the network is told of, by default those that there are.
+
+    Returns:
+      As many channels as x has or, with `config.variance`, as many again.
 
     Raises:
       UserError: sides that are not multiples of the patch, a text longer than
         `config.text_tokens`, or one without the mask that it needs; features
         of another width or number than the network takes.
     """
-    return self._forward(x, t, y, dropout)[0]
+    return self._forward(x, t, y, dropout, size=latent_size)[0]
 
   def with_features(
     self,
     x: Float[Array, 'B H W C'],
     t: Float[Array, 'B'] | Float[Array, ''] | float,
     y: Condition,
-  ) -> tuple[Float[Array, 'B H W C'], dict[str, Float[Array, 'depth ...']]]:
+    latent_size: Int[Array, 'B'] | int | None = None,
+  ) -> tuple[Float[Array, 'B H W O'], dict[str, Float[Array, 'depth ...']]]:
     """`__call__`, and the outputs of all blocks by path ('patch_blocks', ...).
 
     Of the patch path those of the image's tokens [depth, B, L, D], of the pixel
     path, if there is one, [depth, B, L, P, E]. XLA removes unused ones.
     """
-    v, patch, pixel = self._forward(x, t, y)
+    v, patch, pixel = self._forward(x, t, y, size=latent_size)
     outputs = [part.outputs for part in patch]
     features = {'patch_blocks': jnp.concatenate(outputs)}
     return v, features if pixel is None else features | {'pixel_blocks': pixel}
@@ -173,17 +185,20 @@ class PixelDiT(nnx.Module):
     y: Condition,
     feature_layer: int,
     dropout: Key | None = None,
-  ) -> tuple[Float[Array, 'B H W C'], Float[Array, 'B L D']]:
+  ) -> tuple[Float[Array, 'B H W O'], Float[Array, 'B L D']]:
     """`__call__`, and the patch tokens after `feature_layer` patch blocks."""
     v, patch, _ = self._forward(x, t, y, dropout, cuts=(feature_layer,))
     return v, next(part.last for part in patch if part.end == feature_layer)
 
-  def _forward(self, x, t, y, dropout=None, cuts: Collection[int] = ()):
+  def _forward(
+    self, x, t, y, dropout=None, cuts: Collection[int] = (), size=None
+  ):
     """Prediction, parts of the patch path, outputs of all pixel blocks.
 
     Args:
       x, t, y, dropout: see `__call__`.
       cuts: numbers of patch blocks after which a part is to end.
+      size: `latent_size` of `__call__`.
     """
     config = self.config
     with matmul_precision(config.dtype):
@@ -192,6 +207,9 @@ class PixelDiT(nnx.Module):
       x_BLPC = patchify(x.astype(config.dtype), config.patch_size)
       time = self.time_embed(t)
       c = time[:, None]
+      if config.size_embed:
+        size = jnp.asarray(grid[1] if size is None else size, jnp.float32)
+        c = c + self.size_embed(jnp.broadcast_to(size, t.shape))[:, None]
       if isinstance(y, GroundedCondition):
         y, c = y.labels, c + self._grounding(y, t, grid)
       s = self.patch_embed(x_BLPC, grid)

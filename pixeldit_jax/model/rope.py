@@ -3,9 +3,10 @@
 In PixelDiT the grid always spans 0..16 in both directions, whatever the
 resolution; of the K/2 channel pairs of a head, even ones turn with the column,
 odd ones with the row. JiT counts rows and columns, and the first half of the
-pairs turns with the row. A pair is (i, i + K/2), in two contiguous halves,
-where the releases pair neighbours (2i, 2i+1). The order of channels inside a
-head changes no dot product; `convert` permutes the weights.
+pairs turns with the row; PixelFlow's with the column. A pair is (i, i + K/2),
+in two contiguous halves, where the releases pair neighbours (2i, 2i+1). The
+order of channels inside a head changes no dot product; `convert` permutes the
+weights.
 """
 
 import jax.numpy as jnp
@@ -27,7 +28,7 @@ def rotary_2d(
   Args:
     rows, columns: the grid, L = rows * columns.
     head_size: K, a multiple of 4.
-    order: 'span' or 'row_column', see `ModelConfig.rotary`.
+    order: 'span', 'row_column' or 'column_row', see `ModelConfig.rotary`.
   """
   k = jnp.arange(head_size // 4, dtype=jnp.float32)
   frequencies = THETA ** (-4.0 * k / head_size)
@@ -38,7 +39,8 @@ def rotary_2d(
   else:
     x = jnp.tile(jnp.arange(columns, dtype=jnp.float32), rows)
     y = jnp.repeat(jnp.arange(rows, dtype=jnp.float32), columns)
-    angles = jnp.stack([y, x], 1)[:, :, None] * frequencies
+    first = [y, x] if order == 'row_column' else [x, y]
+    angles = jnp.stack(first, 1)[:, :, None] * frequencies
   angles = angles.reshape(rows * columns, head_size // 2)
   return jnp.cos(angles), jnp.sin(angles)
 

@@ -12,7 +12,7 @@ from pixeldit_jax.typing import Array, Bool, Float
 
 
 class SelfAttention(nnx.Module):
-  """Fused qkv, norms of q and k per head, projection with bias.
+  """Fused qkv, norms of q and k as configured, projection with bias.
 
   The three steps are public, since in an MM-DiT block text and image tokens are
   projected with separate weights but attend together.
@@ -33,8 +33,11 @@ class SelfAttention(nnx.Module):
       dtype=config.dtype,
       rngs=rngs,
     )
-    self.q_norm = make_norm(config, size)
-    self.k_norm = make_norm(config, size)
+    self.norms = config.qk_norm
+    if self.norms != 'none':
+      normed = width if self.norms == 'joint' else size
+      self.q_norm = make_norm(config, normed)
+      self.k_norm = make_norm(config, normed)
     self.proj = Linear(
       width,
       width,
@@ -55,13 +58,24 @@ class SelfAttention(nnx.Module):
     """Queries, keys and values."""
     # Else a TPU would split the weights into heads, and pad those of 72.
     qkv_BL3D = jax.lax.optimization_barrier(self.qkv(x))
-    qkv_BL3NK = qkv_BL3D.reshape(*qkv_BL3D.shape[:3], self.heads, -1)
-    q_BLNK = self.q_norm(qkv_BL3NK[:, :, 0])
-    k_BLNK = self.k_norm(qkv_BL3NK[:, :, 1])
-    v_BLNK = qkv_BL3NK[:, :, 2]
+    if self.norms == 'joint':
+      q_BLD, k_BLD = (
+        self.q_norm(qkv_BL3D[:, :, 0]),
+        self.k_norm(qkv_BL3D[:, :, 1]),
+      )
+      q_BLNK, k_BLNK = self._heads(q_BLD), self._heads(k_BLD)
+      v_BLNK = self._heads(qkv_BL3D[:, :, 2])
+    else:
+      qkv_BL3NK = self._heads(qkv_BL3D)
+      q_BLNK, k_BLNK, v_BLNK = (qkv_BL3NK[:, :, i] for i in range(3))
+      if self.norms == 'head':
+        q_BLNK, k_BLNK = self.q_norm(q_BLNK), self.k_norm(k_BLNK)
     if rotary is not None:
       q_BLNK, k_BLNK = rotate(q_BLNK, rotary), rotate(k_BLNK, rotary)
     return q_BLNK, k_BLNK, v_BLNK
+
+  def _heads(self, x: Float[Array, '... D']) -> Float[Array, '... N K']:
+    return x.reshape(*x.shape[:-1], self.heads, -1)
 
   def attend(
     self,

@@ -7,9 +7,11 @@ import pytest
 from pixeldit_jax.convert.official import (
   from_official,
   infer_config,
+  recognise,
   rename_to_official,
   to_official,
 )
+from pixeldit_jax.errors import UserError
 from pixeldit_jax.model.pixeldit import weights_of
 
 CASES = ['c2i_forward', 'c2i_forward_postmod', 't2i']
@@ -22,6 +24,34 @@ def test_weights_come_back_bit_for_bit(golden, name):
   assert back.keys() == weights.keys()
   for key, array in weights.items():
     np.testing.assert_array_equal(back[key], array)
+
+
+@pytest.mark.parametrize('family', ['dit', 'pixelflow'])
+def test_weights_of_other_networks_come_back_bit_for_bit(
+  golden, same_bits, family
+):
+  weights = golden(f'rivals/{family}').below('w')
+  assert recognise(weights) == family
+  same_bits(to_official(from_official(weights, family, heads=2)), weights)
+
+
+@pytest.mark.parametrize('family', ['dit', 'pixelflow'])
+def test_heads_that_weights_do_not_tell_are_asked_for(golden, family):
+  weights = golden(f'rivals/{family}').below('w')
+  with pytest.raises(UserError, match='published has width=32: give heads'):
+    from_official(weights)
+
+
+@pytest.mark.parametrize(
+  'family, other', [('dit', 'deco'), ('pixelflow', 'dit'), ('deco', 'dit')]
+)
+def test_a_file_of_another_family_is_refused_in_a_line(golden, family, other):
+  weights = golden(f'rivals/{other}').below('w')
+  with pytest.raises(UserError) as error:
+    from_official(weights, family, heads=2)
+  assert f'family={family!r}, but the {len(weights)}' in str(error.value)
+  assert f'names of {other}' in str(error.value)
+  assert '\n' not in str(error.value)
 
 
 def test_sizes_and_variant_are_seen_from_the_weights(golden):

@@ -77,6 +77,36 @@ def test_the_family_counts_as_the_public_code(
       assert flops / 1e9 == pytest.approx(gflops, rel=2e-4)
 
 
+@pytest.mark.parametrize(
+  'size, side, parameters, gflops',
+  [
+    ('S', 32, 32_963_360, 12.11),
+    ('B', 32, 130_512_416, 46.01),
+    ('L', 32, 458_102_816, 161.40),
+    ('XL', 32, 675_129_632, 237.24),  # published: 119 multiply-adds
+    ('XL', 64, 675_129_632, 1049.08),
+  ],
+)
+def test_dit_counts_as_the_public_code(size, side, parameters, gflops):
+  """Its weights include 256 fixed positions, which are not trained."""
+  config = ModelConfig(**preset('dit', size))
+  assert count_parameters(config) + 256 * config.width == parameters
+  assert forward_flops(config, side, side) / 1e9 == pytest.approx(gflops, 4e-4)
+
+
+def test_pixelflow_counts_as_the_public_code():
+  config = ModelConfig(**preset('pixelflow', 'XL'))
+  assert count_parameters(config) == 676_611_120
+  for side, gflops in (
+    (32, 58.08),
+    (64, 237.27),
+    (128, 1049.19),
+    (256, 5818.9),
+  ):
+    flops = forward_flops(config, side, side)
+    assert flops / 1e9 == pytest.approx(gflops, rel=1e-4)
+
+
 def test_operations_without_compaction_are_the_papers():
   config = ModelConfig(**preset('pixeldit', 'XL'), pixel_attention='full')
   assert forward_flops(config, 256, 256) / 1e9 == pytest.approx(82247, abs=1)
@@ -97,6 +127,8 @@ def test_operations_without_compaction_are_the_papers():
     preset('pixnerd') | dict(pixel_width=16),
     preset('flatdit'),
     preset('jit') | dict(context_start=1),
+    preset('dit') | dict(in_channels=3),
+    preset('pixelflow'),
   ],
   ids=str,
 )

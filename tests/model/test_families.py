@@ -32,6 +32,8 @@ CASES = [
   ('flatdit', '', ('16x16', '16x24'), {}),
   ('jit', '', ('16x16',), dict(context_start=2)),
   ('jit', 'noctx/', ('16x16',), {}),
+  ('dit', '', ('8x8',), dict(heads=2)),
+  ('pixelflow', '', ('16x16', '16x24'), dict(heads=2)),
 ]
 RUNS = [
   pytest.param(family, part, size, known, id=f'{family} {part}{size}')
@@ -44,6 +46,8 @@ BLOCKS = {
   'pixnerd': dict(patch_blocks='cond_block', pixel_blocks='nerf_block'),
   'flatdit': dict(patch_blocks='block'),
   'jit': dict(patch_blocks='block'),
+  'dit': dict(patch_blocks='block'),
+  'pixelflow': dict(patch_blocks='block'),
 }
 
 
@@ -60,6 +64,9 @@ class Case:
     self.x = jnp.asarray(self['x'].transpose(0, 2, 3, 1))
     self.t = jnp.asarray(self['t'])
     self.y = jnp.asarray(self['y'], jnp.int32)
+    self.told = {}
+    if family == 'pixelflow':
+      self.told = dict(latent_size=self['latent_size'].astype(np.int32))
     self.grid = self.config.grid(*self.x.shape[1:3])
     self.x_BLPC = patchify(self.x, self.config.patch_size)
 
@@ -74,7 +81,7 @@ def test_forward_and_every_block_are_the_public_codes(
 ):
   case = Case(golden, family, part, size, known, scan=scan)
   output, features = call(
-    case.model, case.x, case.t, case.y, method='with_features'
+    case.model, case.x, case.t, case.y, method='with_features', **case.told
   )
   assert_close(output.transpose(0, 3, 1, 2), case['out'])
   for path, name in BLOCKS[family].items():
@@ -91,6 +98,9 @@ def test_embeddings_are_the_public_codes(
 ):
   case = Case(golden, family, part, size, known)
   assert_close(case.model.time_embed(case.t), case['t_emb'])
+  if 'size_emb' in case.arrays:
+    sizes = jnp.asarray(case['latent_size'], jnp.float32)
+    assert_close(case.model.size_embed(sizes), case['size_emb'])
   if 'y_emb' in case.arrays:
     assert_close(case.model.class_embed(case.y), case['y_emb'])
   if 'patch_embed' in case.arrays:
@@ -149,19 +159,29 @@ def test_the_stages_of_pixnerd_are_the_public_codes(golden, assert_close, size):
       assert_close(w, case[f'nerf_{name}_0'])
 
 
-@pytest.mark.parametrize('family', ['flatdit', 'jit'])
-def test_the_last_layer_is_the_public_codes(golden, assert_close, family):
-  known = dict(context_start=2) if family == 'jit' else {}
-  case = Case(golden, family, '', '16x16', known)
+@pytest.mark.parametrize(
+  'family, size, known',
+  [
+    ('flatdit', '16x16', {}),
+    ('jit', '16x16', dict(context_start=2)),
+    ('dit', '8x8', dict(heads=2)),
+    ('pixelflow', '16x24', dict(heads=2)),
+  ],
+)
+def test_the_last_layer_is_the_public_codes(
+  golden, assert_close, family, size, known
+):
+  case = Case(golden, family, '', size, known)
+  expected = case['final' if 'final' in case.arrays else 'final_tokens']
   last = case[f'block_{case.config.patch_depth - 1}']
-  s = jnp.asarray(last[:, -case['final'].shape[1] :])
-  c = jax.nn.silu(
-    case.model.time_embed(case.t) + case.model.class_embed(case.y)
-  )
-  pixels_BLPC = case.model.output(s, c[:, None])
+  s = jnp.asarray(last[:, -expected.shape[1] :])
+  c = case.model.time_embed(case.t) + case.model.class_embed(case.y)
+  if family == 'pixelflow':
+    c += case.model.size_embed(jnp.asarray(case['latent_size'], jnp.float32))
+  pixels_BLPC = case.model.output(s, jax.nn.silu(c)[:, None])
   if family == 'flatdit':  # channel by channel
     pixels_BLPC = pixels_BLPC.swapaxes(2, 3)
-  assert_close(pixels_BLPC.reshape(case['final'].shape), case['final'])
+  assert_close(pixels_BLPC.reshape(expected.shape), expected)
 
 
 # ---- What holds of every network, published or not.
@@ -180,6 +200,8 @@ NARROW = {  # of PixelDiT there are tests enough in `test_pixeldit`
     position_grid=4,
     dropout=0.5,
   ),
+  'dit': dict(in_channels=3),
+  'pixelflow': {},
 }
 
 
@@ -319,8 +341,9 @@ def test_a_mixture_is_named_with_its_departures():
     ('deco', dict(output_norm='plain'), 'only the linear decoder'),
     ('jit', dict(context_start=26), 'below model.patch_depth=26'),
     ('jit', dict(dropout=1.0), 'model.dropout=1.0: at least 0, below 1'),
+    ('pixeldit', dict(variance=True), 'only the linear decoder gives it'),
     ('pixeldit', dict(decoder='conv'), "model.decoder='conv': use one of"),
-    ('pixeldit', dict(prediction='noise'), "('velocity', 'image')"),
+    ('pixeldit', dict(prediction='score'), "('velocity', 'image', 'noise')"),
     (
       'jit',
       dict(num_classes=0, text_width=8),
@@ -342,7 +365,7 @@ def test_what_does_not_go_together_is_refused(family, overrides, named):
 @pytest.mark.parametrize(
   'arguments, named',
   [
-    (('dit',), "model='dit': use one of ['pixeldit', 'deco'"),
+    (('unet',), "model='unet': use one of ['pixeldit', 'deco'"),
     (('jit', 'XL'), "size='XL' with model='jit': use one of ['B', 'L'"),
   ],
 )

@@ -39,7 +39,7 @@ class PatchOutput(nnx.Module):
       )
     self.proj = Linear(
       config.width,
-      (config.pixels, config.in_channels),
+      (config.pixels, config.out_channels),
       ('embed', None, None),
       kernel_init=zeros,
       bias_init=zeros,
