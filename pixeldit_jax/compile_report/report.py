@@ -16,6 +16,7 @@ from pixeldit_jax.compile_report.flops_and_collectives import (
   collectives,
 )
 from pixeldit_jax.compile_report.hlo_parser import Program
+from pixeldit_jax.compile_report.memory_traffic import work_of
 from pixeldit_jax.compile_report.roofline import roofline
 from pixeldit_jax.compile_report.tpu_topology import (
   Compiled,
