@@ -7,7 +7,7 @@ from pixeldit_jax.model.families import preset
 
 
 def get_config() -> ConfigDict:
-  """`train.config.get_config` with the values of text to image at 512."""
+  """The defaults of `pixeldit_jax.config`, changed for text to image at 512."""
   config = defaults.get_config()
   config.model.update(preset('pixeldit', 'T2I'))
   config.model.update(dtype='bfloat16', patch_remat='full', pixel_remat='full')

@@ -5,6 +5,7 @@ any grid of patches, and keys have no bias. The large sizes have a SwiGLU MLP.
 """
 
 import dataclasses
+import functools
 import math
 
 import jax
@@ -12,16 +13,18 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from pixeldit_jax.encoders.vision_transformer import (
+  learned_tokens,
+  linear,
+  patch_embedding,
+  patch_grid,
+  prepend,
+  residual_scale,
+)
 from pixeldit_jax.errors import UserError
 from pixeldit_jax.model.attention import attend
 from pixeldit_jax.model.embed import patchify
-from pixeldit_jax.model.layers import (
-  LayerNorm,
-  Linear,
-  matmul_precision,
-  normal,
-  zeros,
-)
+from pixeldit_jax.model.layers import LayerNorm, matmul_precision
 from pixeldit_jax.model.rope import Rotary, rotate
 from pixeldit_jax.model.stack import run_blocks, stack_blocks
 from pixeldit_jax.typing import Array, Float
@@ -91,13 +94,7 @@ class DINOv3Config:
     Raises:
       UserError: a side that is not a multiple of the patch size.
     """
-    p = self.patch_size
-    if height < p or width < p or height % p or width % p:
-      raise UserError(
-        f'DINOv3 takes images whose sides are multiples of {p}, not '
-        f'{height} x {width}: resize them, as encoder_tokens does.'
-      )
-    return height // p, width // p
+    return patch_grid('DINOv3', self.patch_size, height, width)
 
 
 def sized(size: str, **overrides) -> DINOv3Config:
@@ -162,38 +159,24 @@ class DINOv3Block(nnx.Module):
   def __init__(self, config: DINOv3Config, *, rngs: nnx.Rngs):
     width, heads, size = config.width, config.heads, config.head_size
 
-    def linear(inputs, outputs, axes, bias=True):
-      return Linear(
-        inputs,
-        outputs,
-        axes,
-        bias=bias,
-        kernel_init=normal,
-        bias_init=zeros,
-        dtype=config.dtype,
-        rngs=rngs,
-      )
-
-    def scale():
-      value = jnp.full(width, config.layer_scale, jnp.float32)
-      return nnx.Param(value, axes=(None,))
-
+    dense = functools.partial(linear, dtype=config.dtype, rngs=rngs)
+    scale = functools.partial(residual_scale, width, config.layer_scale)
     hidden = (2, config.mlp_width) if config.gated else config.mlp_width
     mlp_axes = (None, 'mlp') if config.gated else ('mlp',)
     self.gated = config.gated
     self.norm1 = LayerNorm(width, EPSILON)
-    self.qkv = linear(
+    self.qkv = dense(
       width, (3, heads, size), ('embed', None, 'heads', None), bias=False
     )
     self.has_bias = config.qv_bias
     if config.qv_bias:
       value = jnp.zeros((2, heads, size), jnp.float32)
       self.qv_bias = nnx.Param(value, axes=(None, 'heads', None))
-    self.proj = linear((heads, size), width, ('heads', None, 'embed'))
+    self.proj = dense((heads, size), width, ('heads', None, 'embed'))
     self.scale1 = scale()
     self.norm2 = LayerNorm(width, EPSILON)
-    self.up = linear(width, hidden, ('embed', *mlp_axes))
-    self.down = linear(config.mlp_width, width, ('mlp', 'embed'))
+    self.up = dense(width, hidden, ('embed', *mlp_axes))
+    self.down = dense(config.mlp_width, width, ('mlp', 'embed'))
     self.scale2 = scale()
 
   def __call__(
@@ -220,23 +203,12 @@ class DINOv3(nnx.Module):
   def __init__(self, config: DINOv3Config, *, rngs: nnx.Rngs):
     self.config = config
     width = config.width
-
-    def tokens(count):
-      value = normal(rngs.params(), (count, width), jnp.float32)
-      return nnx.Param(value, axes=(None, 'embed'))
-
-    self.patch_embed = Linear(
-      (config.patch_size**2, 3),
-      width,
-      (None, None, 'embed'),
-      kernel_init=normal,
-      bias_init=zeros,
-      dtype=config.dtype,
-      rngs=rngs,
+    self.patch_embed = patch_embedding(
+      config.patch_size, width, dtype=config.dtype, rngs=rngs
     )
-    self.class_token = tokens(1)
+    self.class_token = learned_tokens(1, width, rngs)
     if config.registers:
-      self.register_tokens = tokens(config.registers)
+      self.register_tokens = learned_tokens(config.registers, width, rngs)
     self.blocks = stack_blocks(
       lambda rngs: DINOv3Block(config, rngs=rngs), config.depth, rngs
     )
@@ -269,10 +241,8 @@ class DINOv3(nnx.Module):
     tokens = [self.class_token[...]]
     if config.registers:
       tokens.append(self.register_tokens[...])
-    first = jnp.concatenate(tokens).astype(jnp.float32)
-    before = first.shape[0]
-    first = jnp.broadcast_to(first, (x.shape[0], *first.shape))
-    x = jnp.concatenate([first, x], axis=1)
+    x = prepend(tokens, x)
+    before = 1 + config.registers
     rotary = rotary_centers(config, grid, before)
     x, features = run_blocks(
       self.blocks, x, rotary, scan=config.scan, remat='none'

@@ -1,10 +1,11 @@
 """DINOv2, the frozen teacher of representation alignment (arXiv 2304.07193).
 
-A vision transformer with LayerNorm, biases everywhere, exact GELU, a learned
+A vision transformer with LayerNorm, biases in all layers, exact GELU, a learned
 scale on each residual branch and, optionally, register tokens (2309.16588).
 """
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -12,17 +13,19 @@ import numpy as np
 from flax import nnx
 
 from pixeldit_jax.encoders.dinov3 import DINOv3, DINOv3Config
+from pixeldit_jax.encoders.vision_transformer import (
+  learned_tokens,
+  linear,
+  patch_embedding,
+  patch_grid,
+  prepend,
+  residual_scale,
+)
 from pixeldit_jax.errors import UserError
 from pixeldit_jax.images.resize import resize_bicubic
 from pixeldit_jax.model.attention import attend
 from pixeldit_jax.model.embed import patchify
-from pixeldit_jax.model.layers import (
-  LayerNorm,
-  Linear,
-  matmul_precision,
-  normal,
-  zeros,
-)
+from pixeldit_jax.model.layers import LayerNorm, matmul_precision
 from pixeldit_jax.model.stack import run_blocks, stack_blocks
 from pixeldit_jax.typing import Array, Float
 
@@ -92,15 +95,9 @@ class VisionConfig:
     """Patches down and across an image.
 
     Raises:
-      ValueError: a side that is not a multiple of the patch size.
+      UserError: a side that is not a multiple of the patch size.
     """
-    p = self.patch_size
-    if height < p or width < p or height % p or width % p:
-      raise UserError(
-        f'the teacher takes images whose sides are multiples of {p}, not '
-        f'{height} x {width}: resize them, as teacher_features does.'
-      )
-    return height // p, width // p
+    return patch_grid('the teacher', self.patch_size, height, width)
 
 
 def sized(size: str, **overrides) -> VisionConfig:
@@ -117,29 +114,16 @@ class VisionBlock(nnx.Module):
     width, heads = config.width, config.heads
     head_size, hidden = width // heads, config.mlp_ratio * width
 
-    def linear(inputs, outputs, axes):
-      return Linear(
-        inputs,
-        outputs,
-        axes,
-        kernel_init=normal,
-        bias_init=zeros,
-        dtype=config.dtype,
-        rngs=rngs,
-      )
-
-    def scale():
-      value = jnp.full(width, config.layer_scale, jnp.float32)
-      return nnx.Param(value, axes=(None,))
-
+    dense = functools.partial(linear, dtype=config.dtype, rngs=rngs)
+    scale = functools.partial(residual_scale, width, config.layer_scale)
     qkv_axes = ('embed', None, 'heads', None)
     self.norm1 = LayerNorm(width)
-    self.qkv = linear(width, (3, heads, head_size), qkv_axes)
-    self.proj = linear((heads, head_size), width, ('heads', None, 'embed'))
+    self.qkv = dense(width, (3, heads, head_size), qkv_axes)
+    self.proj = dense((heads, head_size), width, ('heads', None, 'embed'))
     self.scale1 = scale()
     self.norm2 = LayerNorm(width)
-    self.up = linear(width, hidden, ('embed', 'mlp'))
-    self.down = linear(hidden, width, ('mlp', 'embed'))
+    self.up = dense(width, hidden, ('embed', 'mlp'))
+    self.down = dense(hidden, width, ('mlp', 'embed'))
     self.scale2 = scale()
 
   def __call__(self, x: Float[Array, 'B L D']) -> Float[Array, 'B L D']:
@@ -156,25 +140,15 @@ class DINOv2(nnx.Module):
 
   def __init__(self, config: VisionConfig, *, rngs: nnx.Rngs):
     self.config = config
-    width, pixels = config.width, config.patch_size**2
-
-    def tokens(count):
-      value = normal(rngs.params(), (count, width), jnp.float32)
-      return nnx.Param(value, axes=(None, 'embed'))
-
-    self.patch_embed = Linear(
-      (pixels, 3),
-      width,
-      (None, None, 'embed'),
-      kernel_init=normal,
-      bias_init=zeros,
-      dtype=config.dtype,
-      rngs=rngs,
+    width = config.width
+    self.patch_embed = patch_embedding(
+      config.patch_size, width, dtype=config.dtype, rngs=rngs
     )
-    self.class_token = tokens(1)
-    self.positions = tokens(1 + config.grid**2)  # of the class token first
+    self.class_token = learned_tokens(1, width, rngs)
+    # The first is that of the class token.
+    self.positions = learned_tokens(1 + config.grid**2, width, rngs)
     if config.registers:
-      self.register_tokens = tokens(config.registers)
+      self.register_tokens = learned_tokens(config.registers, width, rngs)
     self.blocks = stack_blocks(
       lambda rngs: VisionBlock(config, rngs=rngs), config.depth, rngs
     )
@@ -187,7 +161,7 @@ class DINOv2(nnx.Module):
       x: images, ImageNet-normalised, sides multiples of the patch size.
 
     Raises:
-      ValueError: sides that are not.
+      UserError: sides that are not.
     """
     with matmul_precision(self.config.dtype):
       return self._forward(x)
@@ -196,19 +170,16 @@ class DINOv2(nnx.Module):
     config = self.config
     dtype = jnp.dtype(config.dtype)
     grid = config.patches(*x.shape[1:3])
-    place_LD = self.positions_at(grid).astype(dtype)
+    positions_LD = self.positions_at(grid).astype(dtype)
     x = self.patch_embed(patchify(x.astype(dtype), config.patch_size))
-    x += place_LD[1:]
+    x += positions_LD[1:]
     # Positions go to the class token and the patches, not to registers.
-    tokens = [self.class_token[...].astype(dtype) + place_LD[:1]]
+    tokens = [self.class_token[...].astype(dtype) + positions_LD[:1]]
     if config.registers:
       tokens.append(self.register_tokens[...].astype(dtype))
-    first = jnp.concatenate(tokens)
-    before = first.shape[0]
-    first = jnp.broadcast_to(first, (x.shape[0], *first.shape))
-    x = jnp.concatenate([first, x], axis=1)
+    x = prepend(tokens, x)
     x, _ = run_blocks(self.blocks, x, scan=config.scan, remat='none')
-    return self.norm(x[:, before:])
+    return self.norm(x[:, 1 + config.registers :])
 
   def positions_at(self, grid: tuple[int, int]) -> Float[Array, 'L D']:
     """Of the class token, then of the patches, float32."""

@@ -128,7 +128,13 @@ def _product(x: Float[Array, '...'], kernel: Float[Array, '...'], axes: int):
 
 
 class RMSNorm(nnx.Module):
-  """x / rms(x) * weight over the last axis."""
+  """x / rms(x) * weight over the last axis.
+
+  The norms are ours for two reasons: their weights carry the logical `axes`
+  that sharding and conversion read, as those of `Linear`, and the variance of
+  `nnx.LayerNorm` is by default mean(x^2) - mean(x)^2, which loses all digits
+  where the mean is large (`findings/flax_layer_norm_loses_a_mean.sh`).
+  """
 
   def __init__(self, width: int, eps: float = 1e-6):
     self.weight = nnx.Param(jnp.ones(width, jnp.float32), axes=(None,))
@@ -143,7 +149,8 @@ class RMSNorm(nnx.Module):
 class LayerNorm(nnx.Module):
   """(x - mean(x)) / std(x) * weight + bias over the last axis.
 
-  Without `affine` there are no weight and bias.
+  Without `affine` there are no weight and bias. See `RMSNorm` for why it is not
+  flax's.
   """
 
   def __init__(self, width: int, eps: float = 1e-6, *, affine: bool = True):
@@ -179,9 +186,29 @@ def modulate(
   return x * (1 + scale) + shift
 
 
-def modulation_init(config: ModelConfig) -> Initializer | None:
-  """How linear layers of modulation start; None is as any other layer."""
-  return zeros if config.zero_modulation else None
+def modulation_linear(
+  config: ModelConfig,
+  outputs: tuple[int, ...],
+  axes: tuple[str | None, ...],
+  *,
+  init: str = 'uniform',
+  rngs: nnx.Rngs,
+) -> Linear:
+  """The linear layer of AdaLN, from the condition [..., D] to `outputs`.
+
+  It starts at zero, or with `zero_modulation=False` as any other layer.
+  """
+  start = zeros if config.zero_modulation else None
+  return Linear(
+    config.width,
+    outputs,
+    ('embed', *axes),
+    init=init,
+    kernel_init=start,
+    bias_init=start,
+    dtype=config.dtype,
+    rngs=rngs,
+  )
 
 
 # f(x): zero in place of some values, the others larger by as much.

@@ -9,12 +9,11 @@ from pixeldit_jax.model.layers import (
   Dropout,
   GeluMLP,
   LayerNorm,
-  Linear,
   SwiGLU,
   dropout_of,
   make_norm,
   modulate,
-  modulation_init,
+  modulation_linear,
   no_dropout,
 )
 from pixeldit_jax.model.rope import Rotary
@@ -57,15 +56,8 @@ class PatchBlock(nnx.Module):
     self.norm2 = make_norm(config, config.width)
     MLP = GeluMLP if config.mlp == 'gelu' else SwiGLU
     self.mlp: SwiGLU | GeluMLP = MLP(config, rngs=rngs)
-    self.adaln = Linear(
-      config.width,
-      (6, config.width),
-      ('embed', None, None),
-      init=config.init,
-      kernel_init=modulation_init(config),
-      bias_init=modulation_init(config),
-      dtype=config.dtype,
-      rngs=rngs,
+    self.adaln = modulation_linear(
+      config, (6, config.width), (None, None), init=config.init, rngs=rngs
     )
 
   def __call__(

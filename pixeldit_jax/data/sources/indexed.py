@@ -35,6 +35,24 @@ class IndexedSource(Source):
   def __reduce__(self):
     return _reopen, (type(self), self._index)
 
+  def check(self, *, checksums: bool = False, **options: Any) -> None:
+    """Compares the checksums of the files, where their format has any.
+
+    The options are those of `Source.check`. Images are resized when they are
+    read, so every resolution will do.
+    """
+    if checksums:
+      first, step = options['process_index'], options['process_count']
+      for path in self.files[first::step]:
+        self._compare_checksums(path)
+
+  def _compare_checksums(self, path: str) -> None:
+    """Compares the checksums of one file; a format without any does nothing.
+
+    Raises:
+      UserError: the file is damaged.
+    """
+
   @property
   def settings(self) -> dict[str, Any]:
     """What the index was made with."""

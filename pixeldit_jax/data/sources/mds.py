@@ -62,19 +62,9 @@ class MdsSource(indexed.IndexedSource):
     super().__init__(index, f'mds:{spec}')
     self._shards = shards
 
-  def check(
-    self,
-    *,
-    checksums: bool = False,
-    process_index: int = 0,
-    process_count: int = 1,
-    **_,
-  ):
-    """Compares, with `checksums`, those of shards; raises UserError."""
-    if checksums:
-      shards = list(self._shards.items())
-      for path, shard in shards[process_index::process_count]:
-        _compare_hashes(path, shard['raw_data'].get('hashes') or {})
+  def _compare_checksums(self, path: str) -> None:
+    """Compares that of the shard with `index.json`."""
+    _compare_hashes(path, self._shards[path]['raw_data'].get('hashes') or {})
 
   def _image(self, index: int, path: str) -> bytes | UInt8[np.ndarray, 'H W C']:
     data = super()._image(index, path)

@@ -67,24 +67,14 @@ class ParquetSource(indexed.IndexedSource):
     )
     super().__init__(index, f'parquet:{spec}')
 
-  def check(
-    self,
-    *,
-    checksums: bool = False,
-    process_index: int = 0,
-    process_count: int = 1,
-    **_,
-  ):
-    """Compares, with `checksums`, those of pages; raises UserError."""
-    if not checksums:
-      return
-    for path in self.files[process_index::process_count]:
-      with _open(path, page_checksum_verification=True) as file:
-        try:
-          for group in range(file.num_row_groups):
-            file.read_row_group(group, columns=[self.settings['image']])
-        except _DAMAGE as error:
-          raise UserError(f'{path} is damaged: {error}') from error
+  def _compare_checksums(self, path: str) -> None:
+    """Compares those of the pages."""
+    with _open(path, page_checksum_verification=True) as file:
+      try:
+        for group in range(file.num_row_groups):
+          file.read_row_group(group, columns=[self.settings['image']])
+      except _DAMAGE as error:
+        raise UserError(f'{path} is damaged: {error}') from error
 
   def _image(self, index: int, path: str) -> bytes:
     rows, blobs = self._index.rows, self._index.blobs

@@ -74,28 +74,20 @@ class WebDatasetSource(indexed.IndexedSource):
         f'({", ".join(_IMAGES)}). ' + '; '.join(index.meta['notes'])
       )
     super().__init__(index, f'wds:{spec}')
-    self._wids = path if expected else ''
+    self._md5_sums = {
+      path: shard['md5sum']
+      for path, shard in expected.items()
+      if 'md5sum' in shard
+    }
 
-  def check(
-    self,
-    *,
-    checksums: bool = False,
-    process_index: int = 0,
-    process_count: int = 1,
-    **_,
-  ):
-    """Compares, with `checksums`, those of a WIDS index; raises UserError."""
-    if not checksums or not self._wids:
-      return
-    shards = list(read_wids(self._wids).items())
-    for path, shard in shards[process_index::process_count]:
-      if 'md5sum' in shard:
-        with open(path, 'rb') as file:
-          found = hashlib.file_digest(file, 'md5').hexdigest()
-        if found != shard['md5sum']:
-          raise UserError(
-            f'{path} is damaged: its MD5 is not that of {self._wids}'
-          )
+  def _compare_checksums(self, path: str) -> None:
+    """Compares that of a tar with the WIDS index, if there is one."""
+    wanted = self._md5_sums.get(path)
+    if wanted is not None:
+      with open(path, 'rb') as file:
+        found = hashlib.file_digest(file, 'md5').hexdigest()
+      if found != wanted:
+        raise UserError(f'{path} is damaged: its MD5 is not that of the index')
 
 
 def read_wids(path: str) -> dict[str, dict[str, Any]]:

@@ -16,7 +16,7 @@ from pixeldit_jax.model.layers import (
   PixelMLP,
   make_norm,
   modulate,
-  modulation_init,
+  modulation_linear,
   zeros,
 )
 from pixeldit_jax.model.rope import Rotary, rotary_2d
@@ -123,15 +123,8 @@ class PixelBlock(nnx.Module):
       self.attn = PixelAttention(config, rngs=rngs)
     self.norm2 = make_norm(config, config.pixel_width)
     self.mlp = PixelMLP(config, rngs=rngs)
-    self.adaln = Linear(
-      config.width,
-      outputs,
-      ('embed', None, 'pixels' if pixelwise else None, None),
-      kernel_init=modulation_init(config),
-      bias_init=modulation_init(config),
-      dtype=config.dtype,
-      rngs=rngs,
-    )
+    axes = (None, 'pixels' if pixelwise else None, None)
+    self.adaln = modulation_linear(config, outputs, axes, rngs=rngs)
 
   def __call__(
     self,

@@ -30,10 +30,13 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
 from pixeldit_jax.model.kernels import KEPT, LOWEST, RESIDUALS
-from pixeldit_jax.typing import Array, Bool, Float
+from pixeldit_jax.model.kernels.tpu import (
+  LANES,
+  SUBLANES,
+  scaled,
+  tpu_attention,
+)
 
-LANES = 128  # of a register, and of a tile of memory
-SUBLANES = 16  # bfloat16 rows of a tile
 QUERIES, KEYS = 512, 1536  # in a block, at most
 SCORES = QUERIES * KEYS  # in a block, of all its heads
 VMEM = 48 * 2**20  # bytes that a kernel may take, where a core has as many
@@ -57,26 +60,12 @@ class Blocks(NamedTuple):
   interpret: bool
 
 
-def flash_attention(
-  q_BLNK: Float[Array, 'B L N K'],
-  k_BSNK: Float[Array, 'B S N K'],
-  v_BSNK: Float[Array, 'B S N K'],
-  mask_BS: Bool[Array, 'B S'] | None = None,
-  *,
-  interpret: bool = False,
-) -> Float[Array, 'B L N K']:
-  """softmax(q k / sqrt(K)) v; zeros for a query without any key.
+def _padded_attention(q_BLNK, k_BSNK, v_BSNK, mask_BS, interpret: bool):
+  """Pads the arrays, and calls the kernel.
 
   Lengths are padded to full blocks and heads to full tiles, with zeros. One of
   the padded channels hides keys: it holds 1 in queries, and 0 or LOWEST in
   keys, which the product adds to the score.
-
-  Args:
-    q_BLNK: queries.
-    k_BSNK: keys.
-    v_BSNK: values.
-    mask_BS: True where a key may be attended.
-    interpret: run in Pallas interpret mode, slowly, on any platform.
   """
   B, L, N, K = q_BLNK.shape
   S = k_BSNK.shape[1]
@@ -86,10 +75,7 @@ def flash_attention(
   blocks = Blocks(block_q, block_k, heads, kept, interpret)
   hides = mask_BS is not None or S % block_k > 0
   channels = K + hides + -(K + hides) % SUBLANES
-  # Powers are of 2 in the kernel. Scaled in float32, since a bfloat16 scale
-  # would be off for all scores alike.
-  scale = K**-0.5 * math.log2(math.e)
-  q_BLNK = (q_BLNK.astype(jnp.float32) * scale).astype(q_BLNK.dtype)
+  q_BLNK = scaled(q_BLNK, K**-0.5 * math.log2(math.e))  # for powers of 2
   q_BNKL = _prepare(q_BLNK, channels, block_q)
   k_BNKS, v_BNKS = (_prepare(x, channels, block_k) for x in (k_BSNK, v_BSNK))
   if hides:
@@ -100,11 +86,10 @@ def flash_attention(
     k_BNKS = jnp.where(own_K1, hide_B11S.astype(k_BNKS.dtype), k_BNKS)
     q_BNKL = jnp.where(own_K1, jnp.ones((), q_BNKL.dtype), q_BNKL)
   o_BNKL = _attention(q_BNKL, k_BNKS, v_BNKS, blocks)
-  o_BLNK = jnp.moveaxis(o_BNKL[:, :, :K, :L], -1, 1)
-  if mask_BS is None:
-    return o_BLNK
-  # Without any key to see the kernel returns the mean of all values.
-  return jnp.where(mask_BS.any(1)[:, None, None, None], o_BLNK, 0)
+  return jnp.moveaxis(o_BNKL[:, :, :K, :L], -1, 1)
+
+
+flash_attention = functools.partial(tpu_attention, _padded_attention)
 
 
 def block_size(length: int, most: int) -> int:

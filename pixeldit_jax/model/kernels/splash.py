@@ -4,6 +4,7 @@ FlashAttention (arXiv 2205.14135) with the scores only in VMEM. This file brings
 lengths, head sizes and layouts to those that the kernel takes.
 """
 
+import functools
 import math
 
 import jax
@@ -11,41 +12,28 @@ import jax.numpy as jnp
 from jax.experimental.pallas.ops.tpu import splash_attention as pallas_splash
 
 from pixeldit_jax.model.kernels import KEPT, RESIDUALS
-from pixeldit_jax.typing import Array, Bool, Float
+from pixeldit_jax.model.kernels.tpu import (
+  LANES,
+  SUBLANES,
+  scaled,
+  tpu_attention,
+)
 
-LANES = 128  # a TPU register and its memory tiles hold rows of 128
-SUBLANES = 16  # bfloat16 rows of a tile
 BLOCK = 1024
 KEYS = 2 * BLOCK  # in a block of the backward pass; 4,096 overflow a core
 PARTS = 32  # partial gradients of queries, of all heads, at most
 
 
-def splash_attention(
-  q_BLNK: Float[Array, 'B L N K'],
-  k_BSNK: Float[Array, 'B S N K'],
-  v_BSNK: Float[Array, 'B S N K'],
-  mask_BS: Bool[Array, 'B S'] | None = None,
-  *,
-  interpret: bool = False,
-) -> Float[Array, 'B L N K']:
-  """softmax(q k / sqrt(K)) v; zeros for a query without any key.
+def _attention(q_BLNK, k_BSNK, v_BSNK, mask_BS, interpret: bool):
+  """Pads the arrays, and calls the kernel.
 
   Lengths are padded to a multiple of a block, and head sizes with zeros to one
   of 16 (72 to 80), which leaves the scores and the first K outputs as they are.
-
-  Args:
-    q_BLNK: queries.
-    k_BSNK: keys.
-    v_BSNK: values.
-    mask_BS: True where a key may be attended.
-    interpret: run in Pallas interpret mode, slowly, on any platform.
   """
   B, L, N, K = q_BLNK.shape
   S = k_BSNK.shape[1]
-  # The kernel has no scale, so that of the true head size goes into q; times
-  # a float32, since a bfloat16 scale would be off for all scores alike.
-  q_BNLK = (q_BLNK.astype(jnp.float32) * K**-0.5).astype(q_BLNK.dtype)
-  q_BNLK = _prepare(q_BNLK)
+  # The kernel has no scale, so that of the true head size goes into q.
+  q_BNLK = _prepare(scaled(q_BLNK, K**-0.5))
   k_BNSK, v_BNSK = _prepare(k_BSNK), _prepare(v_BSNK)
   kept = L * S >= KEPT * KEPT
   kernel = _kernel(N, q_BNLK.shape[2:], k_BNSK.shape[2:], kept, interpret)
@@ -58,11 +46,10 @@ def splash_attention(
     ids_BL = jnp.ones((B, q_BNLK.shape[2]), jnp.int32)
     segments = pallas_splash.SegmentIds(ids_BL, ids_BS.astype(jnp.int32))
     o_BNLK = jax.vmap(kernel)(q_BNLK, k_BNSK, v_BNSK, segments)
-  o_BLNK = o_BNLK.swapaxes(1, 2)[:, :L, :, :K]
-  if mask_BS is None:
-    return o_BLNK
-  # Without any key to see the kernel returns the mean of all values.
-  return jnp.where(mask_BS.any(1)[:, None, None, None], o_BLNK, 0)
+  return o_BNLK.swapaxes(1, 2)[:, :L, :, :K]
+
+
+splash_attention = functools.partial(tpu_attention, _attention)
 
 
 def _prepare(x_BLNK):
