@@ -19,12 +19,20 @@ from pixeldit_jax.convert import (
   pixeldit2,
   pixelflow,
   pixnerd,
+  pmf,
+)
+from pixeldit_jax.convert.autoencoder import (
+  AUTOENCODER,
+  from_autoencoder,
+  is_autoencoder,
+  to_autoencoder,
 )
 from pixeldit_jax.convert.blocks import Shapes
 from pixeldit_jax.convert.lazy import LazyTensors, flat, nested, specs_of
 from pixeldit_jax.convert.release import Release
 from pixeldit_jax.convert.rules import to_native, to_released
 from pixeldit_jax.convert.vision import from_vision
+from pixeldit_jax.encoders.autoencoder import Autoencoder
 from pixeldit_jax.encoders.dinov3 import DINOv3Config
 from pixeldit_jax.encoders.grounding import Grounded, check_encoder
 from pixeldit_jax.encoders.vision import VisionConfig, abstract_network
@@ -43,6 +51,7 @@ RELEASES: Mapping[str, Release] = {
   'pixeldit2': pixeldit2.RELEASE,
   'dit': dit.RELEASE,
   'pixelflow': pixelflow.RELEASE,
+  'pmf': pmf.RELEASE,
 }
 # What configurations of the public codes call fields of `ModelConfig`.
 PUBLIC_NAMES = {
@@ -132,7 +141,8 @@ def _families(names: Mapping[str, np.ndarray]) -> list[str]:
 def _named(family: str, names: Mapping[str, np.ndarray]) -> str:
   """Raises UserError for no family, or names that are another's alone."""
   if family not in RELEASES:
-    raise UserError(f'family={family!r}: use one of {", ".join(RELEASES)}.')
+    known = ', '.join([*RELEASES, AUTOENCODER])
+    raise UserError(f'family={family!r}: use one of {known}.')
   found = _families(names)
   if found and family not in found:
     raise UserError(
@@ -152,8 +162,10 @@ def from_official(
   encoder: Encoder | None = None,
   encoder_heads: int | None = None,
   **overrides,
-) -> PixelDiT | Grounded:
+) -> PixelDiT | Grounded | Autoencoder:
   """The network that holds released weights; call it as `model(x, t, y)`.
+
+  That of pMF is called as `model(x, h, y, omega, t_min, t_max)`, in pMF's time.
 
   Its output is what the public code's network predicts, `model.config`
   tells which: a velocity or an image.
@@ -161,7 +173,8 @@ def from_official(
   Args:
     weights: names of the release, as 'patch_blocks.0.attn.qkv.weight', to
       NumPy arrays. Sizes are seen from the shapes.
-    family: one of `RELEASES`; recognised from the names by default.
+    family: one of `RELEASES`, or 'sdvae' for an `Autoencoder`; recognised from
+      the names by default.
     encoder: of a grounded network, what it looks at its noisy images with;
       without it the network answers ungrounded.
     encoder_heads: attention heads of an encoder given as tensors, where a head
@@ -172,6 +185,8 @@ def from_official(
     UserError: names or shapes that do not fit, all of them listed; an encoder
       of another width than the network was made for.
   """
+  if family == AUTOENCODER or family is None and is_autoencoder(weights):
+    return from_autoencoder(weights, **overrides)
   config = infer_config(weights, family, **overrides)
   native = native_of(weights, config)
   graphdef = nnx.graphdef(abstract_model(config))
@@ -194,11 +209,15 @@ def _encoder(encoder: Encoder, heads: int | None, config: ModelConfig):
   return nnx.merge(graphdef, jax.tree.map(jnp.asarray, weights))
 
 
-def to_official(model: PixelDiT | Grounded) -> dict[str, np.ndarray]:
+def to_official(
+  model: PixelDiT | Grounded | Autoencoder,
+) -> dict[str, np.ndarray]:
   """The weights of a network under the names of its family's release.
 
   Those of an encoder are not among them.
   """
+  if isinstance(model, Autoencoder):
+    return to_autoencoder(model)
   network = model.network if isinstance(model, Grounded) else model
   return rename_to_official(weights_of(network), network.config)
 
@@ -271,7 +290,9 @@ def release_of(config: ModelConfig) -> Release:
 
 def _depths(config: ModelConfig) -> dict[str, int]:
   return dict(
-    patch_blocks=config.patch_depth,
+    patch_blocks=config.patch_depth - config.branch_depth,
+    u_blocks=config.branch_depth,
+    v_blocks=config.branch_depth,
     pixel_blocks=config.pixel_depth,
     grounding=config.grounding_depth,
   )

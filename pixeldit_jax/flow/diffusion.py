@@ -151,11 +151,11 @@ def kept_steps(total: int, steps: int | str) -> np.ndarray:
     size = total // len(counts) + (i < total % len(counts))
     if count > size:
       raise UserError(f'steps={steps!r}: {count} of {size} steps; keep fewer.')
-    stride = (size - 1) / (count - 1) if count > 1 else 1.0
+    apart = (size - 1) / (count - 1) if count > 1 else 1.0
     place = 0.0  # summed up, not multiplied: halves are rounded as in DiT
     for _ in range(count):
       kept.append(start + round(place))
-      place += stride
+      place += apart
     start += size
   return np.asarray(kept)
 

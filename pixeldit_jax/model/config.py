@@ -11,13 +11,14 @@ NORMS = ('rms', 'layer', 'plain')
 ATTENTION_NORMS = ('norm', 'plain')
 QK_NORMS = ('head', 'joint', 'none')
 MLPS = ('swiglu', 'gelu')
+MEAN_FLOW = ('none', 'added', 'tokens')
 OUTPUT_NORMS = ('norm', 'plain')
 POSITIONS = ('rope', 'absolute', 'both')
 ROTARY = ('span', 'row_column', 'column_row')
 TIME = ('unit', 'noise')
 DECODERS = ('pit_blocks', 'deco', 'nerf_field', 'linear')
 PREDICTIONS = ('velocity', 'image', 'noise')
-INIT = ('uniform', 'xavier')
+INIT = ('uniform', 'xavier', 'narrow')
 DTYPES = ('float32', 'bfloat16')
 REMAT = ('none', 'matmuls', 'full')
 ATTENTION = ('auto', 'xla', 'blockwise', 'splash', 'flash', 'cudnn')
@@ -82,6 +83,13 @@ class ModelConfig:
       from it.
     bottleneck: width of a linear layer in front of the patch embedding; 0 has
       none.
+    bottleneck_bias: that layer has a bias.
+    mean_flow: how a network of average velocities is told of its step, scale
+      and interval of guidance (see `model.mean_flow`): it is none, they are
+      added to the time, or they are tokens in place of it, as pMF's are.
+    branch_depth: the last of the patch blocks, which pMF has once for the
+      average velocity; 0 with the others.
+    velocity_branch: pMF has such blocks for the velocity too.
     context_tokens: tokens of the class that are put in front of the patches in
       the patch path; 0 has none.
     context_start: how many blocks are run before that.
@@ -105,7 +113,8 @@ class ModelConfig:
       the one after it (PixelFlow).
     size_embed: the patches across an image are a condition too (PixelFlow).
     init: of linear layers, where nothing else is said: within 1/sqrt(fan in)
-      ('uniform'), or Xavier's with biases of 0.
+      ('uniform'), Xavier's with biases of 0, or of a normal distribution with
+      0.32/sqrt(fan in), also with biases of 0 ('narrow', pMF).
     zero_modulation: patch and PiT blocks start with modulation zero, as the
       identity if 'pre'; the text-to-image release starts them random.
     prediction: what the network gives: the velocity, the image at the end of
@@ -150,6 +159,10 @@ class ModelConfig:
   rotary: str = 'span'
   position_grid: int = 0
   bottleneck: int = 0
+  bottleneck_bias: bool = False
+  mean_flow: str = 'none'
+  branch_depth: int = 0
+  velocity_branch: bool = False
   context_tokens: int = 0
   context_start: int = 0
   condition_silu: int = 1
@@ -186,6 +199,7 @@ class ModelConfig:
       ('field_ratio', 1),
       ('position_grid', 0),
       ('bottleneck', 0),
+      ('branch_depth', 0),
       ('context_tokens', 0),
       ('context_start', 0),
       ('condition_silu', 1),
@@ -214,6 +228,7 @@ class ModelConfig:
       ('attention_norm', ATTENTION_NORMS),
       ('qk_norm', QK_NORMS),
       ('mlp', MLPS),
+      ('mean_flow', MEAN_FLOW),
       ('output_norm', OUTPUT_NORMS),
       ('positions', POSITIONS),
       ('rotary', ROTARY),
@@ -231,6 +246,7 @@ class ModelConfig:
         )
     self._check_decoder()
     self._check_patch_path()
+    self._check_mean_flow()
 
   def _check_decoder(self) -> None:
     """Raises UserError for a decoder and options that do not go together."""
@@ -297,6 +313,27 @@ class ModelConfig:
     if not self.time_period > 1:
       raise UserError(f'model.time_period={self.time_period}: above 1.')
 
+  def _check_mean_flow(self) -> None:
+    """Raises UserError for branches that there are not."""
+    tokens = self.mean_flow == 'tokens'
+    if tokens != (0 < self.branch_depth < self.patch_depth):
+      raise UserError(
+        f'model.branch_depth={self.branch_depth} with model.mean_flow='
+        f'{self.mean_flow!r}: with tokens between 1 and model.patch_depth - 1, '
+        'otherwise 0.'
+      )
+    if tokens and (self.decoder != 'linear' or not self.position_grid):
+      raise UserError(
+        f"model.mean_flow='tokens' with model.decoder={self.decoder!r} and "
+        f"model.position_grid={self.position_grid}: pMF's decoder is 'linear', "
+        'and it has learned positions for a square of position_grid patches.'
+      )
+    if self.mean_flow != 'none' and self.text_width:
+      raise UserError(
+        f'model.mean_flow={self.mean_flow!r} with model.text_width='
+        f'{self.text_width}: only networks of classes know average velocities.'
+      )
+
   @property
   def head_size(self) -> int:
     return self.width // self.heads
@@ -342,6 +379,15 @@ class ModelConfig:
         f'{p} x {p} (model.patch_size): use {near[0]} x {near[1]}.'
       )
     return height // p, width // p
+
+  def check_positions(self, grid: tuple[int, int]) -> None:
+    """Raises UserError for patches that there are no learned positions for."""
+    side = self.position_grid
+    if grid != (side, side):
+      raise UserError(
+        f'an image of {grid[0]} x {grid[1]} patches: the network has learned '
+        f'positions for {side} x {side} (model.position_grid).'
+      )
 
 
 def _check_heads(path: str, width: int, heads: int) -> None:

@@ -13,6 +13,7 @@ from pixeldit_jax.model.decoders.cosine_basis import FREQUENCIES
 from pixeldit_jax.model.decoders.pit_blocks import modulation_vectors
 from pixeldit_jax.model.embed import TIME_FEATURES
 from pixeldit_jax.model.grounding import projector_config
+from pixeldit_jax.model.mean_flow import PREFIX, Step
 from pixeldit_jax.model.pixeldit import abstract_model, weights_of
 
 
@@ -45,6 +46,8 @@ def forward_flops(
   T = config.text_tokens if text is None else text
   T = T if config.text_width else 0
   grounded = grounded and config.grounding_width > 0
+  if config.mean_flow == 'tokens':
+    return 2 * _mean_flow(config, L)
   parts = _patch_path(config, L, T, grounded) + _decoder(config, L, grounded)
   return 2 * (parts + (_grounding(config, L) if grounded else 0))
 
@@ -69,6 +72,16 @@ def _patch_path(config: ModelConfig, L: int, T: int, grounded: bool) -> int:
   total += before * blocks(L + T)
   after = config.patch_depth - before
   return total + after * blocks(L + config.context_tokens)
+
+
+def _mean_flow(config: ModelConfig, L: int) -> int:
+  """Multiply-adds of pMF's branch of the average velocity."""
+  D, inputs = config.width, config.pixels * config.in_channels
+  tokens = L + PREFIX
+  block = _attention(tokens, D) + tokens * 3 * D * config.mlp_width
+  ends = L * ((inputs + D) * config.bottleneck + D * inputs)
+  embeds = len(Step._fields) * (TIME_FEATURES * D + D * D)
+  return config.patch_depth * block + ends + embeds
 
 
 def _grounding(config: ModelConfig, L: int) -> int:

@@ -76,7 +76,10 @@ class PatchEmbed(nnx.Module):
     self.has_bottleneck = config.bottleneck > 0
     if self.has_bottleneck:
       self.bottleneck = linear(
-        inputs, config.bottleneck, (None, None, None), bias=False
+        inputs,
+        config.bottleneck,
+        (None, None, None),
+        bias=config.bottleneck_bias,
       )
       inputs = (config.bottleneck,)
     self.proj = linear(inputs, config.width, (*(None for _ in inputs), 'embed'))
@@ -132,10 +135,16 @@ class TimeEmbed(nnx.Module):
 class ClassEmbed(nnx.Module):
   """A table of labels; the last row stands for no class."""
 
-  def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
+  def __init__(
+    self,
+    config: ModelConfig,
+    *,
+    init: Initializer = normal,
+    rngs: nnx.Rngs,
+  ):
     shape = (config.num_classes + 1, config.width)
     self.table = nnx.Param(
-      normal(rngs.params(), shape, jnp.float32), axes=(None, 'embed')
+      init(rngs.params(), shape, jnp.float32), axes=(None, 'embed')
     )
     self.dtype = config.dtype
 

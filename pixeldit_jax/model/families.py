@@ -86,6 +86,21 @@ FAMILIES: Mapping[str, Mapping[str, Any]] = {
     time_closed=True,
     size_embed=True,
   ),
+  # arXiv 2601.22158: one evaluation an image.
+  'pmf': dict(
+    decoder='linear',
+    pixel_depth=0,
+    prediction='image',
+    mean_flow='tokens',
+    branch_depth=8,
+    velocity_branch=True,
+    rotary='row_column',
+    position_grid=16,
+    bottleneck=128,
+    bottleneck_bias=True,
+    init='narrow',
+    time_period=10_000.0,
+  ),
 }
 
 SIZES: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
@@ -172,6 +187,17 @@ SIZES: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
   'pixelflow': {
     'XL': dict(patch_depth=28, width=1152, heads=16),
   },
+  'pmf': {
+    'B': dict(patch_depth=16, width=768, heads=12),
+    'L': dict(patch_depth=32, width=1024, heads=16),
+    'H': dict(
+      patch_depth=48,
+      width=1280,
+      heads=16,
+      bottleneck=256,
+      mlp_multiple=8,
+    ),
+  },
 }
 # The fields that tell families apart; of the others each may have any value.
 STRUCTURE = (
@@ -191,6 +217,7 @@ STRUCTURE = (
   'time_closed',
   'size_embed',
   'variance',
+  'mean_flow',
 )
 
 

@@ -39,6 +39,7 @@ from pixeldit_jax.model.embed import (
 )
 from pixeldit_jax.model.grounding import GroundingProjector
 from pixeldit_jax.model.layers import Linear, matmul_precision
+from pixeldit_jax.model.mean_flow import PixelMeanFlow, Step, StepEmbed
 from pixeldit_jax.model.mmdit_block import MMDiTBlock
 from pixeldit_jax.model.patch_block import PatchBlock
 from pixeldit_jax.model.rope import (
@@ -96,6 +97,8 @@ class PixelDiT(nnx.Module):
       self.text_embed = TextEmbed(config, rngs=rngs)
     else:
       self.class_embed = ClassEmbed(config, rngs=rngs)
+    if config.mean_flow == 'added':
+      self.step_embed = StepEmbed(config, rngs=rngs)
     if config.size_embed:
       self.size_embed = TimeEmbed(config, rngs=rngs)
     self.patch_embed = PatchEmbed(config, rngs=rngs)
@@ -134,6 +137,7 @@ class PixelDiT(nnx.Module):
     y: Condition,
     dropout: Key | None = None,
     latent_size: Int[Array, 'B'] | int | None = None,
+    step: Step | None = None,
   ) -> Float[Array, 'B H W O']:
     """Velocity, image or noise, float32.
 
@@ -150,6 +154,8 @@ class PixelDiT(nnx.Module):
         them nothing drops.
       latent_size: with `config.size_embed` the patches across the image that
         the network is told of, by default those that there are.
+      step: with `config.mean_flow` 'added', what the average velocity is over,
+        its interval in the time of t; by default it is the velocity.
 
     Returns:
       As many channels as x has or, with `config.variance`, as many again.
@@ -159,7 +165,7 @@ class PixelDiT(nnx.Module):
         `config.text_tokens`, or one without the mask that it needs; features
         of another width or number than the network takes.
     """
-    return self._forward(x, t, y, dropout, size=latent_size)[0]
+    return self._forward(x, t, y, dropout, size=latent_size, step=step)[0]
 
   def with_features(
     self,
@@ -191,14 +197,21 @@ class PixelDiT(nnx.Module):
     return v, next(part.last for part in patch if part.end == feature_layer)
 
   def _forward(
-    self, x, t, y, dropout=None, cuts: Collection[int] = (), size=None
+    self,
+    x,
+    t,
+    y,
+    dropout=None,
+    cuts: Collection[int] = (),
+    size=None,
+    step=None,
   ):
     """Prediction, parts of the patch path, outputs of all pixel blocks.
 
     Args:
       x, t, y, dropout: see `__call__`.
       cuts: numbers of patch blocks after which a part is to end.
-      size: `latent_size` of `__call__`.
+      size, step: `latent_size` and `step` of `__call__`.
     """
     config = self.config
     with matmul_precision(config.dtype):
@@ -206,6 +219,8 @@ class PixelDiT(nnx.Module):
       t = jnp.broadcast_to(jnp.asarray(t, jnp.float32), x.shape[:1])
       x_BLPC = patchify(x.astype(config.dtype), config.patch_size)
       time = self.time_embed(t)
+      if step is not None:
+        time = sum(self.step_embed(step).values(), time)
       c = time[:, None]
       if config.size_embed:
         size = jnp.asarray(grid[1] if size is None else size, jnp.float32)
@@ -346,9 +361,19 @@ class PixelDiT(nnx.Module):
     return None if self.config.positions == 'absolute' else make(*args)
 
 
-def abstract_model(config: ModelConfig) -> PixelDiT:
+Network = PixelDiT | PixelMeanFlow
+
+
+def make_model(config: ModelConfig, rngs: nnx.Rngs) -> Network:
+  """The network that a configuration names, with random weights."""
+  if config.mean_flow == 'tokens':
+    return PixelMeanFlow(config, rngs=rngs)
+  return PixelDiT(config, rngs=rngs)
+
+
+def abstract_model(config: ModelConfig) -> Any:
   """The network with shapes in place of weights: nothing is allocated."""
-  return nnx.eval_shape(lambda: PixelDiT(config, rngs=nnx.Rngs(0)))
+  return nnx.eval_shape(lambda: make_model(config, nnx.Rngs(0)))
 
 
 def weights_of(model: nnx.Module) -> PyTree:

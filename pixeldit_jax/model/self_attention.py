@@ -42,6 +42,7 @@ class SelfAttention(nnx.Module):
       width,
       width,
       ('heads', 'embed'),
+      bias=config.mean_flow != 'tokens',
       init=config.init,
       dtype=config.dtype,
       rngs=rngs,

@@ -13,9 +13,9 @@ from pixeldit_jax import sharding
 from pixeldit_jax.flow.repa import REPAProjector, abstract_projector
 from pixeldit_jax.model.config import ModelConfig
 from pixeldit_jax.model.pixeldit import (
-  PixelDiT,
   abstract_model,
   axes_of,
+  make_model,
   weights_of,
 )
 from pixeldit_jax.typing import Array, Int, PyTree
@@ -79,7 +79,7 @@ def init_state(
       and the network's weights are the same either way.
   """
   weights_key, key = jax.random.split(jax.random.key(seed))
-  weights = weights_of(PixelDiT(config, rngs=nnx.Rngs(params=weights_key)))
+  weights = weights_of(make_model(config, nnx.Rngs(params=weights_key)))
   projector = {}
   if teacher_width:
     rngs = nnx.Rngs(params=jax.random.fold_in(weights_key, 1))

@@ -35,6 +35,21 @@ def test_weights_of_other_networks_come_back_bit_for_bit(
   same_bits(to_official(from_official(weights, family, heads=2)), weights)
 
 
+def test_weights_of_pmf_come_back_with_and_without_its_training_branch(
+  golden, same_bits
+):
+  weights = golden('one_step').below('w')
+  assert recognise(weights) == 'pmf'
+  same_bits(to_official(from_official(weights)), weights)
+  sampled = {k: v for k, v in weights.items() if not k.startswith('v_')}
+  model = from_official(sampled, 'pmf')
+  assert not model.config.velocity_branch
+  same_bits(to_official(model), sampled)
+  del sampled['omega_tokens']
+  with pytest.raises(UserError, match='missing: omega_tokens'):
+    from_official(sampled, 'pmf')
+
+
 @pytest.mark.parametrize('family', ['dit', 'pixelflow'])
 def test_heads_that_weights_do_not_tell_are_asked_for(golden, family):
   weights = golden(f'rivals/{family}').below('w')

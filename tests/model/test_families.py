@@ -203,6 +203,7 @@ NARROW = {  # of PixelDiT there are tests enough in `test_pixeldit`
   'dit': dict(in_channels=3),
   'pixelflow': {},
 }
+# pMF is tested in `test_mean_flow_network`.
 
 
 @functools.cache

@@ -22,11 +22,18 @@ class PatchOutput(nnx.Module):
   not.
   """
 
-  def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
+  def __init__(
+    self,
+    config: ModelConfig,
+    *,
+    modulated: bool | None = None,
+    rngs: nnx.Rngs,
+  ):
     self.norm = make_norm(config, config.width)
     if config.output_norm == 'plain':
       self.norm = LayerNorm(config.width, affine=False)
-    self.modulated = config.decoder == 'linear'
+    linear = config.decoder == 'linear'
+    self.modulated = linear if modulated is None else modulated
     if self.modulated:
       self.adaln = Linear(
         config.width,
@@ -48,11 +55,12 @@ class PatchOutput(nnx.Module):
     )
 
   def __call__(
-    self, s: Float[Array, 'B L D'], c: Float[Array, 'B #L D']
+    self, s: Float[Array, 'B L D'], c: Float[Array, 'B #L D'] | None
   ) -> Float[Array, 'B L P C']:
-    """Pixels; c is the condition, of each patch or of all of an image."""
+    """Pixels; c is the condition, of each patch or of all of an image;
+    None where nothing is modulated."""
     h = self.norm(s)
-    if self.modulated:
+    if c is not None and self.modulated:
       shift, scale = jnp.unstack(self.adaln(c), axis=2)
       h = modulate(h, shift, scale)
     return self.proj(h)
