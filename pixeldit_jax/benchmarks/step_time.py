@@ -181,10 +181,11 @@ def measure_sampling(
     (np.arange(B, dtype=np.int32), np.zeros(B, np.int32)),
     context.batch_sharding,
   )
-  program = Sampler(context).jitted
+  sampler = Sampler(context)
+  program, numbers = sampler.jitted, sampler.numbers()
   with context.use():
     timed = _timed(
-      lambda: program(weights, indices, labels, None), count, profile
+      lambda: program(weights, indices, labels, None, numbers), count, profile
     )
   evaluations = num_function_evaluations(config.sampler)
   flops = B * evaluations * forward_flops(model, side, side)

@@ -149,9 +149,10 @@ def lower_sampling(context: RunContext) -> Lowered:
       mask = jax.ShapeDtypeStruct(shape[:2], jnp.bool_)
     condition = unconditional = TextCondition(tokens, mask)
   batch = _with_batch_sharding((indices, condition, unconditional), context)
-  arguments = weights, *batch
+  sampler = Sampler(context)
+  arguments = weights, *batch, sampler.numbers()
   with context.use():
-    lowered = Sampler(context).jitted.lower(*arguments)
+    lowered = sampler.jitted.lower(*arguments)
   return Lowered(lowered, weights, arguments)
 
 

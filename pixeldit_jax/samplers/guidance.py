@@ -39,7 +39,7 @@ def is_guided(t, interval: tuple[float, float], bounds: str = 'open'):
 def guide(
   conditional: VelocityFn,
   unconditional: VelocityFn,
-  scale: float,
+  scale: float | jax.Array,
   interval: tuple[float, float] = (0.0, 1.0),
   bounds: str = 'open',
 ) -> Callable[..., jax.Array]:
@@ -48,7 +48,8 @@ def guide(
   Args:
     conditional: velocity given the class, v_c(x, t).
     unconditional: velocity given no class; not computed outside.
-    scale: 1 is no guidance.
+    scale: the number 1 is no guidance, and one evaluation; an array is not
+      known when the program is made, and guides whatever its value.
     interval: times between these two are guided.
     bounds: which of the two are inside, one of `BOUNDS`.
 
@@ -58,9 +59,11 @@ def guide(
   """
   interval = check_interval(interval)
 
+  off = isinstance(scale, int | float) and scale == 1
+
   def velocity(x, t, decided_at=None):
     v = conditional(x, t)
-    if scale == 1:
+    if off:
       return v
 
     def guided():

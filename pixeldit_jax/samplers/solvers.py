@@ -1,10 +1,11 @@
 """Solvers of dx/dt = v(x, t) along a grid of times, each one compiled loop.
 
-With `return_trajectory`, a solver returns x after each of its steps
-[steps, B, H, W, C] instead of only the last x.
+`integrate` decides what is made of the steps: `last_state` gives the last x,
+`all_states` x after each step [steps, B, H, W, C]. Editing has its own.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,9 +14,12 @@ import numpy as np
 from pixeldit_jax.errors import UserError
 from pixeldit_jax.typing import Array, Float, VelocityFn
 
-# f(velocity, x, times, return_trajectory=False); those of `SLOPES_AHEAD` also
-# take `ahead`.
-Solver = Callable[..., jax.Array]
+# f(velocity, x, times, integrate=last_state); those of `SLOPES_AHEAD` also take
+# `ahead`.
+Solver = Callable[..., Any]
+# f(step, start, spans): repeats carry = step(carry, span), once for each row of
+# the arrays of `spans`; x is the first of the carry.
+Integrate = Callable[..., Any]
 # f(x, t_next, t): the velocity at the end of a step that starts at t.
 SlopeAhead = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 
@@ -27,24 +31,29 @@ def _steps(times: np.ndarray) -> tuple[jax.Array, jax.Array, jax.Array]:
   return t[:-1], t[1:], inner
 
 
-def _integrate(
-  step, start: tuple, spans: tuple, return_trajectory: bool
-) -> jax.Array:
-  """Repeats carry = step(carry, span); x is the first of the carry."""
+def last_state(step, start: tuple, spans: tuple) -> jax.Array:
+  """The x that the last step leaves, in one compiled loop."""
+  (x, *_), _ = jax.lax.scan(
+    lambda carry, span: (step(carry, span), None), start, spans
+  )
+  return x
+
+
+def all_states(step, start: tuple, spans: tuple) -> jax.Array:
+  """x after each step, in one compiled loop."""
 
   def body(carry, span):
     carry = step(carry, span)
-    return carry, carry[0] if return_trajectory else None
+    return carry, carry[0]
 
-  (x, *_), states = jax.lax.scan(body, start, spans)
-  return states if return_trajectory else x
+  return jax.lax.scan(body, start, spans)[1]
 
 
 def euler(
   velocity: VelocityFn,
   x: Float[Array, 'B H W C'],
   times: np.ndarray,
-  return_trajectory: bool = False,
+  integrate: Integrate = last_state,
 ) -> Float[Array, '*steps B H W C']:
   """First order, one evaluation a step."""
 
@@ -52,20 +61,20 @@ def euler(
     (x,), (t, t_next, _) = carry, span
     return (x + (t_next - t) * velocity(x, t),)
 
-  return _integrate(step, (x,), _steps(times), return_trajectory)
+  return integrate(step, (x,), _steps(times))
 
 
 def heun(
   velocity: VelocityFn,
   x: Float[Array, 'B H W C'],
   times: np.ndarray,
-  return_trajectory: bool = False,
+  integrate: Integrate = last_state,
   ahead: SlopeAhead | None = None,
 ) -> Float[Array, '*steps B H W C']:
   """Second order, two evaluations a step; the last step is Euler's.
 
   Args:
-    velocity, x, times, return_trajectory: see above.
+    velocity, x, times, integrate: see above.
     ahead: the second slope of a step, by default velocity(x, t_next).
   """
   ahead = ahead or (lambda x, t_next, t: velocity(x, t_next))
@@ -80,14 +89,14 @@ def heun(
     v = jax.lax.cond(inner, corrected, lambda: v)
     return (x + (t_next - t) * v,)
 
-  return _integrate(step, (x,), _steps(times), return_trajectory)
+  return integrate(step, (x,), _steps(times))
 
 
 def heun_reuse(
   velocity: VelocityFn,
   x: Float[Array, 'B H W C'],
   times: np.ndarray,
-  return_trajectory: bool = False,
+  integrate: Integrate = last_state,
   ahead: SlopeAhead | None = None,
 ) -> Float[Array, '*steps B H W C']:
   """Heun whose end slope opens the next step: one evaluation a step.
@@ -107,14 +116,14 @@ def heun_reuse(
     return x + (t_next - t) * (v + end) / 2, end
 
   start = (x, velocity(x, jnp.float32(times[0])))
-  return _integrate(step, start, _steps(times), return_trajectory)
+  return integrate(step, start, _steps(times))
 
 
 def flow_dpm(
   velocity: VelocityFn,
   x: Float[Array, 'B H W C'],
   times: np.ndarray,
-  return_trajectory: bool = False,
+  integrate: Integrate = last_state,
 ) -> Float[Array, '*steps B H W C']:
   """Two-step Adams-Bashforth, x += dt * (1.5 v - 0.5 v_before).
 
@@ -131,34 +140,34 @@ def flow_dpm(
     return x + (t_next - t) * slope, v, False
 
   start = (x, jnp.zeros_like(x), True)
-  return _integrate(step, start, _steps(times), return_trajectory)
+  return integrate(step, start, _steps(times))
 
 
 def adams2(
   velocity: VelocityFn,
   x: Float[Array, 'B H W C'],
   times: np.ndarray,
-  return_trajectory: bool = False,
+  integrate: Integrate = last_state,
 ) -> Float[Array, '*steps B H W C']:
   """Adams-Bashforth of the last two velocities, for grids that are not even.
 
   One evaluation a step; the first step is Euler's. DeCo and PixNerd draw their
   images of texts with it.
   """
-  return _adams(2, velocity, x, times, return_trajectory)
+  return _adams(2, velocity, x, times, integrate)
 
 
 def adams3(
   velocity: VelocityFn,
   x: Float[Array, 'B H W C'],
   times: np.ndarray,
-  return_trajectory: bool = False,
+  integrate: Integrate = last_state,
 ) -> Float[Array, '*steps B H W C']:
   """`adams2` of the last three velocities."""
-  return _adams(3, velocity, x, times, return_trajectory)
+  return _adams(3, velocity, x, times, integrate)
 
 
-def _adams(order, velocity, x, times, return_trajectory):
+def _adams(order, velocity, x, times, integrate):
   weights = jnp.asarray(adams_weights(times, order))
 
   def step(carry, span):
@@ -170,7 +179,7 @@ def _adams(order, velocity, x, times, return_trajectory):
 
   start = (x, *(jnp.zeros_like(x),) * (order - 1))
   starts, ends, _ = _steps(times)
-  return _integrate(step, start, (starts, ends, weights), return_trajectory)
+  return integrate(step, start, (starts, ends, weights))
 
 
 def adams_weights(times: np.ndarray, order: int) -> np.ndarray:
@@ -202,7 +211,7 @@ def dpm_solver(
   velocity: VelocityFn,
   x: Float[Array, 'B H W C'],
   times: np.ndarray,
-  return_trajectory: bool = False,
+  integrate: Integrate = last_state,
 ) -> Float[Array, '*steps B H W C']:
   """DPM-Solver++ (2M) (arXiv 2211.01095, algorithm 2), of data predictions.
 
@@ -217,9 +226,7 @@ def dpm_solver(
     data = x + (1 - t) * velocity(x, t)
     return keep * x + add * data + extrapolate * (data - before), data
 
-  return _integrate(
-    step, (x, jnp.zeros_like(x)), _dpm_steps(times), return_trajectory
-  )
+  return integrate(step, (x, jnp.zeros_like(x)), _dpm_steps(times))
 
 
 def _dpm_steps(times: np.ndarray) -> tuple[jax.Array, ...]:

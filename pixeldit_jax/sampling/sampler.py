@@ -1,31 +1,58 @@
 """Images from weights: the network, guidance and a solver as one program."""
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 
 from pixeldit_jax import sharding
 from pixeldit_jax.data.transforms import to_uint8
-from pixeldit_jax.flow.prediction import as_velocity
-from pixeldit_jax.model.pixeldit import abstract_model
+from pixeldit_jax.errors import UserError
 from pixeldit_jax.run_context import RunContext
 from pixeldit_jax.samplers import solvers
 from pixeldit_jax.samplers.grid import time_grid
-from pixeldit_jax.samplers.guidance import guide
 from pixeldit_jax.samplers.noise import sample_noise
+from pixeldit_jax.sampling.guided_velocity import guided_velocity
 from pixeldit_jax.typing import (
+  AnyArray,
   Array,
   Condition,
-  GroundedCondition,
+  Float,
   Int,
   PyTree,
   TextCondition,
   UInt8,
 )
+
+
+class Numbers(NamedTuple):
+  """What decides images and may change without another program.
+
+  Attributes:
+    key_data: of the key of the seed, uint32 [2].
+    guidance: the scale, float32.
+  """
+
+  key_data: AnyArray
+  guidance: AnyArray
+
+
+class Step(NamedTuple):
+  """What a solver has come to.
+
+  Attributes:
+    number: steps that are done.
+    count: steps in all.
+    time: where the last one ended; 1 is data.
+    images: what the last step points at: the data on a straight way from there.
+  """
+
+  number: int
+  count: int
+  time: float
+  images: UInt8[np.ndarray, 'B H W C']
 
 
 class Sampler:
@@ -69,21 +96,68 @@ class Sampler:
     self._solver = solvers.get_solver(options.solver)
     self._times = time_grid(options.steps, options.shift, options.start)
     self._shape = (*size, config.model.in_channels)
-    self._graphdef = nnx.graphdef(abstract_model(context.model))
-    batch = context.batch_sharding
+    batch, replicated = (
+      context.batch_sharding,
+      sharding.replicated(context.mesh),
+    )
     self._jitted = jax.jit(
       self._solve,
-      in_shardings=(None, batch, batch, batch),
-      out_shardings=sharding.replicated(context.mesh),
+      in_shardings=(None, batch, batch, batch, replicated),
+      out_shardings=replicated,
     )
+    self._begin, self._advance = jax.jit(self._start), jax.jit(self._step)
 
   @property
   def jitted(self) -> Any:
-    """The jitted f(weights, indices, condition, unconditional) -> images.
+    """f(weights, indices, condition, unconditional, numbers) -> images, jitted.
 
-    For reports on the compiled program, and for timing it.
+    For reports on the compiled program, and for timing it; `numbers` are those
+    of `self.numbers()`.
     """
     return self._jitted
+
+  def numbers(
+    self, seed: int | None = None, guidance: float | None = None
+  ) -> Numbers:
+    """The seed and the guidance, by default those of the run.
+
+    Raises:
+      UserError: guidance by a sampler that was made for none, of scale 1.
+    """
+    config = self._context.config
+    seed = config.seed if seed is None else seed
+    scale = config.sampler.guidance if guidance is None else guidance
+    if config.sampler.guidance == 1 != scale:
+      raise UserError(
+        f'guidance={scale} by a sampler of sampler.guidance=1, which evaluates '
+        'the network once a step: make one of another guidance.'
+      )
+    key_data = np.asarray(jax.random.key_data(jax.random.key(seed)))
+    return Numbers(key_data, np.float32(scale))
+
+  def _solver_of(self, weights, condition, unconditional, numbers) -> Any:
+    """f(x, integrate): the solver with its velocity."""
+    options = self._context.config.sampler
+    velocity = guided_velocity(
+      self._context,
+      weights,
+      condition,
+      unconditional,
+      1 if options.guidance == 1 else numbers.guidance,
+    )
+    ahead: dict[str, Any] = {}
+    if self._solver in solvers.SLOPES_AHEAD and options.interval_time == 'step':
+      ahead['ahead'] = velocity
+    return lambda x, integrate: self._solver(
+      velocity, x, self._times, integrate, **ahead
+    )
+
+  def _noise(
+    self, indices: Int[Array, 'B'], numbers: Numbers
+  ) -> Float[Array, 'B H W C']:
+    key = jax.random.wrap_key_data(numbers.key_data)
+    scale = self._context.config.flow.noise_scale
+    return scale * sample_noise(key, indices, self._shape)
 
   def _solve(
     self,
@@ -91,35 +165,36 @@ class Sampler:
     indices: Int[Array, 'B'],
     condition: Condition,
     unconditional: TextCondition | None,
+    numbers: Numbers,
   ) -> UInt8[Array, 'B *steps H W C']:
-    config = self._context.config
-    model = nnx.merge(self._graphdef, weights)
-    away: Condition | None = unconditional
-    if not isinstance(condition, TextCondition | GroundedCondition):
-      away = jnp.full_like(condition, config.model.num_classes)
-    options, prediction = config.sampler, config.model.prediction
+    solve = self._solver_of(weights, condition, unconditional, numbers)
+    noise = self._noise(indices, numbers)
+    if not self._return_trajectory:
+      return to_uint8(solve(noise, solvers.last_state))
+    states = solve(noise, solvers.all_states)
+    return to_uint8(jnp.concatenate([noise[None], states]).swapaxes(0, 1))
 
-    def velocity_given(y):
-      return lambda x, t: as_velocity(prediction, model(x, t, y), x, t)
+  def _start(self, weights, indices, condition, unconditional, numbers) -> Any:
+    """What the solver carries before its first step."""
+    solve = self._solver_of(weights, condition, unconditional, numbers)
+    noise = self._noise(indices, numbers)
+    return solve(noise, lambda step, start, spans: start)
 
-    velocity = guide(
-      velocity_given(condition),
-      velocity_given(away),
-      options.guidance,
-      options.interval,
-      options.interval_bounds,
-    )
-    ahead: dict[str, Any] = {}
-    if self._solver in solvers.SLOPES_AHEAD and options.interval_time == 'step':
-      ahead['ahead'] = velocity
-    noise = sample_noise(config.seed, indices, self._shape)
-    noise *= config.flow.noise_scale
-    images = self._solver(
-      velocity, noise, self._times, self._return_trajectory, **ahead
-    )
-    if self._return_trajectory:
-      images = jnp.concatenate([noise[None], images]).swapaxes(0, 1)
-    return to_uint8(images)
+  def _step(
+    self, number, carry, weights, condition, unconditional, numbers
+  ) -> tuple[Any, UInt8[Array, 'B H W C'], UInt8[Array, 'B H W C']]:
+    """One step: what is carried on, the image, and what the step points at."""
+    solve = self._solver_of(weights, condition, unconditional, numbers)
+
+    def one(step, start, spans):
+      return step(carry, jax.tree.map(lambda rows: rows[number], spans))
+
+    before, after = carry, solve(carry[0], one)
+    x, x_next = before[0], after[0]
+    times = jnp.asarray(self._times)
+    t, t_next = times[number], times[number + 1]
+    ahead = x + (1 - t) / (t_next - t) * (x_next - x)
+    return after, to_uint8(x_next), to_uint8(ahead)
 
   def sample(
     self,
@@ -127,6 +202,8 @@ class Sampler:
     indices: Int[np.ndarray, 'I'],
     condition: Condition,
     unconditional: TextCondition | None = None,
+    *,
+    numbers: Numbers | None = None,
   ) -> Iterator[UInt8[np.ndarray, 'B *steps H W C']]:
     """Yields batches of images in the order of `indices`, in all processes.
 
@@ -140,7 +217,9 @@ class Sampler:
       unconditional: of a network of texts, the text that guidance leads away
         from, one for each image: a negative prompt, or the null text. A network
         of classes has its null class.
+      numbers: another seed or guidance than the run's, see `numbers`.
     """
+    numbers = numbers or self.numbers()
     pending = None
     for start in range(0, len(indices), self.batch_size):
       part = slice(start, start + self.batch_size)
@@ -149,24 +228,61 @@ class Sampler:
         (indices, condition, unconditional),
       )
       with self._context.use():
-        images = self._jitted(weights, *arguments)
+        images = self._jitted(weights, *arguments, numbers)
       if pending:
         yield _fetch(*pending)
       pending = images, len(indices[part])
     if pending:
       yield _fetch(*pending)
 
-  def _put(self, x: np.ndarray) -> jax.Array:
-    """Splits one batch over the devices; the last one is filled with zeros.
+  def sample_by_steps(
+    self,
+    weights: PyTree,
+    indices: Int[np.ndarray, 'B'],
+    condition: Condition,
+    unconditional: TextCondition | None = None,
+    *,
+    numbers: Numbers | None = None,
+  ) -> Iterator[Step]:
+    """Yields each step of one batch, the last with the finished images.
 
-    So there is one program for all batches.
+    The arguments are as for `sample`, of at most `batch_size` images. A step is
+    a program of its own, so that a caller sees it and may stop; the images are
+    those of `sample` up to rounding.
     """
-    x = np.asarray(x, jax.dtypes.canonicalize_dtype(x.dtype))
-    full = np.zeros((self.batch_size, *x.shape[1:]), x.dtype)
-    full[: len(x)] = x
-    return jax.make_array_from_callback(
-      full.shape, self._context.batch_sharding, lambda index: full[index]
+    numbers = numbers or self.numbers()
+    condition, unconditional, at = jax.tree.map(
+      self._put, (condition, unconditional, np.asarray(indices))
     )
+    with self._context.use():
+      carry = self._begin(weights, at, condition, unconditional, numbers)
+    count = len(self._times) - 1
+    for number in range(count):
+      with self._context.use():
+        carry, images, ahead = self._advance(
+          np.int32(number), carry, weights, condition, unconditional, numbers
+        )
+      shown = images if number == count - 1 else ahead
+      time = float(self._times[number + 1])
+      yield Step(number + 1, count, time, _fetch(shown, len(indices)))
+
+  def _put(self, x: np.ndarray) -> jax.Array:
+    return put_batch_of(self._context, self.batch_size, x)
+
+
+def put_batch_of(
+  context: RunContext, batch_size: int, x: np.ndarray
+) -> jax.Array:
+  """Splits one batch over the devices; a short one is filled with zeros.
+
+  So there is one program for all batches.
+  """
+  x = np.asarray(x, jax.dtypes.canonicalize_dtype(x.dtype))
+  full = np.zeros((batch_size, *x.shape[1:]), x.dtype)
+  full[: len(x)] = x
+  return jax.make_array_from_callback(
+    full.shape, context.batch_sharding, lambda index: full[index]
+  )
 
 
 def _fetch(images: jax.Array, count: int) -> np.ndarray:

@@ -69,7 +69,7 @@ def test_trajectories_are_the_public_codes(
   @jax.jit
   def draw(noise):
     return solvers.get_solver(solver)(
-      velocity, noise, times, return_trajectory=True, **ahead
+      velocity, noise, times, integrate=solvers.all_states, **ahead
     )
 
   path = jnp.concatenate([noise[None], draw(noise)]).transpose(0, 1, 4, 2, 3)

@@ -102,7 +102,7 @@ def test_adams_is_exact_for_polynomials_on_grids_that_are_not_even(
   times = time_grid(8, shift=6.0)
   velocity = lambda x, t: x * 0 + (degree + 1) * t**degree  # noqa: E731
   start = jnp.zeros((1, 1, 1, 1))
-  states = solver(velocity, start, times, return_trajectory=True).ravel()
+  states = solver(velocity, start, times, integrate=solvers.all_states).ravel()
   steps = np.diff(states)[degree - 1 :]
   expected = np.diff(times[1:] ** (degree + 1))[degree - 1 :]
   np.testing.assert_allclose(steps, expected, atol=1e-6)
@@ -122,7 +122,7 @@ def test_the_slope_ahead_of_heun_can_be_told_where_its_step_starts():
 def test_a_trajectory_is_the_state_after_each_step(solver):
   times, x = time_grid(32), jnp.ones((1, 1, 1, 1))
   velocity = lambda x, t: jnp.cos(3 * t) * x  # noqa: E731
-  states = solver(velocity, x, times, return_trajectory=True)
+  states = solver(velocity, x, times, integrate=solvers.all_states)
   assert states.shape == (32, 1, 1, 1, 1)
   assert states[-1] == solver(velocity, x, times)
   exact = np.exp(np.sin(3 * times[1:]) / 3)
