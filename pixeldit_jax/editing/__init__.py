@@ -1,0 +1,1 @@
+"""Given pictures changed by a network: FlowEdit, SDEdit, inpainting."""
