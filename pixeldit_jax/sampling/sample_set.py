@@ -18,13 +18,16 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from pixeldit_jax import files
-from pixeldit_jax.errors import UserError
 from pixeldit_jax.images import contact_sheet
 from pixeldit_jax.images.grid import image_grid, write_png
 from pixeldit_jax.images.image_sets import NpzImages
 from pixeldit_jax.progress import Progress
 from pixeldit_jax.run_context import RunContext
 from pixeldit_jax.sampling.checkpoint_weights import image_settings
+from pixeldit_jax.sampling.class_labels import (
+  parse_labels,
+  read_class_names,
+)
 from pixeldit_jax.sampling.npz_writer import SHARD, SampleStore
 from pixeldit_jax.sampling.sampler import Sampler
 from pixeldit_jax.sampling.text_sampler import Prompts, TextSampler
@@ -36,34 +39,6 @@ log = logging.getLogger(__name__)
 GRID = 100  # images in the picture
 GRID_COLUMNS = 10
 PROMPT_CELL = 128  # pixels of an image above its prompt
-
-
-def parse_labels(
-  text: str | None, num_classes: int, count: int
-) -> Int[np.ndarray, 'B']:
-  """'0,3,5-7' to `count` labels that take these classes in turn.
-
-  Raises:
-    UserError: not of this form, a class that does not exist, or no images.
-  """
-  if count < 1:
-    raise UserError(f'num_samples={count}: at least 1.')
-  classes: list[int] = []
-  for part in (text or f'0-{num_classes - 1}').split(','):
-    first, _, last = part.partition('-')
-    try:
-      classes += range(int(first), int(last or first) + 1)
-    except ValueError:
-      raise UserError(
-        f'labels={text!r}: write classes as 0,3,7 or 0-9.'
-      ) from None
-  wrong = [label for label in classes if not 0 <= label < num_classes]
-  if wrong or not classes:
-    raise UserError(
-      f'labels={text!r}: {wrong or "none"} is not a class of this run; there '
-      f'are 0 to {num_classes - 1}.'
-    )
-  return np.resize(np.asarray(classes, np.int32), count)
 
 
 def make_sample_set(
@@ -97,7 +72,8 @@ def make_sample_set(
   """
   model = context.config.model
   if prompts is None:
-    classes = parse_labels(labels, model.num_classes, count)
+    names = read_class_names(ref.workdir)
+    classes = parse_labels(labels, model.num_classes, count, names)
     asked = dict(labels=labels or f'0-{model.num_classes - 1}')
   else:
     classes, asked = prompts.numbers(count), prompts.settings
@@ -138,13 +114,15 @@ def _make_images_of(
   prompts: Prompts | None,
 ) -> tuple[ImagesOf, int]:
   """Makes the images of the set, and says how many at once."""
+  # A set smaller than a batch is one, as `Model.sample` draws it.
+  batch_size = min(len(classes), context.config.sampler.batch_size)
   if prompts is None:
-    sampler = Sampler(context)
+    sampler = Sampler(context, batch_size=batch_size)
     return (
       lambda indices: sampler.sample(weights, indices, classes[indices]),
       sampler.batch_size,
     )
-  of_texts = TextSampler(context, weights, prompts)
+  of_texts = TextSampler(context, weights, prompts, batch_size)
   return (
     lambda indices: of_texts.sample(
       [prompts.texts[k] for k in classes[indices]], indices

@@ -83,13 +83,20 @@ class TextSampler:
     batch_size: images made at once, see `Sampler`.
   """
 
-  def __init__(self, context: RunContext, weights: PyTree, prompts: Prompts):
+  def __init__(
+    self,
+    context: RunContext,
+    weights: PyTree,
+    prompts: Prompts,
+    batch_size: int | None = None,
+  ):
     """Prepares the sampler and encodes the negative prompt.
 
     Args:
       context: of the run, with the sampler and seed wanted.
       weights: of the network, on the mesh.
       prompts: encoder, negative prompt and size; its texts are not used.
+      batch_size: see `Sampler`.
 
     Raises:
       UserError: embeddings of another width than the network takes, or a size
@@ -102,7 +109,7 @@ class TextSampler:
         f'the text encoder {meta["encoder"]!r} is {meta["width"]} wide, but '
         f'the network takes {expected} (model.text_width).'
       )
-    self._sampler = Sampler(context, size=prompts.size)
+    self._sampler = Sampler(context, size=prompts.size, batch_size=batch_size)
     self.batch_size = self._sampler.batch_size
     self._negative = prompts.encoder.encode([prompts.negative], negative=True)
 

@@ -11,7 +11,7 @@ from PIL import Image
 from pixeldit_jax import files
 from pixeldit_jax.images.grid import image_grid, write_png
 from pixeldit_jax.run_context import RunContext
-from pixeldit_jax.sampling.sample_set import parse_labels
+from pixeldit_jax.sampling.class_labels import parse_labels, read_class_names
 from pixeldit_jax.sampling.sampler import Sampler
 from pixeldit_jax.train.checkpoint.restore import CheckpointRef, restore_weights
 from pixeldit_jax.typing import UInt8
@@ -40,7 +40,8 @@ def draw_trajectory(
     out: a folder.
     labels: classes as `parse_labels` reads them; the first one is drawn.
   """
-  first = parse_labels(labels, context.config.model.num_classes, 1)
+  names = read_class_names(ref.workdir)
+  first = parse_labels(labels, context.config.model.num_classes, 1, names)
   weights, _ = restore_weights(ref, context.model, context.mesh, context.rules)
   sampler = Sampler(context, batch_size=1, return_trajectory=True)
   ((images,),) = sampler.sample(weights, np.array([0]), first)

@@ -6,7 +6,7 @@ import pytest
 
 from pixeldit_jax.images.grid import image_grid
 from pixeldit_jax.run_context import RunContext
-from pixeldit_jax.sampling.sample_set import parse_labels
+from pixeldit_jax.sampling.class_labels import parse_labels
 from pixeldit_jax.sampling.sampler import Sampler
 
 
