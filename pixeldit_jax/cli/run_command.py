@@ -68,11 +68,16 @@ def _help(main: Callable[[], None], name: str) -> str:
 
 
 def _parse(argv: list[str]) -> list[str]:
-  """Reads the flags.
+  """Reads the flags; a first argument without a dash is the --workdir.
 
   Raises:
     UserError: a flag or a key is unknown, or its value is wrong.
   """
+  first = argv[1] if len(argv) > 1 else '-'
+  if (
+    'workdir' in flags.FLAGS and not first.startswith('-') and '=' not in first
+  ):
+    argv = [argv[0], f'--workdir={first}', *argv[2:]]
   try:
     argv = flags.FLAGS(argv)
   except flags.Error as error:
