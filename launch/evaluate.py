@@ -147,7 +147,7 @@ def _count() -> int:
 def _read_run():
   """The run with its weights, and the points of the sweep, all checked."""
   from pixeldit_jax.eval import sweep
-  from pixeldit_jax.sampling import sample_set
+  from pixeldit_jax.sampling.class_labels import parse_labels, read_class_names
 
   context, ref = sample_flags.read_run()
   model = context.config.model
@@ -161,7 +161,8 @@ def _read_run():
     sweep.at_point(context, ref, point)
   count = min(_count(), _SWEEP_SAMPLES.value) if points else _count()
   labels = sample_flags.LABELS.value
-  sample_set.parse_labels(labels, model.num_classes, count)
+  names = read_class_names(ref.workdir)
+  parse_labels(labels, model.num_classes, count, names)
   ref.resolve()  # refuses a checkpoint that does not exist
   return context, ref, points
 

@@ -6,8 +6,9 @@ images = model.sample(labels=[3, 7], num=10, seed=1)
 images.images[0].save('three.png')
 """
 
+import dataclasses
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -21,10 +22,14 @@ from pixeldit_jax.config import get_config, model_config
 from pixeldit_jax.convert.files import read_weights
 from pixeldit_jax.convert.lazy import nested
 from pixeldit_jax.convert.official import native_of
+from pixeldit_jax.editing.edit_set import Edit
+from pixeldit_jax.editing.editor import Conditions, EditOptions, Editor
+from pixeldit_jax.editing.masks import read_mask
+from pixeldit_jax.editing.pictures import read_pictures
 from pixeldit_jax.errors import UserError
 from pixeldit_jax.model.pixeldit import abstract_model, axes_of
 from pixeldit_jax.run_context import RunContext
-from pixeldit_jax.sampling.class_labels import read_class_names, read_labels
+from pixeldit_jax.sampling.conditions import ConditionReader, Wanted
 from pixeldit_jax.sampling.guided_velocity import guided_velocity
 from pixeldit_jax.sampling.sampler import Numbers, Sampler, Step
 from pixeldit_jax.train.checkpoint import released
@@ -33,16 +38,9 @@ from pixeldit_jax.train.run import workdir
 from pixeldit_jax.typing import (
   AnyArray,
   Array,
-  Condition,
   Float,
   PyTree,
-  TextCondition,
 )
-
-# What shows an image of an array: a class by number or name, or a prompt.
-Wanted = Sequence[int | str] | int | str
-# An option of the sampler, None for that of the run.
-Options = Mapping[str, Any]
 
 
 class Images(np.ndarray):
@@ -125,7 +123,7 @@ class Model:
     context: configuration, network and mesh.
     weights: on the mesh.
     ref: the checkpoint, of a run.
-    class_names: by label; () where the network has prompts, or no names.
+    conditions: reads labels and prompts.
   """
 
   def __init__(
@@ -135,14 +133,18 @@ class Model:
     ref: CheckpointRef | None = None,
   ):
     self.context, self.weights, self.ref = context, weights, ref
-    self.class_names = read_class_names(ref.workdir) if ref else ()
+    self.conditions = ConditionReader(context, ref.workdir if ref else None)
     self._programs: dict[Any, Any] = {}
-    self._encoder: Any = None
 
   @property
   def config(self) -> ConfigDict:
     """The configuration of the run; `config.sampler` has the defaults."""
     return self.context.config
+
+  @property
+  def class_names(self) -> tuple[str, ...]:
+    """By label; () where the network has prompts, or its classes no names."""
+    return self.conditions.class_names
 
   def sample(
     self,
@@ -199,7 +201,7 @@ class Model:
       shift=shift,
     )
     numbers = sampler.numbers(seed, guidance)
-    batches = []
+    batches: list[np.ndarray] = []
     for start in range(0, num, sampler.batch_size):
       indices = np.arange(start, min(start + sampler.batch_size, num))
       chosen = [wanted[i % len(wanted)] for i in indices]
@@ -216,6 +218,162 @@ class Model:
         on_step(step)
       batches.append(step.images)
     return np.concatenate(batches).view(Images)
+
+  def edit(
+    self,
+    pictures: Any,
+    target: Wanted | None = None,
+    source: Wanted | None = None,
+    *,
+    method: str = 'flowedit',
+    strength: float = 0.7,
+    source_guidance: float = 1.5,
+    guidance: float | None = None,
+    average: int = 1,
+    free_steps: int = 0,
+    repeats: int = 1,
+    mask: Any = None,
+    seed: int = 0,
+    steps: int | None = None,
+    solver: str | None = None,
+    shift: float | None = None,
+    interval: tuple[float, float] | None = None,
+    height: int | None = None,
+    width: int | None = None,
+    negative: str = '',
+  ) -> Images:
+    """Changes pictures.
+
+    Args:
+      pictures: uint8 [N, H, W, 3], a Pillow image, a path, or several.
+      target: labels or prompts of what is wanted, used in turn.
+      source: the same of what the pictures show, which FlowEdit leaves.
+      method: 'flowedit', 'sdedit' (the picture made noisy and drawn from there;
+        with `target` what it shows, variations of it) or 'inpaint'.
+      strength: the share of the steps that are done; less keeps more.
+      source_guidance, guidance: scales towards source and target; the latter
+        is the run's by default.
+      average, free_steps: of FlowEdit, see `editing.editor.EditOptions`.
+      repeats: of each step of inpainting.
+      mask: bool [H, W] or [N, H, W], True where pixels may change, or what
+        `editing.masks.read_mask` takes: a file, 'box:..' or 'colour:..'.
+      seed: of the noise.
+      steps, solver, shift, interval: of the sampler; the run's by default.
+      height, width: pixels that pictures are scaled and cut to; as trained by
+        default. With larger ones than a picture's, SDEdit draws the details
+        that enlarging lacks.
+      negative: the prompt that guidance leads away from.
+
+    Returns:
+      uint8 [N, height, width, C]; outside of the mask, the picture's pixels.
+
+    Raises:
+      UserError: what cannot be; see `EditOptions` and `read_pictures`.
+    """
+    side = self.config.data.resolution
+    size = (height or side, width or side)
+    images = read_pictures(pictures, size)
+    scale = self.config.sampler.guidance if guidance is None else guidance
+    options = EditOptions(
+      method, strength, source_guidance, scale, average, free_steps, repeats
+    )
+    editor = self.editor(
+      options,
+      size,
+      len(images),
+      steps=steps,
+      solver=solver,
+      shift=shift,
+      interval=interval,
+    )
+    masks = None if mask is None else _read_masks(mask, images)
+    edited = editor.edit(
+      self.weights,
+      images,
+      np.arange(len(images)),
+      (
+        *self.conditions(
+          self.conditions.in_turn(target, len(images)), negative
+        ),
+        *self.conditions(
+          self.conditions.in_turn(source, len(images)), negative
+        ),
+      ),
+      masks,
+      seed=seed,
+      guidance=(source_guidance, scale),
+    )
+    return np.concatenate(list(edited)).view(Images)
+
+  def inpaint(
+    self,
+    pictures: Any,
+    mask: Any,
+    target: Wanted | None = None,
+    *,
+    repeats: int = 5,
+    solver: str = 'euler',
+    strength: float = 1.0,
+    **options: Any,
+  ) -> Images:
+    """Draws the part of pictures where the mask is True; the rest stays.
+
+    Args:
+      pictures, mask, target, strength, options: see `edit`.
+      repeats: RePaint's, of each step: more agree better with the rest.
+      solver: with repeats, 'euler' or 'heun'.
+    """
+    return self.edit(
+      pictures,
+      target,
+      method='inpaint',
+      mask=mask,
+      repeats=repeats,
+      solver=solver,
+      strength=strength,
+      **options,
+    )
+
+  def editor(
+    self, options: EditOptions, size: tuple[int, int], count: int, **sampler
+  ) -> Editor:
+    """The editor of some options, kept with its program.
+
+    Args:
+      options: the method.
+      size: height and width of the pictures.
+      count: of the pictures; they are edited in batches of the sampler's size.
+      sampler: other values of `config.sampler`.
+    """
+    batch_size = min(count, self.config.sampler.batch_size)
+    compiled = dataclasses.replace(
+      options, source_guidance=0.0, target_guidance=0.0
+    )
+    key = ('edit', compiled, size, batch_size, *map(str, sampler.values()))
+    if key not in self._programs:
+      self._programs[key] = Editor(
+        self.context_with(**sampler), options, size=size, batch_size=batch_size
+      )
+    return self._programs[key]
+
+  def edit_conditions_of(
+    self, edits: Sequence[Edit], negative: str
+  ) -> Callable[[Sequence[Edit]], Conditions]:
+    """Conditions of lines of an edit set, after a check of all of them.
+
+    Raises:
+      UserError: a class that does not exist.
+    """
+
+    def wanted(text: str) -> int | str | None:
+      return self.conditions.read(text)[0] if text else None
+
+    for edit in edits:
+      wanted(edit.target), wanted(edit.source)
+    return lambda some: (
+      *self.conditions([wanted(e.target) for e in some], negative),
+      *self.conditions([wanted(e.source) for e in some], negative),
+    )
 
   def velocity(
     self,
@@ -234,8 +392,7 @@ class Model:
       guidance: the scale, inside the interval of the run.
     """
     program = self._kept('velocity', self._velocity_program)
-    wanted = [None] if condition is None else self._wanted_any(condition)
-    chosen = [wanted[i % len(wanted)] for i in range(len(x))]
+    chosen = self.conditions.in_turn(condition, len(x))
     with self.context.use():
       return program(
         self.weights,
@@ -245,27 +402,6 @@ class Model:
         np.float32(guidance),
         guidance == 1,
       )
-
-  def conditions(
-    self, wanted: Sequence[int | str | None], negative: str = ''
-  ) -> tuple[Condition, TextCondition | None]:
-    """What the network is told, and what guidance leads away from.
-
-    Args:
-      wanted: a label or a prompt for each image; None is the null class, or no
-        text.
-      negative: see `sample`.
-    """
-    if not self.config.model.text_width:
-      null = self.config.model.num_classes
-      known = [null if label is None else label for label in wanted]
-      return np.asarray(known, np.int32), None
-    encoder = self._text_encoder()
-    away = encoder.encode([negative], negative=True)
-    condition = encoder.encode([str(text or '') for text in wanted])
-    return condition, jax.tree.map(
-      lambda row: np.repeat(row, len(wanted), axis=0), away
-    )
 
   def _wanted(self, labels: Wanted | None, prompts) -> list[Any]:
     """The labels or prompts, checked."""
@@ -278,33 +414,10 @@ class Model:
       )
     if texts and prompts is None:
       raise UserError('prompts= is missing: the network is of texts.')
-    if labels is None and not texts:
-      return list(range(self.config.model.num_classes))
-    return self._wanted_any(prompts if texts else labels)
-
-  def _wanted_any(self, wanted: Any) -> list[Any]:
-    """Checked, a single one too."""
-    if isinstance(wanted, str) or np.ndim(wanted) == 0:
-      wanted = [wanted]
-    if not len(wanted):
-      raise UserError('no label and no prompt: give at least one, or None.')
-    if self.config.model.text_width:
-      return [str(text) for text in wanted]
-    return read_labels(wanted, self.config.model.num_classes, self.class_names)
-
-  def _text_encoder(self) -> Any:
-    """The encoder of the run, loaded once."""
-    if self._encoder is None:
-      from pixeldit_jax.encoders.text import open_encoder
-
-      if self.ref is None:
-        raise UserError(
-          'a released file of texts has no encoder: make a workdir of it with '
-          'pixeldit convert --text_encoder=, and load that.'
-        )
-      meta = workdir.read_text_encoder(self.ref.workdir)
-      self._encoder = open_encoder(meta)
-    return self._encoder
+    wanted = prompts if texts else labels
+    if wanted is None:
+      wanted = range(self.config.model.num_classes)
+    return self.conditions.read(wanted)
 
   def _kept(self, key: Any, make: Callable[[], Any]) -> Any:
     """A program that is made once."""
@@ -320,7 +433,7 @@ class Model:
     config = self.config.copy_and_resolve_references()
     with config.unlocked():
       config.sampler.update(changed)
-    return RunContext.build(config, self.context.mesh.devices.ravel())
+    return RunContext.build(config, list(self.context.mesh.devices.flat))
 
   def _sampler(self, size, batch_size: int, **options: Any) -> Sampler:
     side = self.config.data.resolution
@@ -345,6 +458,19 @@ class Model:
       )
 
     return jax.jit(velocity, static_argnums=6)
+
+
+def _read_masks(mask: Any, images: np.ndarray) -> np.ndarray:
+  """A mask for each image."""
+  if isinstance(mask, str | os.PathLike):
+    return np.stack([read_mask(os.fspath(mask), image) for image in images])
+  mask = np.asarray(mask)
+  if mask.dtype != bool or mask.shape[-2:] != images.shape[1:3]:
+    raise UserError(
+      f'mask of shape {mask.shape} and {mask.dtype}: expected bool '
+      f'{list(images.shape[1:3])}, True where pixels may change.'
+    )
+  return np.broadcast_to(mask, images.shape[:3])
 
 
 __all__ = ['Images', 'Model', 'Numbers', 'Step', 'load']

@@ -68,7 +68,7 @@ def test_each_step_is_shown(model, solver):
     labels='two', num=2, steps=4, solver=solver, on_step=seen.append
   )
   assert [step.number for step in seen] == [1, 2, 3, 4]
-  assert seen[0].count == 4 and seen[-1].time == 1
+  assert seen[0].steps == 4 and seen[-1].time == 1
   assert seen[0].images.shape == images.shape
   whole = model.sample(labels='two', num=2, steps=4, solver=solver)
   assert np.abs(images.astype(int) - whole).max() <= 1

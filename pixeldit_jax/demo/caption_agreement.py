@@ -8,6 +8,7 @@ pixels, weighted by their brightness.
 import pathlib
 import re
 import sys
+from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image
@@ -16,7 +17,7 @@ from pixeldit_jax.data.sources.captioned_digits import COLOURS, SCALE, WORDS
 from pixeldit_jax.data.sources.mnist_digits import SIDE
 from pixeldit_jax.demo import digit_classifier
 from pixeldit_jax.errors import UserError
-from pixeldit_jax.typing import UInt8
+from pixeldit_jax.typing import Bool, UInt8
 
 
 def parse_prompt(prompt: str) -> tuple[int, str]:
@@ -79,12 +80,31 @@ def agreement(
   """
   if len(images) != len(prompts) or not prompts:
     raise UserError(f'{len(images)} images came for {len(prompts)} prompts.')
+  digit, colour = shown_of(images, prompts)
+  shares = dict(digit=digit, colour=colour, both=digit & colour)
+  return {name: float(right.mean()) for name, right in shares.items()}
+
+
+def shown_of(
+  images: UInt8[np.ndarray, 'B H W 3'], prompts: Sequence[str]
+) -> tuple[Bool[np.ndarray, 'B'], Bool[np.ndarray, 'B']]:
+  """Whether each image shows the digit, and the colour, of its prompt.
+
+  Raises:
+    UserError: see `parse_prompt`.
+  """
   wanted = [parse_prompt(prompt) for prompt in prompts]
   shown = digit_classifier.predict(centre_digits(images))
   digit = shown == [d for d, _ in wanted]
   colour = np.array(main_colours(images)) == [c for _, c in wanted]
-  shares = dict(digit=digit, colour=colour, both=digit & colour)
-  return {name: float(right.mean()) for name, right in shares.items()}
+  return digit, colour
+
+
+def agrees(
+  images: UInt8[np.ndarray, 'B H W 3'], prompts: Sequence[str]
+) -> Bool[np.ndarray, 'B']:
+  """Whether each image shows both of its prompt."""
+  return np.logical_and(*shown_of(images, prompts))
 
 
 def main(npz: str, prompts: str) -> None:

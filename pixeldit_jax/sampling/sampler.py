@@ -16,7 +16,6 @@ from pixeldit_jax.samplers.grid import time_grid
 from pixeldit_jax.samplers.noise import sample_noise
 from pixeldit_jax.sampling.guided_velocity import guided_velocity
 from pixeldit_jax.typing import (
-  AnyArray,
   Array,
   Condition,
   Float,
@@ -35,8 +34,8 @@ class Numbers(NamedTuple):
     guidance: the scale, float32.
   """
 
-  key_data: AnyArray
-  guidance: AnyArray
+  key_data: Any
+  guidance: Any
 
 
 class Step(NamedTuple):
@@ -44,13 +43,13 @@ class Step(NamedTuple):
 
   Attributes:
     number: steps that are done.
-    count: steps in all.
+    steps: steps in all.
     time: where the last one ended; 1 is data.
     images: what the last step points at: the data on a straight way from there.
   """
 
   number: int
-  count: int
+  steps: int
   time: float
   images: UInt8[np.ndarray, 'B H W C']
 

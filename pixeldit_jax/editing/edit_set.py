@@ -1,0 +1,247 @@
+"""Many pictures edited into a folder: resumable, with a table of what was done.
+
+  OUT/before/000000_name.png   a picture as the network was given it
+  OUT/after/000000_name.png    its edit
+  OUT/edits.csv                a line for each: what was asked, what it measured
+  OUT/edits.png                the first ones, before and after
+
+Edit i depends on the weights, the options, the seed, its line and i alone.
+"""
+
+import csv
+import dataclasses
+import io
+import logging
+import pathlib
+import shutil
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from PIL import Image
+
+from pixeldit_jax import files, settings
+from pixeldit_jax.editing.editor import Conditions, Editor
+from pixeldit_jax.editing.masks import read_mask
+from pixeldit_jax.editing.pictures import read_pictures
+from pixeldit_jax.editing.preservation import preservation
+from pixeldit_jax.errors import UserError
+from pixeldit_jax.images import contact_sheet
+from pixeldit_jax.images.grid import write_png
+from pixeldit_jax.progress import Progress
+from pixeldit_jax.typing import Bool, PyTree, UInt8
+
+log = logging.getLogger(__name__)
+
+SHOWN = 24  # pairs in the picture
+# f(edited images, their targets) -> whether each shows its target.
+Judge = Callable[[UInt8[np.ndarray, 'N H W 3'], Sequence[str]], np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class Edit:
+  """One line of what is to be done.
+
+  Attributes:
+    image: file of the picture.
+    target: label or prompt of what is wanted; '' is none.
+    source: of what the picture shows; '' is none.
+    mask: the part that may change, see `masks.read_mask`; '' is all.
+    region: the part that is to change, which is measured and not enforced.
+  """
+
+  image: str
+  target: str = ''
+  source: str = ''
+  mask: str = ''
+  region: str = ''
+
+
+FIELDS = [field.name for field in dataclasses.fields(Edit)]
+
+
+def read_table(path: str, defaults: Edit) -> list[Edit]:
+  """The edits of a CSV file with a line of column names.
+
+  Args:
+    path: columns are `image` and any other of `Edit`; relative images are
+      looked for beside the table.
+    defaults: for columns that are absent or empty.
+
+  Raises:
+    OSError: there is no such file.
+    UserError: no column `image`, unknown columns, or no line.
+  """
+  text = pathlib.Path(path).read_text(encoding='utf-8')
+  rows = list(csv.DictReader(io.StringIO(text)))
+  columns = {name for row in rows for name in row if name is not None}
+  if not rows or 'image' not in columns or not columns <= set(FIELDS):
+    raise UserError(
+      f'{path}: expected lines with a column image, and of '
+      f'{", ".join(FIELDS[1:])}; found {sorted(columns) or "none"}.'
+    )
+  folder = pathlib.Path(path).parent
+  edits = []
+  for row in rows:
+    given = {k: v for k, v in row.items() if k in FIELDS and v}
+    given['image'] = str(folder / given.get('image', ''))
+    edits.append(dataclasses.replace(defaults, **given))
+  return edits
+
+
+@dataclasses.dataclass(frozen=True)
+class EditSet:
+  """A folder of edits, made or completed by `write`.
+
+  Attributes:
+    out: the folder.
+    edits: its lines.
+    size: height and width that pictures are scaled and cut to.
+    asked: everything else that decides an edit, as JSON values.
+    grow: pixels that masks and regions are made wider by.
+  """
+
+  out: pathlib.Path
+  edits: Sequence[Edit]
+  size: tuple[int, int]
+  asked: dict[str, Any]
+  grow: int = 0
+
+  def check(self, overwrite: bool) -> None:
+    """Refuses a folder with other edits, before anything is compiled.
+
+    Raises:
+      UserError: names what differs.
+    """
+    path = self.out / 'edits.json'
+    asked = settings.as_json(
+      dict(
+        self.asked,
+        size=self.size,
+        grow=self.grow,
+        edits=[dataclasses.asdict(edit) for edit in self.edits],
+      )
+    )
+    if jax.process_index():
+      return
+    if path.is_file() and overwrite:
+      for name in ('before', 'after'):
+        shutil.rmtree(self.out / name, ignore_errors=True)
+    elif path.is_file():
+      settings.check_same(
+        f'{path} describes edits of',
+        settings.flatten(files.read_json(path)),
+        settings.flatten(asked),
+        'Choose another folder, or --overwrite.',
+      )
+    files.write_json(path, asked)
+
+  def write(
+    self,
+    editor: Editor,
+    weights: PyTree,
+    conditions_of: Callable[[Sequence[Edit]], Conditions],
+    *,
+    seed: int,
+    judge: Judge | None = None,
+    measure: bool = False,
+  ) -> list[dict[str, Any]]:
+    """Makes the edits that are missing, and the table; in all processes.
+
+    Args:
+      editor, weights: make the edits.
+      conditions_of: what lines ask for, as the network takes it.
+      seed: of the noise.
+      judge: tells of each edit whether it shows its target: column `agrees`.
+      measure: compare before and after outside of the region.
+
+    Returns:
+      The table.
+    """
+    report = Progress('Edited', len(self.edits))
+    for start in range(0, len(self.edits), editor.batch_size):
+      numbers = range(start, min(start + editor.batch_size, len(self.edits)))
+      done = all(self.path('after', n).is_file() for n in numbers)
+      # The processes may see different files: they must agree.
+      if not multihost_utils.broadcast_one_to_all(np.array(done)):
+        edits = [self.edits[n] for n in numbers]
+        before = read_pictures([edit.image for edit in edits], self.size)
+        masks = [self._mask(e.mask, b) for e, b in zip(edits, before)]
+        (after,) = editor.edit(
+          weights,
+          before,
+          np.asarray(numbers),
+          conditions_of(edits),
+          np.stack(masks),
+          seed=seed,
+        )
+        if jax.process_index() == 0:
+          for n, old, new in zip(numbers, before, after):
+            write_png(self.path('before', n), old)
+            write_png(self.path('after', n), new)
+      report(numbers[-1] + 1)
+    rows: list[dict[str, Any]] = []
+    if jax.process_index() == 0:
+      rows = self._table(judge, measure)
+      self._write_table(rows)
+    multihost_utils.sync_global_devices(f'edited {self.out}')
+    return rows
+
+  def path(self, kind: str, number: int) -> pathlib.Path:
+    """The picture 'before' or 'after' the edit of a line."""
+    stem = pathlib.Path(self.edits[number].image).stem
+    return self.out / kind / f'{number:06d}_{stem}.png'
+
+  def _mask(self, text: str, image: np.ndarray) -> Bool[np.ndarray, 'H W']:
+    if not text:
+      return np.ones(image.shape[:2], bool)
+    return read_mask(text, image, self.grow)
+
+  def _table(self, judge: Judge | None, measure: bool) -> list[dict[str, Any]]:
+    rows = []
+    after = []
+    for number, edit in enumerate(self.edits):
+      old, new = (
+        np.asarray(Image.open(self.path(kind, number)))
+        for kind in ('before', 'after')
+      )
+      after.append(new)
+      row: dict[str, Any] = dict(number=number, **dataclasses.asdict(edit))
+      row['file'] = str(self.path('after', number).relative_to(self.out))
+      if measure:
+        region = self._mask(edit.region or edit.mask, old)
+        found = preservation(old, new, region)
+        row |= {k: round(v, 4) for k, v in found.items()}
+      rows.append(row)
+    if judge is not None:
+      shown = judge(np.stack(after), [edit.target for edit in self.edits])
+      for row, right in zip(rows, shown):
+        row['agrees'] = int(right)
+    return rows
+
+  def _write_table(self, rows: list[dict[str, Any]]) -> None:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator='\n')
+    writer.writeheader()
+    writer.writerows(rows)
+    files.write_text(self.out / 'edits.csv', text.getvalue())
+    pictures, titles = [], []
+    for number, edit in enumerate(self.edits[:SHOWN]):
+      for kind, title in (('before', edit.source), ('after', edit.target)):
+        pictures.append(np.asarray(Image.open(self.path(kind, number))))
+        titles.append(title)
+    sheet = contact_sheet.draw(pictures, titles, 8, cell=128, lines=2)
+    write_png(self.out / 'edits.png', sheet)
+    log.info('Wrote %s', self.out / 'edits.csv')
+
+
+def summarize(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
+  """The mean of each measured column; the median of PSNR, which may be inf."""
+  names = ('psnr', 'ssim', 'structure', 'difference', 'changed', 'agrees')
+  return {
+    name: float((np.median if name == 'psnr' else np.mean)(values))
+    for name in names
+    if (values := [row[name] for row in rows if name in row])
+  }

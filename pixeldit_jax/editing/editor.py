@@ -1,0 +1,223 @@
+"""A run's network that edits batches of pictures, on all devices."""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from pixeldit_jax import sharding
+from pixeldit_jax.data.transforms import normalize, to_uint8
+from pixeldit_jax.editing.flow_edit import check_steps, flow_edit
+from pixeldit_jax.editing.inpaint import check_solver, inpaint
+from pixeldit_jax.editing.sd_edit import sd_edit, steps_of_strength
+from pixeldit_jax.errors import UserError
+from pixeldit_jax.run_context import RunContext
+from pixeldit_jax.samplers.grid import time_grid
+from pixeldit_jax.samplers.noise import sample_noise
+from pixeldit_jax.samplers.solvers import get_solver
+from pixeldit_jax.sampling.guided_velocity import guided_velocity
+from pixeldit_jax.sampling.sampler import put_batch_of
+from pixeldit_jax.typing import (
+  Array,
+  Bool,
+  Condition,
+  Int,
+  PyTree,
+  TextCondition,
+  UInt8,
+)
+
+METHODS = ('flowedit', 'sdedit', 'inpaint')
+# Streams of noise beside that of the start, whose number is the draw.
+_MERGE, _BACK = 1 << 20, 1 << 21
+
+
+@dataclasses.dataclass(frozen=True)
+class EditOptions:
+  """How pictures are edited; `config.sampler` has steps, shift and solver.
+
+  Attributes:
+    method: 'flowedit', 'sdedit' or 'inpaint'.
+    strength: the share of the steps that are done: at 1 of SDEdit and
+      inpainting, nothing of the old content stays.
+    source_guidance: FlowEdit's scale towards what the picture shows.
+    target_guidance: the scale towards what is wanted.
+    average: FlowEdit's draws a step (n_avg).
+    free_steps: FlowEdit's last steps without the source (n_min).
+    repeats: of each step of inpainting (RePaint).
+  """
+
+  method: str = 'flowedit'
+  strength: float = 0.7
+  source_guidance: float = 1.5
+  target_guidance: float = 4.0
+  average: int = 1
+  free_steps: int = 0
+  repeats: int = 1
+
+  def __post_init__(self):
+    if self.method not in METHODS:
+      raise UserError(f'method={self.method!r}: use {", ".join(METHODS)}.')
+    if not 0 < self.strength <= 1:
+      raise UserError(f'strength={self.strength}: above 0 and at most 1.')
+    if self.average < 1:
+      raise UserError(f'average={self.average}: at least 1.')
+
+
+# The target, what guidance leads away from, and the same of the source.
+Conditions = tuple[
+  Condition, TextCondition | None, Condition, TextCondition | None
+]
+
+
+class Editor:
+  """The compiled edit of a run, batches split over its mesh.
+
+  Attributes:
+    batch_size: pictures at once, rounded up to fill the devices.
+  """
+
+  def __init__(
+    self,
+    context: RunContext,
+    options: EditOptions,
+    *,
+    size: tuple[int, int],
+    batch_size: int,
+  ):
+    """Prepares the program, which is compiled for the first batch.
+
+    Args:
+      context: of the run; `config.sampler` has the grid and the solver.
+      options: the method; the scales of guidance are not compiled in.
+      size: height and width of the pictures.
+      batch_size: see the attribute.
+
+    Raises:
+      UserError: a size, a solver or steps that the method does not take.
+    """
+    sampler = context.config.sampler
+    context.model.grid(*size)
+    self._context, self._options = context, options
+    self._solver = get_solver(sampler.solver)
+    self._times = time_grid(sampler.steps, sampler.shift, sampler.start)
+    count = len(self._times) - 1
+    self._steps = steps_of_strength(count, options.strength)
+    check_steps(count, self._steps, options.free_steps)
+    if options.method == 'inpaint':
+      check_solver(self._solver, options.repeats)
+    devices = sharding.batch_shards(context.mesh, context.rules)
+    self.batch_size = -(-batch_size // devices) * devices
+    self._shape = (*size, context.config.model.in_channels)
+    batch, replicated = (
+      context.batch_sharding,
+      sharding.replicated(context.mesh),
+    )
+    self._jitted = jax.jit(
+      self._edit,
+      in_shardings=(None, batch, batch, batch, batch, replicated),
+      out_shardings=replicated,
+    )
+
+  def edit(
+    self,
+    weights: PyTree,
+    images: UInt8[np.ndarray, 'I H W C'],
+    indices: Int[np.ndarray, 'I'],
+    conditions: Conditions,
+    mask: Bool[np.ndarray, 'I H W'] | None = None,
+    *,
+    seed: int = 0,
+    guidance: tuple[float, float] | None = None,
+  ) -> Iterator[UInt8[np.ndarray, 'B H W C']]:
+    """Yields edited batches in the order of the pictures, in all processes.
+
+    Where the mask is False, the pixels are those of the picture.
+
+    Args:
+      weights: of the network.
+      images: the pictures.
+      indices: with the seed they decide the noise.
+      conditions: for each picture.
+      mask: the part that may change; by default everything.
+      seed: of the noise.
+      guidance: scales of source and target, by default those of the options.
+    """
+    if mask is None:
+      mask = np.ones(images.shape[:3], bool)
+    scales = guidance or (
+      self._options.source_guidance,
+      self._options.target_guidance,
+    )
+    key_data = np.asarray(jax.random.key_data(jax.random.key(seed)))
+    numbers = key_data, np.asarray(scales, np.float32)
+    for start in range(0, len(images), self.batch_size):
+      part = slice(start, start + self.batch_size)
+      rows = jax.tree.map(
+        lambda x, part=part: put_batch_of(
+          self._context, self.batch_size, x[part]
+        ),
+        (images, indices, conditions, mask),
+      )
+      with self._context.use():
+        edited = self._jitted(weights, *rows, numbers)
+      yield jax.device_get(edited)[: len(indices[part])]
+
+  def _edit(
+    self,
+    weights: PyTree,
+    images: UInt8[Array, 'B H W C'],
+    indices: Int[Array, 'B'],
+    conditions: Conditions,
+    mask: Bool[Array, 'B H W'],
+    numbers: tuple[jax.Array, jax.Array],
+  ) -> UInt8[Array, 'B H W C']:
+    key = jax.random.wrap_key_data(numbers[0])
+    to_target, from_target, to_source, from_source = conditions
+    target = guided_velocity(
+      self._context, weights, to_target, from_target, numbers[1][1]
+    )
+    x = normalize(images)
+
+    def stream(first: int) -> Callable[[Any], jax.Array]:
+      scale = self._context.config.flow.noise_scale
+      return lambda number: (
+        scale
+        * sample_noise(
+          jax.random.fold_in(key, first + number), indices, self._shape
+        )
+      )
+
+    noise, options = stream(0), self._options
+    grid: dict[str, Any] = dict(steps=self._steps, solver=self._solver)
+    if options.method == 'flowedit':
+      source = guided_velocity(
+        self._context, weights, to_source, from_source, numbers[1][0]
+      )
+      edited = flow_edit(
+        (source, target),
+        x,
+        self._times,
+        noise,
+        average=options.average,
+        free_steps=options.free_steps,
+        **grid,
+      )
+    elif options.method == 'sdedit':
+      edited = sd_edit(target, x, noise(0), self._times, **grid)
+    else:
+      edited = inpaint(
+        target,
+        x,
+        mask[..., None].astype(jnp.float32),
+        noise(0),
+        self._times,
+        merge_noise=stream(_MERGE),
+        back_noise=stream(_BACK),
+        repeats=options.repeats,
+        **grid,
+      )
+    return jnp.where(mask[..., None], to_uint8(edited), images)

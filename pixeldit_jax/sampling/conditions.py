@@ -1,0 +1,87 @@
+"""What images are to show: labels, names or prompts for the network."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from pixeldit_jax.errors import UserError
+from pixeldit_jax.run_context import RunContext
+from pixeldit_jax.sampling.class_labels import read_class_names, read_labels
+from pixeldit_jax.train.run import workdir as run_folder
+from pixeldit_jax.typing import Condition, TextCondition
+
+# Classes by number or name, or prompts; a single one too.
+Wanted = Sequence[int | str] | int | str
+
+
+class ConditionReader:
+  """Reads labels or prompts for the network of a run.
+
+  Attributes:
+    class_names: by label; () where there are prompts, or no names.
+  """
+
+  def __init__(self, context: RunContext, workdir: str | None):
+    """Prepares; the text encoder is loaded when it is first needed.
+
+    Args:
+      context: of the run.
+      workdir: its folder, None of a released file, which has no text encoder.
+    """
+    self._workdir, self._model = workdir, context.config.model
+    self.class_names = read_class_names(workdir) if workdir else ()
+    self._encoder: Any = None
+
+  def read(self, wanted: Wanted) -> list[Any]:
+    """Checked labels or prompts, at least one.
+
+    Raises:
+      UserError: a class that does not exist, or none at all.
+    """
+    if isinstance(wanted, str | int | np.integer):
+      wanted = [wanted]
+    if not len(wanted):
+      raise UserError('no label and no prompt: give at least one, or None.')
+    if self._model.text_width:
+      return [str(text) for text in wanted]
+    return read_labels(wanted, self._model.num_classes, self.class_names)
+
+  def in_turn(self, wanted: Wanted | None, count: int) -> list[Any]:
+    """One for each of `count` images; None is the null class or no text."""
+    known = [None] if wanted is None else self.read(wanted)
+    return [known[i % len(known)] for i in range(count)]
+
+  def __call__(
+    self, known: Sequence[Any], negative: str = ''
+  ) -> tuple[Condition, TextCondition | None]:
+    """What the network is told, and what guidance leads away from.
+
+    Args:
+      known: what `in_turn` gives.
+      negative: a prompt; a network of classes has its null class.
+    """
+    if not self._model.text_width:
+      null = self._model.num_classes
+      labels = [null if label is None else label for label in known]
+      return np.asarray(labels, np.int32), None
+    encoder = self._text_encoder()
+    away = encoder.encode([negative], negative=True)
+    condition = encoder.encode([text or '' for text in known])
+    return condition, jax.tree.map(
+      lambda row: np.repeat(row, len(known), axis=0), away
+    )
+
+  def _text_encoder(self) -> Any:
+    """The encoder of the run, loaded once."""
+    if self._encoder is None:
+      from pixeldit_jax.encoders.text import open_encoder
+
+      if self._workdir is None:
+        raise UserError(
+          'a released file of texts has no encoder: make a workdir of it with '
+          'pixeldit convert --text_encoder=, and load that.'
+        )
+      self._encoder = open_encoder(run_folder.read_text_encoder(self._workdir))
+    return self._encoder

@@ -1,0 +1,180 @@
+"""Pictures edited by a run: from Python, and into a folder."""
+
+import csv
+import dataclasses
+import pathlib
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+import pixeldit_jax as pd
+from pixeldit_jax.editing.edit_set import Edit, EditSet, read_table, summarize
+from pixeldit_jax.editing.editor import EditOptions
+from pixeldit_jax.editing.pictures import find_pictures, read_pictures
+
+STEPS = 4
+
+
+@pytest.fixture(scope='module')
+def model(tiny_run):
+  return pd.load(tiny_run[1].workdir, devices=jax.devices()[:2])
+
+
+@pytest.fixture(scope='module')
+def pictures():
+  rng = np.random.default_rng(1)
+  return rng.integers(0, 256, (3, 28, 28, 3), np.uint8)
+
+
+@pytest.fixture
+def mask():
+  new = np.zeros((28, 28), bool)
+  new[:, 14:] = True
+  return new
+
+
+def test_inpainting_leaves_what_is_known_to_the_bit(model, pictures, mask):
+  images = model.inpaint(pictures, mask, [3, 4, 5], repeats=2, steps=STEPS)
+  np.testing.assert_array_equal(images[:, :, :14], pictures[:, :, :14])
+  assert (images[:, :, 14:] != pictures[:, :, 14:]).mean() > 0.5
+  other = model.inpaint(
+    pictures, mask, 3, repeats=1, steps=STEPS, solver='heun'
+  )
+  assert (other != images).any()
+
+
+@pytest.mark.parametrize('method', ['flowedit', 'sdedit'])
+def test_edits_keep_more_with_less_strength(model, pictures, method):
+  options = dict(method=method, steps=STEPS, seed=2)
+
+  def change(strength):
+    edited = model.edit(pictures, 7, 1, strength=strength, **options)
+    assert edited.shape == pictures.shape and edited.dtype == np.uint8
+    return np.abs(edited.astype(int) - pictures).mean()
+
+  assert 0 < change(0.25) < change(1.0)
+
+
+def test_the_same_source_and_target_change_nothing(model, pictures):
+  same = model.edit(
+    pictures, 1, 1, guidance=2.0, source_guidance=2.0, steps=STEPS
+  )
+  assert np.abs(same.astype(int) - pictures).max() <= 1
+
+
+def test_an_edit_depends_on_its_index_and_not_on_the_batch(model, pictures):
+  whole = model.edit(pictures, [2, 3, 4], 1, steps=STEPS)
+  first = model.edit(pictures[:1], 2, 1, steps=STEPS)
+  assert np.abs(whole[:1].astype(int) - first).max() <= 1
+
+
+def test_outside_of_a_mask_an_edit_has_the_pixels_of_the_picture(
+  model, pictures, mask
+):
+  edited = model.edit(pictures, 7, 1, mask=mask, steps=STEPS, free_steps=1)
+  np.testing.assert_array_equal(edited[:, :, :14], pictures[:, :, :14])
+  boxed = model.edit(
+    pictures, 7, 1, mask='box:14,0,28,28', steps=STEPS, free_steps=1
+  )
+  np.testing.assert_array_equal(edited, boxed)
+
+
+@pytest.mark.parametrize(
+  'options, named',
+  [
+    (dict(method='paint'), "method='paint'"),
+    (dict(strength=0.0), 'strength=0.0'),
+    (dict(strength=0.1, steps=STEPS), '0 of 4 steps'),
+    (dict(free_steps=9, steps=STEPS), 'free_steps=9'),
+    (dict(method='inpaint', repeats=2, solver='adams2'), 'repeats=2'),
+    (dict(method='inpaint', solver='heun_reuse'), 'heun_reuse'),
+    (dict(mask=np.zeros((3, 3), bool)), 'mask of shape'),
+    (dict(height=27), '27 x 28'),
+  ],
+  ids=str,
+)
+def test_edits_that_cannot_be_are_refused(model, pictures, options, named):
+  with pytest.raises(ValueError, match=named):
+    model.edit(pictures, 3, 1, **options)
+
+
+def test_pictures_are_read_in_every_form(tmp_path, pictures):
+  Image.fromarray(pictures[0]).save(tmp_path / 'b.png')
+  (tmp_path / 'a').mkdir()
+  Image.fromarray(pictures[1]).resize((56, 56)).save(tmp_path / 'a' / 'c.png')
+  found = find_pictures(str(tmp_path))
+  assert [pathlib.Path(p).name for p in found] == ['c.png', 'b.png']
+  both = read_pictures([found[1], Image.fromarray(pictures[2])], (28, 28))
+  np.testing.assert_array_equal(both, pictures[[0, 2]])
+  assert read_pictures(found[0], (20, 24)).shape == (1, 20, 24, 3)
+  with pytest.raises(ValueError, match='no picture'):
+    read_pictures([], (8, 8))
+  with pytest.raises(FileNotFoundError, match='nowhere'):
+    find_pictures(str(tmp_path / 'nowhere'))
+  (tmp_path / 'bad.png').write_text('no')
+  with pytest.raises(ValueError, match='cannot be read'):
+    read_pictures(str(tmp_path / 'bad.png'), (8, 8))
+
+
+@pytest.fixture
+def edits(tmp_path, pictures):
+  lines = []
+  for i, pixels in enumerate(pictures):
+    Image.fromarray(pixels).save(tmp_path / f'{i}.png')
+    lines.append(
+      f'{i}.png,{i + 4},box:14,0,28,28'.replace('box:', '"box:') + '"'
+    )
+  (tmp_path / 'edits.csv').write_text(
+    'image,target,region\n' + '\n'.join(lines) + '\n'
+  )
+  return read_table(str(tmp_path / 'edits.csv'), Edit('', source='1'))
+
+
+def write(model, out, edits, batch_size=2, **options):
+  chosen = EditSet(out, edits, (28, 28), dict(seed=0))
+  chosen.check(overwrite=False)
+  editor = model.editor(EditOptions(), (28, 28), batch_size, steps=STEPS)
+  return chosen.write(
+    editor,
+    model.weights,
+    model.edit_conditions_of(edits, ''),
+    seed=0,
+    **options,
+  )
+
+
+def test_a_set_has_a_table_and_is_continued(model, tmp_path, edits):
+  assert [e.target for e in edits] == ['4', '5', '6']
+  assert edits[0].source == '1' and edits[0].region == 'box:14,0,28,28'
+  judge = lambda images, targets: np.array([t != '5' for t in targets])  # noqa: E731
+  rows = write(model, tmp_path / 'a', edits, judge=judge, measure=True)
+  with open(tmp_path / 'a' / 'edits.csv') as file:
+    table = list(csv.DictReader(file))
+  assert [row['agrees'] for row in table] == ['1', '0', '1']
+  assert (
+    table[2]['file'] == 'after/000002_2.png' and float(table[0]['psnr']) > 0
+  )
+  assert summarize(rows)['agrees'] == pytest.approx(2 / 3)
+  assert (tmp_path / 'a' / 'edits.png').is_file()
+  images = {p.name: p.read_bytes() for p in (tmp_path / 'a/after').iterdir()}
+  lost = tmp_path / 'a' / 'after' / '000001_1.png'
+  lost.unlink()
+  kept = tmp_path / 'a' / 'after' / '000002_2.png'
+  before = kept.stat().st_mtime_ns
+  write(model, tmp_path / 'a', edits)
+  assert lost.read_bytes() == images[lost.name]
+  assert kept.stat().st_mtime_ns == before
+  changed = [dataclasses.replace(edits[0], target='9'), *edits[1:]]
+  with pytest.raises(ValueError, match='describes edits of'):
+    write(model, tmp_path / 'a', changed)
+
+
+@pytest.mark.parametrize(
+  'text, named', [('file\nx\n', 'found'), ('image\n', 'none')]
+)
+def test_a_table_of_other_columns_is_refused(tmp_path, text, named):
+  (tmp_path / 'edits.csv').write_text(text)
+  with pytest.raises(ValueError, match=named):
+    read_table(str(tmp_path / 'edits.csv'), Edit(''))
