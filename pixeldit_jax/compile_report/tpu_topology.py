@@ -150,9 +150,9 @@ def lower_sampling(context: RunContext) -> Lowered:
     condition = unconditional = TextCondition(tokens, mask)
   batch = _with_batch_sharding((indices, condition, unconditional), context)
   sampler = Sampler(context)
-  arguments = weights, *batch, sampler.numbers()
+  arguments = weights, *batch
   with context.use():
-    lowered = sampler.jitted.lower(*arguments)
+    lowered = sampler.jitted.lower(*arguments, sampler.numbers())
   return Lowered(lowered, weights, arguments)
 
 
