@@ -6,6 +6,7 @@
   pixeldit sample --workdir=runs/released --out=samples
   pixeldit train ... --config.init_from=runs/released
   pixeldit convert --workdir=runs/mine --out=mine.safetensors
+  pixeldit convert --workdir=runs/t2i --out=t2i.safetensors --to=comfyui
 
 --source is a .ckpt, .pth or .safetensors, here or on the Hugging Face hub. The
 workdir has the sampler of --config. Without --config the network is seen from
@@ -34,8 +35,17 @@ _WEIGHTS = flags.DEFINE_enum(
   ['ema', 'raw', 'both'],
   'The average, or those last trained. ema by default; both in a .ckpt.',
 )
+_TO = flags.DEFINE_enum(
+  'to',
+  'release',
+  ['release', 'comfyui'],
+  'Whose names --out has. That of ComfyUI goes into its models/ folder.',
+)
 _DTYPE = flags.DEFINE_enum(
-  'dtype', 'float32', ['float32', 'bfloat16'], 'Of the tensors in --out.'
+  'dtype',
+  None,
+  ['float32', 'bfloat16'],
+  'Of the tensors in --out: float32, and bfloat16 for ComfyUI, by default.',
 )
 _STEP = flags.DEFINE_integer('step', None, 'Checkpoint; the newest by default.')
 _OVERWRITE = flags.DEFINE_bool(
@@ -69,7 +79,9 @@ def main():
 def _check_flags():
   if bool(_SOURCE.value) == bool(_OUT.value):
     raise UserError('give --source or --out, one of them.')
-  unused = (_STEP, _DTYPE) if _SOURCE.value else (_TEXT_ENCODER, _INSTRUCTION)
+  unused = (
+    (_STEP, _DTYPE, _TO) if _SOURCE.value else (_TEXT_ENCODER, _INSTRUCTION)
+  )
   for flag in unused:
     if flag.present:
       given = 'source' if _SOURCE.value else 'out'
@@ -119,6 +131,7 @@ def _out_of_workdir(out: str):
     dtype=_DTYPE.value,
     step=_STEP.value,
     overwrite=_OVERWRITE.value,
+    form=_TO.value,
   )
 
 

@@ -58,6 +58,7 @@ def main():
 
   from pixeldit_jax.cli.log import start_log
   from pixeldit_jax.sampling import benchmark_exports, sample_set, trajectory
+  from pixeldit_jax.sampling.class_labels import read_class_names
 
   cluster_flags.initialize()
   start_log(jax.process_index())
@@ -83,7 +84,10 @@ def main():
   )
   if jax.process_index() == 0:
     sample_set.write_pngs(out / 'images', out / 'samples.npz')
-    sample_set.write_grid(out / 'samples.png', out / 'samples.npz', prompts)
+    names = read_class_names(ref.workdir)
+    sample_set.write_grid(
+      out / 'samples.png', out / 'samples.npz', prompts, names
+    )
   if _TRAJECTORY.value:
     trajectory.draw_trajectory(context, ref, out, labels=labels)
 

@@ -49,7 +49,7 @@ def main():
   teacher = load_teacher(config)
   evaluators: list[Evaluator] = []
   if config.log.samples_every:
-    evaluators.append(SampleGridEvaluator(context))
+    evaluators.append(SampleGridEvaluator(context, _WORKDIR.value))
   if config.eval.every:
     evaluators.append(feature_networks.make_evaluator(context))
   train(context, _WORKDIR.value, evaluators, teacher, _ALLOW_CHANGE.value)

@@ -30,7 +30,7 @@ SOURCE = flags.DEFINE_string(
 LABELS = flags.DEFINE_string(
   'labels',
   None,
-  'Classes, as 0,3,7 or 0-9; used in turn. All classes by default.',
+  'Classes, as 0,3,7 or 0-9 or cat,dog; used in turn. All by default.',
 )
 SEED = flags.DEFINE_integer('seed', 0, 'Of the noise.')
 STEP = flags.DEFINE_integer('step', None, 'Checkpoint; the newest by default.')

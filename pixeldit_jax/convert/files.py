@@ -21,15 +21,16 @@ WRAPPERS = re.compile(r'(?<![^.])(_orig_mod|module)\.')
 # What stands beside a network, with no prefix or with one.
 BESIDE = ('diffusion_trainer.', '_repa_projector.')
 TEXT = 'core.'  # what the names of the text-to-image release begin with
+COMFYUI = 'model.diffusion_model.'  # what ComfyUI puts before a release's names
 
 
 def read_weights(path: str | os.PathLike, ema: bool = True) -> LazyTensors:
   """The weights in a file, by the plain inner names of the release.
 
   Takes Lightning `.ckpt`, `.pth` (plain or nested) and `.safetensors`.
-  Prefixes (`denoiser.`, `ema_denoiser.`, `core.`) and what wrappers add to
-  names are removed; what stands beside the network (`diffusion_trainer.*`,
-  `_repa_projector.*`) is left out.
+  Prefixes (`denoiser.`, `ema_denoiser.`, `core.`, `model.diffusion_model.`) and
+  what wrappers add to names are removed; what stands beside the network
+  (`diffusion_trainer.*`, `_repa_projector.*`) is left out.
 
   Args:
     path: a local file, or hf://organisation/repository/file.
@@ -94,7 +95,7 @@ def _inner_names(
   """Plain name to name in the file, of the set that was asked for."""
   plain: dict[str, str] = {}
   for name in names:
-    inner = WRAPPERS.sub('', name)
+    inner = WRAPPERS.sub('', name).removeprefix(COMFYUI)
     if inner in plain:
       raise UserError(
         f'{path} has both {plain[inner]} and {name}, which are one tensor '

@@ -19,6 +19,7 @@ from pixeldit_jax.metrics.feature_extractor import FeatureNetwork
 from pixeldit_jax.progress import Progress
 from pixeldit_jax.run_context import RunContext
 from pixeldit_jax.sampling import provenance
+from pixeldit_jax.sampling.class_labels import read_class_names
 from pixeldit_jax.sampling.sample_set import (
   make_sample_set,
   write_grid,
@@ -85,7 +86,8 @@ def evaluate_run(
   reference = options.reference
   if jax.process_index() or reference is None:
     return None
-  write_grid(out / GRID, out / SAMPLES)
+  names = read_class_names(ref.workdir)
+  write_grid(out / GRID, out / SAMPLES, class_names=names)
   if options.png:
     write_pngs(out / PNGS, out / SAMPLES)
   result = _stored_result(out / RESULT, settings, options.network, reference)

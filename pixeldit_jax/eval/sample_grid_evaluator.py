@@ -9,8 +9,10 @@ import numpy as np
 
 from pixeldit_jax.data.caption_sampler import ARRAYS, NULL, CaptionSampler
 from pixeldit_jax.data.sources.open_source import open_source
+from pixeldit_jax.images.contact_sheet import draw_classes
 from pixeldit_jax.images.grid import image_grid
 from pixeldit_jax.run_context import RunContext
+from pixeldit_jax.sampling.class_labels import read_class_names
 from pixeldit_jax.sampling.sampler import Sampler
 from pixeldit_jax.typing import Condition, PyTree, TextCondition, UInt8
 
@@ -22,8 +24,16 @@ class SampleGridEvaluator:
     every: steps between two grids.
   """
 
-  def __init__(self, context: RunContext):
+  def __init__(self, context: RunContext, workdir: str | None = None):
+    """Prepares the sampler.
+
+    Args:
+      context: of the run.
+      workdir: its folder; a row of the grid is called by the name of its class
+        that stands there.
+    """
     config = context.config
+    self._workdir = workdir
     self.every = config.log.samples_every
     self._config, self._count = config, config.log.samples
     batch_size = min(self._count, config.sampler.batch_size)
@@ -37,7 +47,17 @@ class SampleGridEvaluator:
     indices = np.arange(self._count)
     batches = self._sampler.sample(ema_params, indices, *self._conditions)
     columns = math.ceil(math.sqrt(self._count))
-    yield 'samples', image_grid(np.concatenate(list(batches)), columns)
+    images = np.concatenate(list(batches))
+    labels, names = self._conditions[0], self._class_names
+    if names and isinstance(labels, np.ndarray):
+      yield 'samples', draw_classes(images, labels, names)
+    else:
+      yield 'samples', image_grid(images, columns)
+
+  @functools.cached_property
+  def _class_names(self) -> tuple[str, ...]:
+    """Read once training has begun, which writes them."""
+    return read_class_names(self._workdir) if self._workdir else ()
 
   @functools.cached_property
   def _conditions(self) -> tuple[Condition, TextCondition | None]:

@@ -6,11 +6,13 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from pixeldit_jax.images.grid import Grid
-from pixeldit_jax.typing import UInt8
+from pixeldit_jax.images.grid import Grid, image_grid
+from pixeldit_jax.typing import Int, UInt8
 
 _LINE = 14  # pixels of height for a line of a title
 _GAP = 4
+_NAME = 160  # pixels of the name of a class, beside its row
+_ROW_GAP = 2  # around the cells of `image_grid`
 
 
 def draw(
@@ -42,6 +44,39 @@ def draw(
     top, left = grid.corner(i)
     for k, line in enumerate(_break(title, cell, font)[:lines]):
       pen.text((left, top + cell + k * _LINE), line, (0, 0, 0), font)
+  return np.asarray(sheet)
+
+
+def draw_classes(
+  images: UInt8[np.ndarray, 'I H W 3'],
+  labels: Int[np.ndarray, 'I'],
+  names: Sequence[str],
+  columns: int = 10,
+) -> UInt8[np.ndarray, 'height width 3']:
+  """Draws a labelled row for each class, in the order of the labels.
+
+  Args:
+    images: of one size; small ones are enlarged as by `image_grid`.
+    labels: of each.
+    names: of the classes, by label.
+    columns: images in a row; more of a class are left out.
+  """
+  classes = sorted({int(label) for label in labels})
+  rows = [images[labels == label][:columns] for label in classes]
+  columns = max(map(len, rows))
+  blank = np.full((1, *images.shape[1:]), 255, np.uint8)
+  cells = [np.concatenate([r, *[blank] * (columns - len(r))]) for r in rows]
+  grid = image_grid(np.concatenate(cells), columns)
+  height = (len(grid) - _ROW_GAP) / len(rows)
+  font = ImageFont.load_default(13)
+  titles = [names[label] for label in classes]
+  left = round(min(max(map(font.getlength, titles)), _NAME)) + 2 * _GAP
+  sheet = Image.new('RGB', (left + grid.shape[1], grid.shape[0]), 'white')
+  sheet.paste(Image.fromarray(grid), (left, 0))
+  pen = ImageDraw.Draw(sheet)
+  for k, title in enumerate(titles):
+    (line, *_) = _break(title, left - 2 * _GAP, font)
+    pen.text((_GAP, round((k + 0.5) * height) - 7), line, (0, 0, 0), font)
   return np.asarray(sheet)
 
 

@@ -11,7 +11,7 @@ import math
 import os
 import pathlib
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import jax
 import numpy as np
@@ -203,17 +203,30 @@ def write_grid(
   path: str | os.PathLike,
   npz: str | os.PathLike,
   prompts: Prompts | None = None,
+  class_names: Sequence[str] = (),
 ) -> None:
-  """Draws the first images of a set, with their prompts below, if any."""
+  """Draws the first images of a set, with what they are to show.
+
+  Args:
+    path: of the PNG.
+    npz: the set.
+    prompts: of a network of texts; each stands below its image.
+    class_names: by label, with which each class has a row of its own.
+  """
   images = next(NpzImages(npz).batches(GRID))
-  if prompts is None:
-    picture = image_grid(images, GRID_COLUMNS)
-  else:
+  labels = NpzImages(npz).labels()
+  if prompts is not None:
     titles = [prompts.texts[k] for k in prompts.numbers(len(images))]
     columns = min(GRID_COLUMNS, math.ceil(math.sqrt(len(images))))
     picture = contact_sheet.draw(
       list(images), titles, columns, cell=PROMPT_CELL, lines=3
     )
+  elif class_names and labels is not None:
+    picture = contact_sheet.draw_classes(
+      images, labels[: len(images)], class_names, GRID_COLUMNS
+    )
+  else:
+    picture = image_grid(images, GRID_COLUMNS)
   write_png(pathlib.Path(path), picture)
   log.info('Wrote %s', path)
 

@@ -1,6 +1,7 @@
 """The grid in training: the same samples always, of classes or of texts."""
 
 import dataclasses
+import json
 
 import jax
 import numpy as np
@@ -9,10 +10,13 @@ import pytest
 from pixeldit_jax import config as defaults
 from pixeldit_jax.data.source import Source
 from pixeldit_jax.eval.sample_grid_evaluator import SampleGridEvaluator
+from pixeldit_jax.images.contact_sheet import draw_classes
 from pixeldit_jax.images.grid import image_grid
 from pixeldit_jax.model.pixeldit import abstract_model, weights_of
 from pixeldit_jax.run_context import RunContext
 from pixeldit_jax.sampling.sampler import Sampler
+
+NAMES = [f'class {k}' for k in range(10)]
 
 
 def test_it_draws_the_first_samples_of_all_classes(tiny_run, tiny_weights):
@@ -28,6 +32,22 @@ def test_it_draws_the_first_samples_of_all_classes(tiny_run, tiny_weights):
   assert np.abs(grid.astype(int) - expected).max() <= 1
   ((_, again),) = evaluator(2, tiny_weights[1])
   np.testing.assert_array_equal(grid, again)
+
+
+def test_the_rows_of_its_grid_have_the_names_of_the_classes(
+  tiny_run, tiny_weights, tmp_path
+):
+  (tmp_path / 'classes.json').write_text(json.dumps(dict(names=NAMES)))
+  config = tiny_run[0].config.copy_and_resolve_references()
+  config.log.update(samples=5, samples_every=7)
+  context = dataclasses.replace(tiny_run[0], config=config)
+  evaluator = SampleGridEvaluator(context, str(tmp_path))
+  ((_, grid),) = evaluator(1, tiny_weights[1])
+  images = Sampler(context, batch_size=5).sample(
+    tiny_weights[1], np.arange(5), np.arange(5)
+  )
+  expected = draw_classes(np.concatenate(list(images)), np.arange(5), NAMES)
+  assert np.abs(grid.astype(int) - expected).max() <= 1
 
 
 def test_its_texts_are_of_the_data_which_are_not_checked_again(monkeypatch):

@@ -32,3 +32,18 @@ def test_long_titles_are_broken_between_words():
   (short, cut, _), (same, whole, _) = ink(1), ink(3)
   assert short == same > 0
   assert whole > 2 * cut
+
+
+def test_each_class_has_a_labelled_row():
+  images = np.zeros((5, 48, 48, 3), np.uint8)
+  images[[1, 4]] = 90
+  labels = np.array([0, 2, 0, 0, 2])
+  names = ['cat', 'none', 'dog']
+  sheet = contact_sheet.draw_classes(images, labels, names, columns=2)
+  assert sheet.shape[0] == 2 * 98 + 2  # two rows, of the two classes
+  cells = sheet[:, -(2 * 98 + 2) :]
+  assert (cells[2:98, 2:98] == 0).all() and (cells[2:98, 100:196] == 0).all()
+  assert (cells[100:196, 2:98] == 90).all()
+  beside = sheet[:, : -(2 * 98 + 2)]
+  assert (beside[:98] < 128).any() and (beside[98:] < 128).any()
+  assert not (beside[:98] == beside[98 : 2 * 98]).all()

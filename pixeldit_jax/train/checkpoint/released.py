@@ -16,7 +16,7 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from pixeldit_jax.config import get_config, model_config, validate
-from pixeldit_jax.convert.files import TEXT, read_weights
+from pixeldit_jax.convert.files import COMFYUI, TEXT, read_weights
 from pixeldit_jax.convert.lazy import LazyTensors
 from pixeldit_jax.convert.lightning import write_lightning, write_pth
 from pixeldit_jax.convert.official import fields_of, native_of, released_of
@@ -34,6 +34,7 @@ log = logging.getLogger(__name__)
 
 SETS = ('ema', 'raw', 'both')
 DTYPES = ('float32', 'bfloat16')
+FORMS = ('release', 'comfyui')
 SUFFIXES = ('.safetensors', '.pth', '.ckpt')
 # All that there is in a workdir that was converted.
 FILES = {'config.json', 'history.jsonl', 'parameters.txt', 'text.json', FOLDER}
@@ -138,9 +139,10 @@ def from_workdir(
   target: str | os.PathLike,
   *,
   which: str | None = None,
-  dtype: str = 'float32',
+  dtype: str | None = None,
   step: int | None = None,
   overwrite: bool = False,
+  form: str = 'release',
 ) -> None:
   """Writes the weights of a run as a file of the released form.
 
@@ -151,9 +153,11 @@ def from_workdir(
     which: the 'ema' or the 'raw' weights. A `.ckpt` has places for 'both'; one
       set alone stands in both. None is 'both' where the file and the run have
       them, and else 'ema'.
-    dtype: 'float32' or 'bfloat16'.
+    dtype: 'float32' or 'bfloat16'; by default what is usual in the form.
     step: which checkpoint, the newest by default.
     overwrite: replace a file.
+    form: 'release' (float32), or 'comfyui': what that program's own PixelDiT
+      reads, a `.safetensors` of a network of texts, in bfloat16.
 
   Raises:
     FileNotFoundError: no run, or no checkpoint with these weights.
@@ -165,6 +169,9 @@ def from_workdir(
   config = workdir.read_config(folder)
   model = model_config(config)
   _check_target(target, model.text_width, which, overwrite)
+  if form == 'comfyui':
+    _check_comfyui(target, model.text_width)
+  dtype = dtype or ('bfloat16' if form == 'comfyui' else 'float32')
   main = CheckpointRef(folder, step, which != 'raw').resolve()
   raw = dataclasses.replace(main, ema=False)
   if which is None and target.suffix == '.ckpt':
@@ -177,7 +184,10 @@ def from_workdir(
     return _told(tensors.cast(dtype))
 
   weights = stored(main)
-  if target.suffix == '.safetensors':
+  if form == 'comfyui':
+    names = {f'{COMFYUI}{TEXT}{name}': name for name in weights}
+    write_safetensors(target, weights.renamed(names))
+  elif target.suffix == '.safetensors':
     write_safetensors(target, weights)
   elif target.suffix == '.pth':
     prefix = TEXT if model.text_width else ''
@@ -235,6 +245,16 @@ def _check_target(
     raise UserError(f'{target}: only a .ckpt has both sets; write ema or raw.')
   if target.exists() and not overwrite:
     raise UserError(f'{target} is there already: --overwrite replaces it.')
+
+
+def _check_comfyui(target: pathlib.Path, text: int) -> None:
+  """Raises UserError for what ComfyUI would not read."""
+  if target.suffix != '.safetensors':
+    raise UserError(f'{target}: ComfyUI reads .safetensors; name it so.')
+  if not text:
+    raise UserError(
+      'the run is of classes: ComfyUI draws with PixelDiT for texts alone.'
+    )
 
 
 def _told(tensors: LazyTensors) -> LazyTensors:

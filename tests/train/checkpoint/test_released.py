@@ -14,7 +14,10 @@ from pixeldit_jax.config import model_config
 from pixeldit_jax.convert.files import read_weights
 from pixeldit_jax.convert.lightning import write_lightning, write_pth
 from pixeldit_jax.convert.official import from_official
-from pixeldit_jax.convert.safetensors import write_safetensors
+from pixeldit_jax.convert.safetensors import (
+  read_safetensors,
+  write_safetensors,
+)
 from pixeldit_jax.model.pixeldit import weights_of
 from pixeldit_jax.run_context import RunContext
 from pixeldit_jax.train.checkpoint.released import (
@@ -255,3 +258,28 @@ def test_training_starts_from_it_and_does_not_go_on_in_it(
   target = tmp_path / 'fine.ckpt'
   from_workdir(fine, target)
   same_bits(read_weights(target, ema=False), sets()[0])
+
+
+@pytest.mark.slow
+def test_comfyui_is_given_its_names_and_read_back(tmp_path, sets, same_bits):
+  weights, _ = sets('t2i', ml_dtypes.bfloat16)
+  source, run = tmp_path / 'source.safetensors', str(tmp_path / 'run')
+  write_safetensors(source, {f'core.{k}': v for k, v in weights.items()})
+  to_workdir(source, run, text_config(weights))
+  target = tmp_path / 'comfyui.safetensors'
+  from_workdir(run, target, form='comfyui')
+  stored = read_safetensors(target)
+  prefix = 'model.diffusion_model.core.'
+  assert all(name.startswith(prefix) for name in stored)
+  same_bits(read_weights(target), weights)
+  with pytest.raises(ValueError, match='reads .safetensors'):
+    from_workdir(run, tmp_path / 'a.pth', form='comfyui')
+
+
+def test_comfyui_has_no_place_for_a_run_of_classes(tmp_path, sets):
+  raw, _ = sets()
+  source, run = tmp_path / 'source.safetensors', str(tmp_path / 'run')
+  write_safetensors(source, raw)
+  to_workdir(source, run, infer_run(source, TINY))
+  with pytest.raises(ValueError, match='of classes'):
+    from_workdir(run, tmp_path / 'a.safetensors', form='comfyui')
