@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
@@ -396,8 +397,8 @@ class Model:
     with self.context.use():
       return program(
         self.weights,
-        np.asarray(x, np.float32),
-        np.asarray(t, np.float32),
+        jnp.asarray(x, jnp.float32),
+        jnp.asarray(t, jnp.float32),
         *self.conditions(chosen),
         np.float32(guidance),
         guidance == 1,

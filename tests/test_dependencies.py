@@ -20,6 +20,7 @@ PACKAGE_OF = {
 # Extras that are used without being imported, and how.
 TOOLS = {
   'cuda': 'a form of jax',
+  'notebook': 'runs the notebooks, and keeps them as text',
   'tensorboard': 'a command that shows the events of a run',
   'test': 'commands and plugins of pytest',
   'tpu': 'a form of jax',
