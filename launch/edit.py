@@ -138,7 +138,7 @@ def _read_edits():
       for path in find_pictures(_IMAGES.value)
     ]
   else:
-    edits = read_table(_TABLE.value, given)
+    edits = read_table(_TABLE.value or '', given)
   if _METHOD.value == 'inpaint' and not all(edit.mask for edit in edits):
     raise UserError('--method=inpaint needs --mask: the part that is new.')
   if _MEASURE.value and not all(edit.mask or edit.region for edit in edits):

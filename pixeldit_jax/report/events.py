@@ -52,10 +52,9 @@ def read_events(folder: str | os.PathLike) -> Events:
 
 def _hide(found: Events, step: int) -> None:
   """Forgets what steps wrote that are done again."""
-  for series in (found.scalars, found.images):
-    kept: dict[str, list[Any]] = series  # type: ignore[assignment]
-    for name, points in kept.items():
-      kept[name] = [point for point in points if point[0] < step]
+  series: list[list[Any]] = [*found.scalars.values(), *found.images.values()]
+  for points in series:
+    points[:] = [point for point in points if point[0] < step]
 
 
 def _events_of(path: epath.Path) -> Iterator[Any]:
