@@ -129,25 +129,11 @@ def mean_flow_loss(
     weight; 'velocity' likewise of the branch of v, and 'perceptual_0' and so on
     before their weights, where there are such.
   """
-  s, q, omega, low, high, dropped = draws
+  s, q = draws.s, draws.q
   x = interpolate(data, noise, s)
   guided, tangent = _guided_velocity(average, x, data, draws, labels, null)
-  y = jnp.where(dropped, null, labels)
-
-  def from_state(x, s, f=average):
-    return f(x, s, q, y, omega, low, high)
-
-  directions = (tangent, jnp.ones_like(s))
-  if derivative is None:
-    U, dU, v = jax.jvp(from_state, (x, s), directions, has_aux=True)
-  else:
-    U, v = from_state(x, s)
-    _, dU, _ = jax.jvp(
-      lambda x, s: from_state(x, s, derivative),
-      (x, s),
-      directions,
-      has_aux=True,
-    )
+  y = jnp.where(draws.dropped, null, labels)
+  U, dU, v = _derivative(average, derivative, x, tangent, y, draws)
   step = jax.lax.expand_dims(q - s, (1, 2, 3))
   W = U - step * jax.lax.stop_gradient(dU)
   total, squares = _adaptive(W, guided)
@@ -163,6 +149,21 @@ def mean_flow_loss(
       found[f'perceptual_{i}'] = value
       total += weight * value / jax.lax.stop_gradient(value + EPS)
   return total, found
+
+
+def _derivative(average, derivative, x, tangent, y, draws):
+  """U, dU/ds along the path, and the velocity by its own branch or None."""
+  s, q, omega, low, high, _ = draws
+
+  def of(f):
+    return lambda x, s: f(x, s, q, y, omega, low, high)
+
+  directions = (tangent, jnp.ones_like(s))
+  if derivative is None:
+    return jax.jvp(of(average), (x, s), directions, has_aux=True)
+  _, dU, _ = jax.jvp(of(derivative), (x, s), directions, has_aux=True)
+  U, v = of(average)(x, s)
+  return U, dU, v
 
 
 def _guided_velocity(average, x, data, draws, labels, null):
