@@ -4,15 +4,18 @@ libtpu has the whole compiler, and refuses what does not fit into HBM as a chip
 would.
 """
 
+import contextlib
 import importlib.util
 import os
 import pathlib
 import re
 import tempfile
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.experimental.compilation_cache import compilation_cache
 
 from pixeldit_jax import sharding
 from pixeldit_jax.encoders.vision import VisionConfig
@@ -168,7 +171,7 @@ def compile_for_tpu(lowered: jax.stages.Lowered) -> Compiled:
   Raises:
     OutOfMemory: the program needs more HBM than a chip has.
   """
-  with tempfile.TemporaryDirectory() as folder:
+  with tempfile.TemporaryDirectory() as folder, _without_cache():
     # Neither the error nor the compiled program says what is in HBM; a report
     # that the compiler dumps does.
     try:
@@ -179,6 +182,19 @@ def compile_for_tpu(lowered: jax.stages.Lowered) -> Compiled:
       report = _memory_report(folder)
       raise OutOfMemory(summarize_exhausted(str(error), report)) from None
     return Compiled(program, hbm_bytes(_memory_report(folder)))
+
+
+@contextlib.contextmanager
+def _without_cache() -> Iterator[None]:
+  """Compiles anew: a program for absent chips cannot be read from the cache."""
+  enabled = jax.config.jax_enable_compilation_cache
+  try:
+    jax.config.update('jax_enable_compilation_cache', False)
+    compilation_cache.reset_cache()  # it remembers whether it is used
+    yield
+  finally:
+    jax.config.update('jax_enable_compilation_cache', enabled)
+    compilation_cache.reset_cache()
 
 
 def _memory_report(folder: str) -> str:
