@@ -30,10 +30,23 @@ import sys  # noqa: E402
 import types  # noqa: E402
 
 import jax  # noqa: E402
+import jaxtyping  # noqa: E402
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 
 jax.config.update('jax_numpy_dtype_promotion', 'strict')
+
+# The arrays of every call are checked against the shapes of the signature.
+jaxtyping.install_import_hook('pixeldit_jax', 'array_signatures.checked')
+
+
+@pytest.fixture
+def unchecked_signatures():
+  """For tests of the errors that users see: they pass what does not fit."""
+  jaxtyping.config.update('jaxtyping_disable', True)
+  yield
+  jaxtyping.config.update('jaxtyping_disable', False)
+
 
 GOLDEN = pathlib.Path(__file__).parent / 'golden'
 

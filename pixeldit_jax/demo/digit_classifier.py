@@ -91,7 +91,7 @@ def digit_network() -> FeatureNetwork:
 
 
 def _extract(
-  batches: Iterable[UInt8[np.ndarray, 'B 28 28 C']],
+  batches: Iterable[UInt8[np.ndarray, '_ 28 28 C']],
 ) -> Iterator[Features]:
   for images in batches:
     yield Features(margins(images))

@@ -79,7 +79,7 @@ class Grounded(nnx.Module):
   def __call__(
     self,
     x: Float[Array, 'B H W C'],
-    t: Float[Array, 'B'] | float,
+    t: Float[Array, 'B'] | Float[Array, ''] | float,
     y: Int[Array, 'B'],
     dropped: Bool[Array, 'B'] | None = None,
   ) -> Float[Array, 'B H W C']:

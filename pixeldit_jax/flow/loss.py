@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from pixeldit_jax.flow.path import velocity
-from pixeldit_jax.typing import Array, Float, Int, Key
+from pixeldit_jax.typing import AnyArray, Array, Float, Int, Key
 
 
 def flow_matching_loss(
@@ -24,8 +24,8 @@ def flow_matching_loss(
 
 
 def drop_labels(
-  key: Key, labels: Int[Array, 'B'], rate: float, null: int
-) -> Int[Array, 'B']:
+  key: Key, labels: Int[AnyArray, 'B'], rate: float, null: int
+) -> Int[AnyArray, 'B']:
   """Labels, each replaced by `null` with probability `rate`.
 
   Training on both makes classifier-free guidance possible.

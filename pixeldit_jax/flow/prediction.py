@@ -21,7 +21,7 @@ LEAST_TIME_LEFT = 0.05
 def velocity_to(
   data: Float[Array, 'B H W C'],
   x: Float[Array, 'B H W C'],
-  t: Float[Array, '#B'] | float,
+  t: Float[Array, '#B'] | Float[Array, ''] | float,
 ) -> Float[Array, 'B H W C']:
   """The velocity that leads from x at t to the data."""
   left = jnp.maximum(1 - jnp.asarray(t, jnp.float32), LEAST_TIME_LEFT)
@@ -32,7 +32,7 @@ def as_velocity(
   prediction: str,
   output: Float[Array, 'B H W C'],
   x: Float[Array, 'B H W C'],
-  t: Float[Array, '#B'] | float,
+  t: Float[Array, '#B'] | Float[Array, ''] | float,
 ) -> Float[Array, 'B H W C']:
   """The velocity that the output of a network stands for.
 

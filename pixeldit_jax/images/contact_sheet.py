@@ -16,7 +16,7 @@ _ROW_GAP = 2  # around the cells of `image_grid`
 
 
 def draw(
-  images: Iterable[UInt8[np.ndarray, 'H W 3']],
+  images: Iterable[UInt8[np.ndarray, '_ _ 3']],
   titles: Sequence[str],
   columns: int = 8,
   cell: int = 160,

@@ -38,7 +38,7 @@ class Grid:
     return top, self.gap + column * (self.width + self.gap)
 
   def draw(
-    self, images: Sequence[UInt8[np.ndarray, 'h w c']]
+    self, images: Sequence[UInt8[np.ndarray, '_ _ _']]
   ) -> UInt8[np.ndarray, 'height width 3']:
     """Draws each image in the middle of the lower edge of its cell."""
     rows = -(-len(images) // self.columns)

@@ -31,7 +31,7 @@ class ImageStatistics:
 
 
 def collect(
-  batches: Iterable[UInt8[np.ndarray, 'B H W 3']],
+  batches: Iterable[UInt8[np.ndarray, '_ H W 3']],
   network: FeatureNetwork,
   count: int,
   *,

@@ -27,12 +27,13 @@ from pixeldit_jax.typing import (
   Array,
   Condition,
   Float,
+  Int,
   Key,
   PyTree,
   TextCondition,
 )
 
-Metrics = dict[str, Float[Array, '']]
+Metrics = dict[str, Float[Array, ''] | Int[Array, '']]
 
 
 class TrainingInputs(NamedTuple):

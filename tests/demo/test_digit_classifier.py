@@ -37,6 +37,7 @@ def test_agreement_falls_to_chance_on_noise():
   assert class_agreement(digit_classifier.predict(noise), labels) < 0.2
 
 
+@pytest.mark.usefixtures('unchecked_signatures')
 @pytest.mark.parametrize(
   'images',
   [
@@ -91,6 +92,7 @@ def test_batches_do_not_matter(real):
   np.testing.assert_allclose(once.features, parts.features, atol=1e-6)
 
 
+@pytest.mark.usefixtures('unchecked_signatures')
 def test_other_images_are_refused():
   images = np.zeros((4, 32, 32, 3), np.uint8)
   with pytest.raises(ValueError, match='digit classifier needs'):

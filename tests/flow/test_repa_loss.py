@@ -168,6 +168,7 @@ def test_bfloat16_features_are_compared_in_float32():
   np.testing.assert_allclose(loss, 0.0, atol=1e-6)
 
 
+@pytest.mark.usefixtures('unchecked_signatures')
 def test_features_that_do_not_fit_are_refused():
   x = jnp.zeros((1, 12, 5))
   with pytest.raises(ValueError, match='13 teacher features .* 3 x 4'):

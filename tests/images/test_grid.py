@@ -33,7 +33,9 @@ def test_one_channel_is_grey():
 
 def test_smaller_images_are_in_the_middle_of_the_lower_edge():
   cells = grid.Grid(columns=2, height=10, width=20, gap=3, below=5)
-  picture = cells.draw([np.zeros((10, 20, 3)), np.zeros((4, 6, 3))])
+  picture = cells.draw(
+    [np.zeros((10, 20, 3), np.uint8), np.zeros((4, 6, 3), np.uint8)]
+  )
   assert picture.shape == (3 + 10 + 5 + 3, 3 + 2 * 23, 3)
   assert cells.corner(1) == (3, 26) and cells.corner(2) == (21, 3)
   rows, columns = np.nonzero(picture[:, 25:, 0] == 0)

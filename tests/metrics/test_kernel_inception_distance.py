@@ -34,6 +34,7 @@ def test_unbiased_where_both_sets_are_alike():
   assert abs(mean) < deviation
 
 
+@pytest.mark.usefixtures('unchecked_signatures')
 def test_bad_input_is_refused():
   with pytest.raises(ValueError, match='1,000 images; there are 99 samples'):
     kernel_distance(_features(99, 0), _features(200, 1))

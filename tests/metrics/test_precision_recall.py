@@ -53,6 +53,7 @@ def test_limits():
   assert precision_recall(features + 1000, features) == (0, 0)
 
 
+@pytest.mark.usefixtures('unchecked_signatures')
 def test_bad_input_is_refused():
   with pytest.raises(ValueError, match='more than 3 images'):
     precision_recall(_features(3, 0), _features(9, 1))

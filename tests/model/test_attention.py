@@ -248,6 +248,7 @@ def test_platform_is_that_of_the_mesh(platform, name, monkeypatch):
     jax.eval_shape(attend, q, q, q)
 
 
+@pytest.mark.usefixtures('unchecked_signatures')
 @pytest.mark.parametrize(
   'changes, message',
   [

@@ -94,6 +94,7 @@ def test_a_file_of_unknown_making_is_not_taken_over(tmp_path):
     _open(tmp_path)
 
 
+@pytest.mark.usefixtures('unchecked_signatures')
 def test_bad_images_are_refused(tmp_path):
   store = _open(tmp_path)
   span = store.pending()[0]

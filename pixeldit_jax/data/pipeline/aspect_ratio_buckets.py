@@ -5,8 +5,10 @@ about size / 16 and of the network's patch, and ratios from 1:4 to 4:1, as in
 SDXL (arXiv 2307.01952, appendix I).
 """
 
+import dataclasses
 import logging
 import math
+from collections.abc import Sequence
 
 import grain
 import numpy as np
@@ -89,16 +91,29 @@ def bucket_order(source: Source, options: LoaderOptions) -> Order:
     for k in used
   }
 
-  def slot_at(position: int) -> Slot:
-    batch, offset = divmod(position, batch_size)
-    k, turn = turns[batch]
-    index = members[k][shuffled[k][turn * batch_size + offset]]
-    return Slot(int(index), source.buckets[k])
-
   identity = {
     'examples': len(source),
     'seed': seed,
     'buckets': len(used),
     'batch_size': batch_size,
   }
-  return Order(slot_at, identity)
+  return Order(
+    _BucketSlots(batch_size, turns, members, shuffled, source.buckets), identity
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class _BucketSlots:
+  """The example at a position of the order; a class, for workers pickle it."""
+
+  batch_size: int
+  turns: grain.MapDataset
+  members: dict[int, np.ndarray]
+  shuffled: dict[int, grain.MapDataset]
+  buckets: Sequence[tuple[int, int]]
+
+  def __call__(self, position: int) -> Slot:
+    batch, offset = divmod(position, self.batch_size)
+    k, turn = self.turns[batch]
+    index = self.shuffled[k][turn * self.batch_size + offset]
+    return Slot(int(self.members[k][index]), self.buckets[k])

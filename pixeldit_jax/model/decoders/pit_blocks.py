@@ -169,5 +169,5 @@ class PixelOutput(nnx.Module):
     """The norm before the linear layer."""
     return make_norm(config, config.pixel_width)
 
-  def __call__(self, z: Float[Array, 'B L P E']) -> Float[Array, 'B L P C']:
+  def __call__(self, z: Float[Array, '*B P E']) -> Float[Array, '*B P C']:
     return self.proj(self.norm(z))
