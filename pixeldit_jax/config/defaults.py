@@ -46,8 +46,8 @@ def make_debug(config: ConfigDict) -> None:
   Texts are words of captions of digits, and all images are squares.
   """
   config.steps = 4
-  text = bool(config.model.text_width)
-  config.model.update(
+  model, text = config.model, bool(config.model.text_width)
+  model.update(
     num_classes=0 if text else 10,
     text_width=16 if text else 0,
     text_tokens=8,
@@ -56,9 +56,13 @@ def make_debug(config: ConfigDict) -> None:
     heads=2,
     patch_depth=2,
     pixel_width=8,
-    pixel_depth=1,
+    pixel_depth=min(1, model.pixel_depth),
     pixel_attention_width=0,
     pixel_heads=0,
+    position_grid=4 if model.position_grid else 0,
+    bottleneck=min(8, model.bottleneck),
+    context_tokens=min(2, model.context_tokens),
+    context_start=min(1, model.context_start),
   )
   config.data.update(
     source='words:captioned_digits' if text else 'digits',

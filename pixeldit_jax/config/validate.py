@@ -35,6 +35,7 @@ def validate(config: ConfigDict) -> None:
   parse_steps(config.log.trace)
   _check_data(config)
   _check_optimizer(config)
+  _check_objective(config)
   if config.repa.weight:
     _check_repa(config, model)
   if config.eval.every:
@@ -130,6 +131,17 @@ def _check_optimizer(config: ConfigDict) -> None:
   ):
     if value > highest:
       raise UserError(f'{name}={value}: at most {limit}={highest}.')
+
+
+def _check_objective(config: ConfigDict) -> None:
+  """Raises UserError for a loss that the images do not have."""
+  flow, channels = config.flow, config.model.in_channels
+  if flow.frequency_weight and channels != 3:
+    raise UserError(
+      f'flow.frequency_weight={flow.frequency_weight} with model.in_channels='
+      f'{channels}: the frequency loss is of the brightness and the colours of '
+      'RGB images; set it to 0.'
+    )
 
 
 def _check_eval(config: ConfigDict) -> None:

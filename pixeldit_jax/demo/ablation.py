@@ -24,7 +24,7 @@ from pixeldit_jax.demo import digit_classifier
 from pixeldit_jax.encoders.vision import VisionConfig
 from pixeldit_jax.errors import UserError
 from pixeldit_jax.flow.loss import flow_matching_loss
-from pixeldit_jax.flow.path import interpolate
+from pixeldit_jax.flow.path import interpolate, velocity
 from pixeldit_jax.flow.time import sample_time
 from pixeldit_jax.images.plots import bar_plot
 from pixeldit_jax.metrics.class_agreement import class_agreement
@@ -129,7 +129,7 @@ def digit_loss(config: ConfigDict, weights: PyTree, count=LOSS_DIGITS) -> float:
     key = jax.random.fold_in(jax.random.key(1), indices[0])
     t = sample_time(key, len(indices), config.flow.shift)
     predicted = model(interpolate(data, noise, t), t, labels)
-    return flow_matching_loss(predicted, data, noise).mean()
+    return flow_matching_loss(predicted, velocity(data, noise)).mean()
 
   parts = np.split(chosen, max(1, count // 100))
   return float(np.mean([loss(weights, images[i], labels[i], i) for i in parts]))

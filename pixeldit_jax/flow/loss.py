@@ -3,23 +3,19 @@
 import jax
 import jax.numpy as jnp
 
-from pixeldit_jax.flow.path import velocity
 from pixeldit_jax.typing import AnyArray, Array, Float, Int, Key
 
 
 def flow_matching_loss(
-  predicted: Float[Array, 'B H W C'],
-  data: Float[Array, 'B H W C'],
-  noise: Float[Array, 'B H W C'],
+  predicted: Float[Array, 'B H W C'], target: Float[Array, 'B H W C']
 ) -> Float[Array, 'B']:
   """Mean squared error of the velocity over all pixels and channels.
 
   Args:
     predicted: velocity, of the network at `interpolate(data, noise, t)`.
-    data: images in [-1, 1].
-    noise: standard normal.
+    target: that of the path, or `prediction.target_velocity`.
   """
-  error = predicted.astype(jnp.float32) - velocity(data, noise)
+  error = predicted.astype(jnp.float32) - target
   return jnp.mean(error**2, axis=(1, 2, 3))
 
 

@@ -73,32 +73,11 @@ def train(
   """
   # ---- Mesh and data: until all is checked, nothing is written
   _check_batch_size(context)
-  _check_objective(context.config)
   source = open_data(context.config)
   program = TrainProgram(context, source, teacher)
   _check_workdir(context.config, workdir, source, allow_change)
   with Record(workdir, context.config) as record, StopRequest() as stop:
     return _run(program, workdir, source, evaluators, record, stop)
-
-
-def _check_objective(config: ConfigDict) -> None:
-  """Raises UserError for what is drawn from, but not trained yet."""
-  keys = {
-    'model.prediction': 'velocity',
-    'model.dropout': 0.0,
-    'model.grounding_width': 0,
-    'flow.time_mean': 0.0,
-    'flow.time_std': 1.0,
-    'flow.noise_scale': 1.0,
-    'flow.frequency_weight': 0.0,
-  }
-  for key, trained in keys.items():
-    section, name = key.split('.')
-    if (value := config[section][name]) != trained:
-      raise UserError(
-        f'{key}={value!r}: networks with it are converted and sampled, but '
-        f'training knows {key}={trained!r} only.'
-      )
 
 
 def _run(

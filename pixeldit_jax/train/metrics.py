@@ -61,6 +61,10 @@ class Clock:
     return speed
 
 
+# Losses in the line of a step, of the runs that have them.
+SHOWN = ('frequency', 'repa')
+
+
 class Writer:
   """Scalars and pictures to TensorBoard and the log, from one process."""
 
@@ -96,7 +100,7 @@ def progress_line(step: int, steps: int, values: Mapping[str, float]) -> str:
   parts = [
     f'step {step:,}/{steps:,}',
     f'loss {values["loss"]:.4f}',
-    *([f'repa {values["repa"]:.4f}'] if 'repa' in values else []),
+    *(f'{name} {values[name]:.4f}' for name in SHOWN if name in values),
     f'gradient {values["gradient_norm"]:.3f}',
     f'{values["images_per_second"]:,.0f} images/s',
   ]

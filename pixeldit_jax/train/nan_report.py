@@ -18,7 +18,7 @@ from pixeldit_jax.train.step import make_gradients, sample_training_inputs
 from pixeldit_jax.typing import PyTree
 
 _SHOWN = 10  # names
-_ORDER = ('images', 'patch_blocks', 'pixel_blocks', 'velocity')
+_ORDER = ('images', 'patch_blocks', 'pixel_blocks', 'prediction')
 
 
 def report(
@@ -60,13 +60,13 @@ def _make_check(context, target):
     inputs = sample_training_inputs(key, batch, context.config)
     x = interpolate(inputs.data, inputs.noise, inputs.t)
     model = nnx.merge(graphdef, state.weights)
-    velocity, blocks = model.with_features(x, inputs.t, inputs.condition)
+    prediction, blocks = model.with_features(x, inputs.t, inputs.condition)
     losses, gradients = gradients_of(state.trained, inputs, teacher, step)
     outputs = {path: jax.vmap(_finite)(out) for path, out in blocks.items()}
     return dict(
       weights=jax.tree.map(_finite, state.trained),
       # One flag for each block, as they are stacked.
-      outputs=outputs | dict(images=_finite(x), velocity=_finite(velocity)),
+      outputs=outputs | dict(images=_finite(x), prediction=_finite(prediction)),
       losses=jax.tree.map(_finite, losses),
       gradients=jax.tree.map(_finite, gradients),
     )

@@ -11,11 +11,12 @@ from ml_collections import ConfigDict
 
 from pixeldit_jax.data.transforms import normalize
 from pixeldit_jax.errors import UserError
-from pixeldit_jax.flow.loss import drop_labels, flow_matching_loss
+from pixeldit_jax.flow.loss import drop_labels
 from pixeldit_jax.flow.path import interpolate
 from pixeldit_jax.flow.time import sample_time
 from pixeldit_jax.model.pixeldit import abstract_model
 from pixeldit_jax.run_context import RunContext
+from pixeldit_jax.train.objective import make_losses
 from pixeldit_jax.train.optim.optimizer import make_schedule, update_ema
 from pixeldit_jax.train.repa import (
   AlignmentTarget,
@@ -41,10 +42,11 @@ class TrainingInputs(NamedTuple):
 
   Attributes:
     data: images in [-1, 1].
-    noise: standard normal.
+    noise: normal, of `flow.noise_scale`.
     t: times in [0, 1].
     condition: labels or texts, some of them dropped.
     teacher_features: of a teacher, where they are stored with the data.
+    dropout: keys of the network's dropout, where it has any.
   """
 
   data: Float[Array, 'B H W C']
@@ -52,6 +54,7 @@ class TrainingInputs(NamedTuple):
   t: Float[Array, 'B']
   condition: Condition
   teacher_features: Float[Array, 'B S G'] | None = None
+  dropout: Key | None = None
 
 
 def sample_training_inputs(
@@ -75,13 +78,23 @@ def sample_training_inputs(
   if config.data.flip:
     flipped = jax.random.bernoulli(keys[3], 0.5, (B, 1, 1, 1))
     data = jnp.where(flipped, data[:, :, ::-1], data)
+  flow = config.flow
+  noise = jax.random.normal(keys[0], data.shape)
   return TrainingInputs(
     data=data,
-    noise=jax.random.normal(keys[0], data.shape),
-    t=sample_time(keys[1], B, config.flow.shift, config.flow.discrete_steps),
+    noise=noise if flow.noise_scale == 1 else flow.noise_scale * noise,
+    t=sample_time(
+      keys[1], B, flow.shift, flow.discrete_steps, flow.time_mean, flow.time_std
+    ),
     condition=_condition(keys[2], batch, config),
     teacher_features=batch.get('features'),
+    dropout=_dropout_keys(key, B) if config.model.dropout else None,
   )
+
+
+def _dropout_keys(key: Key, batch: int) -> Key:
+  """One for each example; `key` is the one that all else is split from."""
+  return jax.random.split(jax.random.fold_in(key, 4), batch)
 
 
 def _condition(key: Key, batch: PyTree, config: ConfigDict) -> Condition:
@@ -98,30 +111,33 @@ def make_gradients(
 ) -> Callable[..., tuple[Metrics, PyTree]]:
   """f(trained, inputs, teacher=None, step=0) -> losses and the gradient.
 
-  The losses are 'loss', that of flow matching, and with a target 'repa', that
-  of alignment before its weight. The gradient is of their weighted sum, by
-  parts if `optimizer.accumulate` says so.
+  The losses are those of `make_losses` and with a target 'repa', that of
+  alignment, all before their weights. The gradient is of their weighted sum,
+  by parts if `optimizer.accumulate` says so.
   """
   config = context.config
   graphdef = nnx.graphdef(abstract_model(context.model))
   alignment = make_alignment(context, target) if target else None
+  losses_of = make_losses(config)
 
   def loss_fn(trained, inputs, teacher, step):
     weights, projector = split(trained)
     model = nnx.merge(graphdef, weights)
     x = interpolate(inputs.data, inputs.noise, inputs.t)
+    arguments = x, inputs.t, inputs.condition
     if alignment is None:
-      v, tokens = model(x, inputs.t, inputs.condition), None
+      output, tokens = model(*arguments, inputs.dropout), None
     else:
-      v, tokens = model.with_patch_feature(
-        x, inputs.t, inputs.condition, config.repa.block
+      output, tokens = model.with_patch_feature(
+        *arguments, config.repa.block, inputs.dropout
       )
-    loss = jnp.mean(flow_matching_loss(v, inputs.data, inputs.noise))
+    of_examples = losses_of(output, x, inputs.t, inputs.data, inputs.noise)
+    total, losses = jax.tree.map(jnp.mean, of_examples)
     if alignment is None:
-      return loss, dict(loss=loss)
+      return total, losses
     weight = repa_weight(config, step)
     repa = alignment(projector, tokens, inputs, teacher, weight)
-    return loss + weight * repa, dict(loss=loss, repa=repa)
+    return total + weight * repa, losses | dict(repa=repa)
 
   gradient_fn = jax.grad(loss_fn, has_aux=True)
 

@@ -111,10 +111,10 @@ def test_events_and_pictures_reach_tensorboard(tmp_path):
 def test_a_loss_that_stays_nan_stops_the_run(tmp_path, monkeypatch):
   config = digits_config()
   config.optimizer.max_bad_steps = 3
-  from pixeldit_jax.train import step
+  from pixeldit_jax.train import objective
 
   monkeypatch.setattr(
-    step, 'flow_matching_loss', lambda *a: jax.numpy.full(8, jax.numpy.nan)
+    objective, 'flow_matching_loss', lambda *a: jax.numpy.full(8, jax.numpy.nan)
   )
   with pytest.raises(FloatingPointError) as error:
     train(RunContext.build(config), str(tmp_path))
