@@ -85,12 +85,12 @@ def main():
 
 def _make_store(settings, teacher):
   """f(out) stores the features; fails before any work where it would."""
-  from pixeldit_jax.convert.vision import load_dinov2
+  from pixeldit_jax.convert.vision import load_vision
   from pixeldit_jax.data.prepare import teacher_features
 
   if settings.bucketed:
     raise UserError('--features are of squares: leave out --buckets')
-  config, weights = load_dinov2(teacher)
+  config, weights = load_vision(teacher)
   patch_size = _PATCH_SIZE.value
   meta = teacher_features.describe(
     teacher, weights, settings.resolution, patch_size

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 from collections.abc import Sequence
 
 import jax
@@ -9,7 +10,10 @@ from jax.sharding import Mesh, NamedSharding
 from ml_collections import ConfigDict
 
 from pixeldit_jax import sharding
-from pixeldit_jax.config import model_config, validate
+from pixeldit_jax.config import RANDOM, model_config, validate
+from pixeldit_jax.convert.vision import CACHE, load_vision
+from pixeldit_jax.encoders.frozen import Frozen, random_encoder
+from pixeldit_jax.encoders.grounding import check_encoder
 from pixeldit_jax.model.config import ModelConfig
 from pixeldit_jax.sharding import Rules
 
@@ -58,6 +62,26 @@ class RunContext:
       rules=rules,
       batch_sharding=sharding.batch_sharding(mesh, rules),
     )
+
+  @functools.cached_property
+  def encoder(self) -> Frozen | None:
+    """The frozen network that grounds, in host memory; None without one.
+
+    It is read when it is first asked for.
+
+    Raises:
+      MissingFileError: `grounding.encoder` is not there.
+      UserError: it is no encoder, or one of another width.
+    """
+    name, model = self.config.grounding.encoder, self.model
+    if not name:
+      return None
+    options = dict(dtype=model.dtype, scan=model.scan)
+    if name == RANDOM:
+      return random_encoder(model.grounding_width, **options)
+    encoder = load_vision(name, keep=CACHE.expanduser(), **options)
+    check_encoder(model, encoder[0])
+    return encoder
 
   def use(self) -> contextlib.AbstractContextManager[None]:
     """Traces programs for this mesh, its axes assigned by these rules."""

@@ -20,6 +20,7 @@ from ml_collections import ConfigDict
 
 from pixeldit_jax import sharding
 from pixeldit_jax.config import STORED_FEATURES
+from pixeldit_jax.encoders.frozen import Frozen, put_frozen, random_encoder
 from pixeldit_jax.encoders.inception import Inception
 from pixeldit_jax.encoders.vision import DINOv2, VisionConfig
 from pixeldit_jax.hardware import peak_flops
@@ -34,7 +35,7 @@ from pixeldit_jax.run_context import RunContext
 from pixeldit_jax.samplers.evaluations import num_function_evaluations
 from pixeldit_jax.sampling.sampler import Sampler
 from pixeldit_jax.train.optim.optimizer import make_optimizer
-from pixeldit_jax.train.repa import AlignmentTarget, StoredFeatures, put_teacher
+from pixeldit_jax.train.repa import AlignmentTarget, StoredFeatures
 from pixeldit_jax.train.state import init_state, state_shardings
 from pixeldit_jax.train.step import make_train_step
 from pixeldit_jax.typing import PyTree
@@ -116,6 +117,8 @@ def _measure_steps(
   context = RunContext.build(config)
   model, mesh, tx = context.model, context.mesh, make_optimizer(context)
   target, teacher, features = _random_target(context)
+  encoder = _random_encoder(context)
+  seen_by = put_frozen(encoder, mesh, None) if encoder else None
   width = target.width if target else None
   shardings = state_shardings(model, tx, mesh, context.rules, width)
   state = jax.jit(
@@ -129,19 +132,28 @@ def _measure_steps(
   )
   batch = sharding.put_batch(batch | features, context.batch_sharding)
   step = jax.jit(
-    make_train_step(context, tx, target),
+    make_train_step(context, tx, target, encoder and encoder[0]),
     out_shardings=(shardings, sharding.replicated(mesh)),
     donate_argnums=0,
   )
 
   def call():
     nonlocal state
-    state, metrics = step(state, batch, teacher)
+    state, metrics = step(state, batch, teacher, seen_by)
     return metrics
 
   with context.use():
     timed = _timed(call, steps, profile)
   return _report(timed, B, B * train_flops(model, side, side))
+
+
+def _random_encoder(context: RunContext) -> Frozen | None:
+  """In place of the encoder that grounds; None if there is none."""
+  model = context.model
+  if not model.grounding_width:
+    return None
+  options = dict(dtype=model.dtype, scan=model.scan)
+  return random_encoder(model.grounding_width, **options)
 
 
 def _random_target(
@@ -159,7 +171,7 @@ def _random_target(
     features = {STORED_FEATURES: np.ones(shape, jnp.bfloat16)}
     return StoredFeatures(target.width, grid), None, features
   random = weights_of(DINOv2(target, rngs=nnx.Rngs(0)))
-  return target, put_teacher((target, random), context.mesh, None), {}
+  return target, put_frozen((target, random), context.mesh, None), {}
 
 
 def measure_sampling(
@@ -181,7 +193,7 @@ def measure_sampling(
     (np.arange(B, dtype=np.int32), np.zeros(B, np.int32)),
     context.batch_sharding,
   )
-  sampler = Sampler(context)
+  sampler = Sampler(context, encoder=_random_encoder(context))
   program, numbers = sampler.jitted, sampler.numbers()
   with context.use():
     timed = _timed(

@@ -58,10 +58,11 @@ def _read_config(workdir: str) -> ConfigDict:
     there = functools.reduce(
       lambda node, name: node[name], key.split('.'), config
     )
-    if not key.startswith('sampler.') and value != there:
+    free = key.startswith('sampler.') or key == 'grounding.encoder'
+    if not free and value != there:
       raise UserError(
         f'--config.{key}: only --config.sampler values may differ from the '
-        'run that is sampled.'
+        'run that is sampled, and where --config.grounding.encoder is.'
       )
     config.update_from_flattened_dict({key: value})
   config.seed = SEED.value

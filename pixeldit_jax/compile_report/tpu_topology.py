@@ -18,13 +18,14 @@ import jax.numpy as jnp
 from jax.experimental.compilation_cache import compilation_cache
 
 from pixeldit_jax import sharding
+from pixeldit_jax.encoders.dinov3 import of_width
+from pixeldit_jax.encoders.frozen import Frozen, abstract_frozen
 from pixeldit_jax.encoders.vision import VisionConfig
 from pixeldit_jax.errors import MissingPackageError, UserError
 from pixeldit_jax.run_context import RunContext
 from pixeldit_jax.sampling.sampler import Sampler
 from pixeldit_jax.train.inputs import abstract_batch
 from pixeldit_jax.train.optim.optimizer import make_optimizer
-from pixeldit_jax.train.repa import abstract_teacher
 from pixeldit_jax.train.state import abstract_state, state_shardings
 from pixeldit_jax.train.step import make_train_step
 from pixeldit_jax.typing import PyTree, TextCondition
@@ -120,18 +121,30 @@ def lower_training(context: RunContext) -> Lowered:
     target = VisionConfig(dtype=model.dtype, scan=model.scan)  # a ViT-B/14
     width = target.width
     split_by = rules if config.repa.sharded else None
-    teacher = abstract_teacher(target, mesh, split_by)
+    teacher = abstract_frozen(target, mesh, split_by)
+  encoder, encoder_weights = _encoder(context) or (None, None)
   shardings = state_shardings(model, tx, mesh, rules, width)
   state = abstract_state(model, tx, shardings, width)
   batch = _with_batch_sharding(abstract_batch(config), context)
   step = jax.jit(
-    make_train_step(context, tx, target),
+    make_train_step(context, tx, target, encoder),
     out_shardings=(shardings, sharding.replicated(mesh)),
     donate_argnums=0,
   )
   with context.use():
-    lowered = step.lower(state, batch, teacher)
-  return Lowered(lowered, state.weights, (state, batch, teacher))
+    arguments = state, batch, teacher, encoder_weights
+    lowered = step.lower(*arguments)
+  return Lowered(lowered, state.weights, arguments)
+
+
+def _encoder(context: RunContext) -> Frozen | None:
+  """The DINOv3 that grounds, shapes in place of weights; None without one."""
+  model = context.model
+  if not model.grounding_width:
+    return None
+  found = of_width(model.grounding_width, dtype=model.dtype, scan=model.scan)
+  rules = context.rules if context.config.grounding.sharded else None
+  return found, abstract_frozen(found, context.mesh, rules)
 
 
 def lower_sampling(context: RunContext) -> Lowered:
@@ -152,10 +165,11 @@ def lower_sampling(context: RunContext) -> Lowered:
       mask = jax.ShapeDtypeStruct(shape[:2], jnp.bool_)
     condition = unconditional = TextCondition(tokens, mask)
   batch = _with_batch_sharding((indices, condition, unconditional), context)
-  sampler = Sampler(context)
-  arguments = weights, *batch
+  encoder = _encoder(context)
+  sampler = Sampler(context, encoder=encoder)
+  arguments = weights, *batch, sampler.numbers(encoder=encoder and encoder[1])
   with context.use():
-    lowered = sampler.jitted.lower(*arguments, sampler.numbers())
+    lowered = sampler.jitted.lower(*arguments)
   return Lowered(lowered, weights, arguments)
 
 

@@ -9,12 +9,13 @@ from pixeldit_jax.config.defaults import (
   make_debug,
   preset_of,
 )
-from pixeldit_jax.config.keys import KEYS, STORED_FEATURES, Key
+from pixeldit_jax.config.keys import KEYS, RANDOM, STORED_FEATURES, Key
 from pixeldit_jax.config.options import parse_options
 from pixeldit_jax.config.validate import model_config, parse_steps, validate
 
 __all__ = [
   'KEYS',
+  'RANDOM',
   'STORED_FEATURES',
   'Key',
   'get_config',

@@ -8,7 +8,7 @@ from typing import Any
 
 from ml_collections import ConfigDict, config_dict
 
-from pixeldit_jax.config.keys import KEYS
+from pixeldit_jax.config.keys import KEYS, RANDOM
 from pixeldit_jax.errors import UserError
 
 
@@ -63,7 +63,10 @@ def make_debug(config: ConfigDict) -> None:
     bottleneck=min(8, model.bottleneck),
     context_tokens=min(2, model.context_tokens),
     context_start=min(1, model.context_start),
+    grounding_width=min(16, model.grounding_width),
+    grounding_heads=0,
   )
+  config.grounding.encoder = RANDOM if model.grounding_width else ''
   config.data.update(
     source='words:captioned_digits' if text else 'digits',
     resolution=28,

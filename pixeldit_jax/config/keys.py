@@ -21,6 +21,7 @@ from pixeldit_jax.samplers.solvers import SOLVERS
 from pixeldit_jax.sharding import RULES
 
 STORED_FEATURES = 'features'  # in place of a teacher: arrays of the data set
+RANDOM = 'random'  # in place of an encoder: one that learnt nothing
 
 
 @dataclasses.dataclass(frozen=True)
@@ -180,6 +181,30 @@ KEYS = (
     0,
     '[0, 1e9]',
     'steps before stop_step in which the weight falls to 0',
+  ),
+  Key(
+    'repa.position_offset',
+    0.0,
+    '[0, 1)',
+    "of DINOv2's positions on other grids: 0.1 as its authors, 0 as others",
+  ),
+  Key(
+    'grounding.encoder',
+    '',
+    '',
+    'a frozen DINOv3 or DINOv2, as repa.teacher names one; random is one that '
+    'learnt nothing',
+  ),
+  Key('grounding.dropout', 0.1, '[0, 1]', 'the share of features dropped'),
+  Key(
+    'grounding.joint_dropout',
+    0.0,
+    '[0, 1]',
+    'the share of images that lose label and features, by a draw of its own',
+  ),
+  Key('grounding.coupled', False, '', 'drop features where labels are dropped'),
+  Key(
+    'grounding.sharded', False, '', 'split the encoder as the network, or copy'
   ),
   Key(
     'optimizer.name', 'adamw', ('adamw', 'came'), 'the rule; came needs less'

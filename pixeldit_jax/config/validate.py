@@ -134,8 +134,16 @@ def _check_optimizer(config: ConfigDict) -> None:
 
 
 def _check_objective(config: ConfigDict) -> None:
-  """Raises UserError for a loss that the images do not have."""
+  """Raises UserError for an objective that the network does not have."""
   flow, channels = config.flow, config.model.in_channels
+  encoder, joint = config.grounding.encoder, config.grounding.joint_dropout
+  if not config.model.grounding_width and (encoder or joint):
+    given = f'encoder={encoder!r}' if encoder else f'joint_dropout={joint}'
+    raise UserError(
+      f'grounding.{given} with model.grounding_width=0: the network takes no '
+      'features of an encoder; set the latter to their width, or drop the '
+      'former.'
+    )
   if flow.frequency_weight and channels != 3:
     raise UserError(
       f'flow.frequency_weight={flow.frequency_weight} with model.in_channels='

@@ -137,6 +137,11 @@ def from_vision(
 ) -> tuple[VisionConfig | DINOv3Config, PyTree]:
   """`load_vision` for tensors at hand, under any layout's names."""
   if dinov3.layout_of(weights):
+    if offset := overrides.pop('position_offset', 0.0):
+      raise UserError(
+        f'position_offset={offset} with a DINOv3, whose positions are not '
+        'learnt: it is of a DINOv2; set it to 0.'
+      )
     return dinov3.from_dinov3(weights, **overrides)
   return from_dinov2(weights, **overrides)
 
@@ -259,6 +264,7 @@ def _standard(weights: Mapping[str, np.ndarray], **overrides) -> LazyTensors:
   """
   if dinov3.layout_of(weights):
     exact = overrides | dict(dtype='float32')
+    exact.pop('position_offset', None)
     return dinov3.to_dinov3(*dinov3.from_dinov3(weights, **exact))
   config = infer_config(weights, **overrides)
   native = _to_native(weights, config)

@@ -26,6 +26,9 @@ def image_settings(
   """
   sampler = config.sampler.to_dict()
   sampler.pop('batch_size')
+  grounding = {}
+  if config.model.grounding_width:
+    grounding = dict(encoder=config.grounding.encoder)
   return dict(
     sampler=sampler,
     seed=config.seed,
@@ -34,6 +37,7 @@ def image_settings(
     weights=fingerprint(weights),
     step=ref.step,
     ema=ref.ema,
+    **grounding,
   )
 
 

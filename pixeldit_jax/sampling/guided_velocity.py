@@ -1,21 +1,23 @@
 """The guided velocity of a run's network: what sampling and editing follow."""
 
+import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from pixeldit_jax.encoders.frozen import Frozen, with_weights
+from pixeldit_jax.encoders.grounding import ground
 from pixeldit_jax.flow.prediction import as_velocity
 from pixeldit_jax.model.pixeldit import abstract_model
 from pixeldit_jax.run_context import RunContext
 from pixeldit_jax.samplers.guidance import guide
 from pixeldit_jax.typing import (
   Condition,
-  GroundedCondition,
   PyTree,
   TextCondition,
-  VelocityFn,
 )
 
 
@@ -25,6 +27,7 @@ def guided_velocity(
   condition: Condition,
   unconditional: TextCondition | None,
   guidance: float | jax.Array,
+  encoder: Frozen | None = None,
 ) -> Callable[..., jax.Array]:
   """The velocity towards a condition, by `config.sampler`, while tracing.
 
@@ -35,6 +38,9 @@ def guided_velocity(
     unconditional: what guidance leads away from, of texts; a network of classes
       has its null class.
     guidance: the scale, as `samplers.guidance.guide` takes it.
+    encoder: of a grounded network, by default `context.encoder`, whose weights
+      are then constants of the program. What guidance leads away from is never
+      grounded.
 
   Returns:
     A function of x, t and the time that decides about guidance, see `guide`.
@@ -42,15 +48,23 @@ def guided_velocity(
   options, model = context.config.sampler, context.config.model
   network = nnx.merge(nnx.graphdef(abstract_model(context.model)), weights)
   away: Condition | None = unconditional
-  if not isinstance(condition, TextCondition | GroundedCondition):
-    away = jnp.full_like(condition, model.num_classes)
+  labels: Any = condition  # of a network of classes
+  if not isinstance(condition, TextCondition):
+    away = jnp.full_like(labels, model.num_classes)
+  encoder = encoder or context.encoder
 
-  def velocity_given(y) -> VelocityFn:
-    return lambda x, t: as_velocity(model.prediction, network(x, t, y), x, t)
+  def velocity(y, x, t):
+    return as_velocity(model.prediction, network(x, t, y), x, t)
+
+  def conditional(x, t):
+    if encoder is None:
+      return velocity(condition, x, t)
+    seen_by = with_weights(*encoder)
+    return velocity(ground(seen_by, x, labels, model.patch_size), x, t)
 
   return guide(
-    velocity_given(condition),
-    velocity_given(away),
+    conditional,
+    functools.partial(velocity, away),
     guidance,
     options.interval,
     options.interval_bounds,

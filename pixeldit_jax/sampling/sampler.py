@@ -1,5 +1,7 @@
 """Images from weights: the network, guidance and a solver as one program."""
 
+import functools
+import logging
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -9,6 +11,7 @@ import numpy as np
 
 from pixeldit_jax import sharding
 from pixeldit_jax.data.transforms import to_uint8
+from pixeldit_jax.encoders.frozen import Frozen, put_frozen
 from pixeldit_jax.errors import UserError
 from pixeldit_jax.run_context import RunContext
 from pixeldit_jax.samplers import solvers
@@ -25,6 +28,8 @@ from pixeldit_jax.typing import (
   UInt8,
 )
 
+log = logging.getLogger(__name__)
+
 
 class Numbers(NamedTuple):
   """What decides images and may change without another program.
@@ -32,10 +37,12 @@ class Numbers(NamedTuple):
   Attributes:
     key_data: of the key of the seed, uint32 [2].
     guidance: the scale, float32.
+    encoder: weights of the encoder that grounds; None without one.
   """
 
   key_data: Any
   guidance: Any
+  encoder: PyTree = None
 
 
 class Step(NamedTuple):
@@ -69,6 +76,7 @@ class Sampler:
     size: tuple[int, int] | None = None,
     batch_size: int | None = None,
     return_trajectory: bool = False,
+    encoder: Frozen | None = None,
   ):
     """Prepares the program, which is compiled for the first batch.
 
@@ -78,6 +86,8 @@ class Sampler:
       batch_size: see the attribute; the images do not depend on it.
       return_trajectory: give the noise and what each step makes of it
         [B, steps + 1, H, W, C] instead of only the images.
+      encoder: of a grounded network, by default `context.encoder`; without one
+        the network is never given features.
 
     Raises:
       UserError: unknown solver, impossible steps, shift or interval, or a size
@@ -95,13 +105,19 @@ class Sampler:
     self._solver = solvers.get_solver(options.solver)
     self._times = time_grid(options.steps, options.shift, options.start)
     self._shape = (*size, config.model.in_channels)
+    self._encoder = encoder = encoder or context.encoder
+    if context.model.grounding_width and not encoder:
+      log.warning('grounding.encoder is empty: samples are made ungrounded.')
     batch, replicated = (
       context.batch_sharding,
       sharding.replicated(context.mesh),
     )
     self._jitted = jax.jit(
       self._solve,
-      in_shardings=(None, batch, batch, batch, replicated),
+      in_shardings=(
+        *(None, batch, batch, batch),
+        Numbers(replicated, replicated, None),
+      ),
       out_shardings=replicated,
     )
     self._begin, self._advance = jax.jit(self._start), jax.jit(self._step)
@@ -116,9 +132,16 @@ class Sampler:
     return self._jitted
 
   def numbers(
-    self, seed: int | None = None, guidance: float | None = None
+    self,
+    seed: int | None = None,
+    guidance: float | None = None,
+    encoder: PyTree = None,
   ) -> Numbers:
-    """The seed and the guidance, by default those of the run.
+    """The seed, the guidance and the encoder, by default those of the run.
+
+    Args:
+      seed, guidance: of these images.
+      encoder: weights on the mesh, or abstract ones.
 
     Raises:
       UserError: guidance by a sampler that was made for none, of scale 1.
@@ -132,7 +155,17 @@ class Sampler:
         'the network once a step: make one of another guidance.'
       )
     key_data = np.asarray(jax.random.key_data(jax.random.key(seed)))
-    return Numbers(key_data, np.float32(scale))
+    weights = self._encoder_weights if encoder is None else encoder
+    return Numbers(key_data, np.float32(scale), weights)
+
+  @functools.cached_property
+  def _encoder_weights(self) -> PyTree:
+    """On the mesh; None without an encoder."""
+    if not self._encoder:
+      return None
+    sharded = self._context.config.grounding.sharded
+    rules = self._context.rules if sharded else None
+    return put_frozen(self._encoder, self._context.mesh, rules)
 
   def _solver_of(self, weights, condition, unconditional, numbers) -> Any:
     """f(x, integrate): the solver with its velocity."""
@@ -143,6 +176,7 @@ class Sampler:
       condition,
       unconditional,
       1 if options.guidance == 1 else numbers.guidance,
+      self._encoder and (self._encoder[0], numbers.encoder),
     )
     ahead: dict[str, Any] = {}
     if self._solver in solvers.SLOPES_AHEAD and options.interval_time == 'step':

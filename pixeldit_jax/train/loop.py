@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 from pixeldit_jax import sharding
 from pixeldit_jax.data.pipeline.iterator import BatchIterator
 from pixeldit_jax.data.source import Source
+from pixeldit_jax.encoders.frozen import Frozen
 from pixeldit_jax.errors import Stopped, UserError
 from pixeldit_jax.run_context import RunContext
 from pixeldit_jax.train.checkpoint.manager import Checkpoints
@@ -32,7 +33,6 @@ from pixeldit_jax.train.inputs import (
 from pixeldit_jax.train.metric_logger import MetricLogger
 from pixeldit_jax.train.metrics import Clock, Writer
 from pixeldit_jax.train.program import CompiledStep, TrainProgram
-from pixeldit_jax.train.repa import Teacher
 from pixeldit_jax.train.run import workdir as run_folder
 from pixeldit_jax.train.run.preemption import StopRequest
 from pixeldit_jax.train.run.profiler import Tracer
@@ -47,7 +47,7 @@ def train(
   context: RunContext,
   workdir: str,
   evaluators: Sequence[Evaluator] = (),
-  teacher: Teacher | None = None,
+  teacher: Frozen | None = None,
   allow_change: Collection[str] = (),
 ) -> TrainState:
   """Trains to `config.steps`, from the newest checkpoint if there is one.

@@ -9,12 +9,17 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from pixeldit_jax.encoders.frozen import FrozenConfig
 from pixeldit_jax.flow.path import interpolate
 from pixeldit_jax.model.pixeldit import abstract_model
 from pixeldit_jax.run_context import RunContext
 from pixeldit_jax.train.repa import AlignmentTarget
 from pixeldit_jax.train.state import TrainState
-from pixeldit_jax.train.step import make_gradients, sample_training_inputs
+from pixeldit_jax.train.step import (
+  make_condition,
+  make_gradients,
+  sample_training_inputs,
+)
 from pixeldit_jax.typing import PyTree
 
 _SHOWN = 10  # names
@@ -23,8 +28,8 @@ _ORDER = ('images', 'patch_blocks', 'pixel_blocks', 'prediction')
 
 def report(
   context: RunContext,
-  target: AlignmentTarget | None,
-  teacher: PyTree,
+  networks: tuple[AlignmentTarget | None, FrozenConfig | None],
+  frozen: tuple[PyTree, PyTree],
   state: TrainState,
   batch: PyTree,
 ) -> str:
@@ -32,14 +37,14 @@ def report(
 
   Args:
     context: configuration, network and mesh.
-    target: what REPA aligns with.
-    teacher: the weights of the target, if it has any.
+    networks: what REPA aligns with, and the encoder that grounds.
+    frozen: the weights of both, if they have any.
     state: after the step.
     batch: of the step, on the devices.
   """
   with context.use(), jax.transfer_guard('allow'):
-    check = jax.jit(_make_check(context, target))
-    found = jax.device_get(check(state, batch, teacher))
+    check = jax.jit(_make_check(context, *networks))
+    found = jax.device_get(check(state, batch, *frozen))
   lines = [
     _listed('weights', found['weights']),
     _first_output(found['outputs']),
@@ -49,19 +54,23 @@ def report(
   return '\n'.join(filter(None, lines)) or 'It was finite again.'
 
 
-def _make_check(context, target):
-  """f(state, batch, teacher) -> whether each tensor of the step is finite."""
+def _make_check(context, target, encoder):
+  """f(state, batch, *frozen) -> whether each tensor of the step is finite."""
   graphdef = nnx.graphdef(abstract_model(context.model))
-  gradients_of = make_gradients(context, target)
+  gradients_of = make_gradients(context, target, encoder)
+  condition_of = make_condition(context, encoder)
 
-  def check(state, batch, teacher):
+  def check(state, batch, teacher, encoder_weights):
     step = state.step - 1
     key = jax.random.fold_in(jax.random.wrap_key_data(state.key), step)
     inputs = sample_training_inputs(key, batch, context.config)
     x = interpolate(inputs.data, inputs.noise, inputs.t)
     model = nnx.merge(graphdef, state.weights)
-    prediction, blocks = model.with_features(x, inputs.t, inputs.condition)
-    losses, gradients = gradients_of(state.trained, inputs, teacher, step)
+    condition = condition_of(x, inputs, encoder_weights)
+    prediction, blocks = model.with_features(x, inputs.t, condition)
+    losses, gradients = gradients_of(
+      state.trained, inputs, teacher, step, encoder_weights
+    )
     outputs = {path: jax.vmap(_finite)(out) for path, out in blocks.items()}
     return dict(
       weights=jax.tree.map(_finite, state.trained),

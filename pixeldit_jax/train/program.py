@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from pixeldit_jax import sharding
 from pixeldit_jax.data.source import Source
-from pixeldit_jax.encoders.vision import VisionConfig
+from pixeldit_jax.encoders.frozen import Frozen, FrozenConfig, put_frozen
 from pixeldit_jax.run_context import RunContext
 from pixeldit_jax.train import nan_report
 from pixeldit_jax.train.checkpoint.restore import restore_init
@@ -15,9 +15,8 @@ from pixeldit_jax.train.inputs import Size
 from pixeldit_jax.train.optim.optimizer import make_optimizer
 from pixeldit_jax.train.repa import (
   AlignmentTarget,
-  Teacher,
+  StoredFeatures,
   find_target,
-  put_teacher,
 )
 from pixeldit_jax.train.state import (
   TrainState,
@@ -39,7 +38,7 @@ class TrainProgram:
   """
 
   def __init__(
-    self, context: RunContext, source: Source, teacher: Teacher | None = None
+    self, context: RunContext, source: Source, teacher: Frozen | None = None
   ):
     """Decides what is trained, on which shards.
 
@@ -49,13 +48,16 @@ class TrainProgram:
       teacher: what REPA aligns with otherwise.
 
     Raises:
-      UserError: there is nothing to align with, or an axis of a weight that
-        the mesh does not divide.
+      UserError: there is nothing to align with or to ground in, or an axis of
+        a weight that the mesh does not divide.
     """
     self.context = context
     self.target = find_target(context.config, source, teacher)
     self._tx = make_optimizer(context)
-    self._train_step = make_train_step(context, self._tx, self.target)
+    self._encoder = context.encoder
+    self._train_step = make_train_step(
+      context, self._tx, self.target, self._encoder and self._encoder[0]
+    )
     self._teacher = teacher
     self._teacher_width = self.target.width if self.target else None
     model, width = context.model, self._teacher_width
@@ -92,18 +94,25 @@ class TrainProgram:
     Args:
       batches: shapes of the entries of a batch for each size of image.
     """
-    context, teacher_params = self.context, None
-    if isinstance(self.target, VisionConfig) and self._teacher is not None:
-      rules = context.rules if context.config.repa.sharded else None
-      teacher_params = put_teacher(self._teacher, context.mesh, rules)
+    teacher = encoder = None
+    seen = self.target and not isinstance(self.target, StoredFeatures)
+    if seen and self._teacher:
+      teacher = self._put(self._teacher, self.context.config.repa.sharded)
+    if self._encoder:
+      encoder = self._put(self._encoder, self.context.config.grounding.sharded)
     return CompiledStep(
-      context,
+      self.context,
       self._train_step,
-      self.target,
+      (self.target, self._encoder and self._encoder[0]),
       self.abstract_state,
       batches,
-      teacher_params,
+      (teacher, encoder),
     )
+
+  def _put(self, frozen: Frozen, sharded: bool) -> PyTree:
+    """The weights of a frozen network on the mesh."""
+    rules = self.context.rules if sharded else None
+    return put_frozen(frozen, self.context.mesh, rules)
 
 
 class CompiledStep:
@@ -113,31 +122,34 @@ class CompiledStep:
     self,
     context: RunContext,
     train_step: Callable[..., tuple[TrainState, Metrics]],
-    target: AlignmentTarget | None,
+    networks: tuple[AlignmentTarget | None, FrozenConfig | None],
     state: TrainState,
     batches: Mapping[Size, Mapping[str, jax.ShapeDtypeStruct]],
-    teacher_params: PyTree,
+    frozen: tuple[PyTree, PyTree],
   ):
-    """Compiles; see `TrainProgram.compile`, whose `state` is abstract."""
+    """Compiles; see `TrainProgram.compile`, whose `state` is abstract.
+
+    `networks` are what REPA aligns with and the encoder that grounds, `frozen`
+    their weights.
+    """
     shardings = jax.tree.map(lambda a: a.sharding, state)
     step = jax.jit(
       train_step,
       in_shardings=(
         shardings,
         context.batch_sharding,
-        jax.tree.map(lambda a: a.sharding, teacher_params),
+        *jax.tree.map(lambda a: a.sharding, frozen),
       ),
       out_shardings=(shardings, sharding.replicated(context.mesh)),
       donate_argnums=0,
     )
     with context.use():
       self._programs = {
-        size: step.lower(state, batch, teacher_params).compile()
+        size: step.lower(state, batch, *frozen).compile()
         for size, batch in batches.items()
       }
     self._names = {size: tuple(batch) for size, batch in batches.items()}
-    self._context, self._target = context, target
-    self._teacher_params = teacher_params
+    self._context, self._networks, self._frozen = context, networks, frozen
 
   def put(self, batch: PyTree) -> PyTree:
     """Puts the entries of a batch that the step takes on the devices.
@@ -157,12 +169,12 @@ class CompiledStep:
       The next state, and what to log.
     """
     program = self._programs[_size_of(batch)]
-    return program(state, batch, self._teacher_params)
+    return program(state, batch, *self._frozen)
 
   def report(self, state: TrainState, batch: PyTree) -> str:
     """Names what was not finite in a step; see `nan_report.report`."""
     return nan_report.report(
-      self._context, self._target, self._teacher_params, state, batch
+      self._context, self._networks, self._frozen, state, batch
     )
 
 

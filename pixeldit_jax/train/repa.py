@@ -1,32 +1,21 @@
-"""REPA in a run: the teacher, its weight over time, the loss.
-
-The teacher is frozen: its weights are an argument of the step, and neither in
-the state nor in checkpoints.
-"""
+"""REPA in a run: the teacher, its weight over time, the loss."""
 
 import dataclasses
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
-from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from pixeldit_jax import sharding
 from pixeldit_jax.config import STORED_FEATURES
-from pixeldit_jax.convert.vision import CACHE, load_dinov2
+from pixeldit_jax.convert.vision import CACHE, load_vision
 from pixeldit_jax.data.source import Source
-from pixeldit_jax.encoders.vision import (
-  DINOv2,
-  VisionConfig,
-  teacher_features,
-)
+from pixeldit_jax.encoders.frozen import Frozen, FrozenConfig, with_weights
+from pixeldit_jax.encoders.vision import teacher_features
 from pixeldit_jax.flow.repa import abstract_projector, repa_loss
-from pixeldit_jax.model.pixeldit import axes_of, weights_of
 from pixeldit_jax.run_context import RunContext
-from pixeldit_jax.typing import Array, Float, Int, PyTree
+from pixeldit_jax.typing import Array, Float, Int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,24 +32,23 @@ class StoredFeatures:
 
 
 # What a run aligns with: a teacher that sees each batch, or its features.
-AlignmentTarget = VisionConfig | StoredFeatures
-# A frozen network and its weights in host memory.
-Teacher = tuple[VisionConfig, PyTree]
+AlignmentTarget = FrozenConfig | StoredFeatures
 
 
-def load_teacher(config: ConfigDict) -> Teacher | None:
+def load_teacher(config: ConfigDict) -> Frozen | None:
   """Reads the teacher of a run; None if it needs none.
 
   Raises:
-    UserError: see `load_dinov2`.
+    UserError: see `load_vision`.
   """
   if not config.repa.weight or config.repa.teacher == STORED_FEATURES:
     return None
-  return load_dinov2(
+  return load_vision(
     config.repa.teacher,
     keep=CACHE.expanduser(),
     dtype=config.model.dtype,
     scan=config.model.scan,
+    position_offset=config.repa.position_offset,
   )
 
 
@@ -72,7 +60,7 @@ def stored_arrays(config: ConfigDict) -> tuple[str, ...]:
 
 
 def find_target(
-  config: ConfigDict, source: Source, teacher: Teacher | None
+  config: ConfigDict, source: Source, teacher: Frozen | None
 ) -> AlignmentTarget | None:
   """What a run aligns with; None if it does not, or if there is nothing."""
   if not config.repa.weight:
@@ -99,34 +87,6 @@ def stored_shapes(
   }
 
 
-def abstract_teacher(
-  config: VisionConfig, mesh: Mesh, rules: sharding.Rules | None
-) -> PyTree:
-  """Shapes and shardings of its weights; without rules they are replicated."""
-  network = _abstract(config)
-  shapes = weights_of(network)
-  if rules is None:
-    shardings = jax.tree.map(lambda _: sharding.replicated(mesh), shapes)
-  else:
-    shardings = sharding.weight_shardings(axes_of(network), mesh, rules)
-  return sharding.with_shardings(shapes, shardings)
-
-
-def put_teacher(
-  teacher: Teacher, mesh: Mesh, rules: sharding.Rules | None
-) -> PyTree:
-  """Puts the weights of a teacher on a mesh; without rules, replicated."""
-  config, weights = teacher
-  return jax.tree.map(
-    # Every process has all of them, and takes its own part.
-    lambda a, abstract: jax.make_array_from_callback(
-      a.shape, abstract.sharding, lambda index: np.asarray(a[index])
-    ),
-    weights,
-    abstract_teacher(config, mesh, rules),
-  )
-
-
 def repa_weight(
   config: ConfigDict, step: Int[Array, ''] | int
 ) -> Float[Array, '']:
@@ -151,7 +111,7 @@ def make_alignment(
   def features_of(inputs, teacher):
     if isinstance(target, StoredFeatures):
       return inputs.teacher_features, target.grid
-    network = nnx.merge(nnx.graphdef(_abstract(target)), teacher)
+    network = with_weights(target, teacher)
     features = teacher_features(network, inputs.data, model.patch_size)
     return features, model.grid(*inputs.data.shape[1:3])
 
@@ -167,7 +127,3 @@ def make_alignment(
     return jax.lax.cond(weight > 0, loss, lambda: jnp.float32(0))
 
   return alignment
-
-
-def _abstract(config: VisionConfig) -> DINOv2:
-  return nnx.eval_shape(lambda: DINOv2(config, rngs=nnx.Rngs(0)))

@@ -10,7 +10,10 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from pixeldit_jax.data.transforms import normalize
+from pixeldit_jax.encoders.frozen import FrozenConfig, with_weights
+from pixeldit_jax.encoders.grounding import ground
 from pixeldit_jax.errors import UserError
+from pixeldit_jax.flow.condition_dropout import drop_conditions
 from pixeldit_jax.flow.loss import drop_labels
 from pixeldit_jax.flow.path import interpolate
 from pixeldit_jax.flow.time import sample_time
@@ -26,6 +29,7 @@ from pixeldit_jax.train.repa import (
 from pixeldit_jax.train.state import TrainState, split
 from pixeldit_jax.typing import (
   Array,
+  Bool,
   Condition,
   Float,
   Int,
@@ -47,6 +51,7 @@ class TrainingInputs(NamedTuple):
     condition: labels or texts, some of them dropped.
     teacher_features: of a teacher, where they are stored with the data.
     dropout: keys of the network's dropout, where it has any.
+    ungrounded: of a grounded network, images that get no features.
   """
 
   data: Float[Array, 'B H W C']
@@ -55,6 +60,7 @@ class TrainingInputs(NamedTuple):
   condition: Condition
   teacher_features: Float[Array, 'B S G'] | None = None
   dropout: Key | None = None
+  ungrounded: Bool[Array, 'B'] | None = None
 
 
 def sample_training_inputs(
@@ -79,6 +85,7 @@ def sample_training_inputs(
     flipped = jax.random.bernoulli(keys[3], 0.5, (B, 1, 1, 1))
     data = jnp.where(flipped, data[:, :, ::-1], data)
   flow = config.flow
+  condition, ungrounded = _condition(keys[2], batch, config)
   noise = jax.random.normal(keys[0], data.shape)
   return TrainingInputs(
     data=data,
@@ -86,9 +93,10 @@ def sample_training_inputs(
     t=sample_time(
       keys[1], B, flow.shift, flow.discrete_steps, flow.time_mean, flow.time_std
     ),
-    condition=_condition(keys[2], batch, config),
+    condition=condition,
     teacher_features=batch.get('features'),
     dropout=_dropout_keys(key, B) if config.model.dropout else None,
+    ungrounded=ungrounded,
   )
 
 
@@ -97,19 +105,61 @@ def _dropout_keys(key: Key, batch: int) -> Key:
   return jax.random.split(jax.random.fold_in(key, 4), batch)
 
 
-def _condition(key: Key, batch: PyTree, config: ConfigDict) -> Condition:
-  """The condition of the network; texts come with some of them dropped."""
-  if not config.model.text_width:
-    rate, null = config.flow.label_dropout, config.model.num_classes
-    return drop_labels(key, batch['label'], rate, null)
-  mask = batch['text_mask'] if config.model.text_mask else None
-  return TextCondition(batch['text'], mask)
+def _condition(
+  key: Key, batch: PyTree, config: ConfigDict
+) -> tuple[Condition, Bool[Array, 'B'] | None]:
+  """Labels or texts, and images that get no features of an encoder.
+
+  Texts come with some of them dropped.
+  """
+  model, grounding = config.model, config.grounding
+  if model.text_width:
+    mask = batch['text_mask'] if model.text_mask else None
+    return TextCondition(batch['text'], mask), None
+  labels, rate = batch['label'], config.flow.label_dropout
+  if not model.grounding_width:
+    return drop_labels(key, labels, rate, model.num_classes), None
+  return drop_conditions(
+    jax.random.uniform(key, (3, labels.shape[0])),
+    labels,
+    model.num_classes,
+    label_rate=rate,
+    feature_rate=grounding.dropout,
+    joint_rate=grounding.joint_dropout,
+    coupled=grounding.coupled,
+  )
+
+
+def make_condition(
+  context: RunContext, encoder: FrozenConfig | None
+) -> Callable[[Float[Array, 'B H W C'], TrainingInputs, PyTree], Condition]:
+  """f(x, inputs, encoder weights) -> what the network is given beside x.
+
+  A grounded network gets what the encoder sees in x, the same noisy images.
+  """
+
+  def condition_of(x, inputs, weights):
+    if encoder is None:
+      return inputs.condition
+    return ground(
+      with_weights(encoder, weights),
+      x,
+      inputs.condition,
+      context.model.patch_size,
+      inputs.ungrounded,
+    )
+
+  return condition_of
 
 
 def make_gradients(
-  context: RunContext, target: AlignmentTarget | None = None
+  context: RunContext,
+  target: AlignmentTarget | None = None,
+  encoder: FrozenConfig | None = None,
 ) -> Callable[..., tuple[Metrics, PyTree]]:
-  """f(trained, inputs, teacher=None, step=0) -> losses and the gradient.
+  """f(trained, inputs, teacher=None, step=0, encoder=None) -> losses, gradient.
+
+  `teacher` and `encoder` are the weights of what is named so here.
 
   The losses are those of `make_losses` and with a target 'repa', that of
   alignment, all before their weights. The gradient is of their weighted sum,
@@ -119,12 +169,13 @@ def make_gradients(
   graphdef = nnx.graphdef(abstract_model(context.model))
   alignment = make_alignment(context, target) if target else None
   losses_of = make_losses(config)
+  condition_of = make_condition(context, encoder)
 
-  def loss_fn(trained, inputs, teacher, step):
+  def loss_fn(trained, inputs, teacher, step, encoder):
     weights, projector = split(trained)
     model = nnx.merge(graphdef, weights)
     x = interpolate(inputs.data, inputs.noise, inputs.t)
-    arguments = x, inputs.t, inputs.condition
+    arguments = x, inputs.t, condition_of(x, inputs, encoder)
     if alignment is None:
       output, tokens = model(*arguments, inputs.dropout), None
     else:
@@ -141,9 +192,9 @@ def make_gradients(
 
   gradient_fn = jax.grad(loss_fn, has_aux=True)
 
-  def gradients(trained, inputs, teacher=None, step=0):
+  def gradients(trained, inputs, teacher=None, step=0, encoder=None):
     gradient, losses = _by_parts(
-      lambda part: gradient_fn(trained, part, teacher, step),
+      lambda part: gradient_fn(trained, part, teacher, step, encoder),
       inputs,
       config.optimizer.accumulate,
     )
@@ -226,17 +277,20 @@ def make_train_step(
   context: RunContext,
   tx: optax.GradientTransformationExtraArgs,
   target: AlignmentTarget | None = None,
+  encoder: FrozenConfig | None = None,
 ) -> Callable[..., tuple[TrainState, Metrics]]:
-  """f(state, batch, teacher=None) -> the next state and what to log.
+  """f(state, batch, teacher=None, encoder=None) -> next state, what to log.
 
   Args:
     context: configuration and network.
     tx: of `make_optimizer`.
     target: what REPA aligns with; the step then takes its weights, if it has
       any, as `teacher`.
+    encoder: that grounds the network; the step then takes its weights.
 
   Raises:
-    UserError: the run is to align, and there is no target.
+    UserError: the run is to align, and there is no target; or the network is
+      grounded, and there is no encoder.
   """
   config = context.config
   if config.repa.weight and target is None:
@@ -247,12 +301,20 @@ def make_train_step(
       'or by path (load_dinov2(FILE)); pixeldit train does it by '
       'repa.teacher. repa.weight=0 trains without.'
     )
-  gradients = make_gradients(context, target)
+  if config.model.grounding_width and encoder is None:
+    raise UserError(
+      f'model.grounding_width={config.model.grounding_width}, but there is no '
+      'encoder to learn from: name one by grounding.encoder (of this width '
+      'facebook/dinov3-vits16-pretrain-lvd1689m is 384, vitb16 768, vitl16 '
+      '1024; FILE; random for a trial), or set the width to 0.'
+    )
+  gradients = make_gradients(context, target, encoder)
   update = make_update(config, tx)
 
-  def train_step(state, batch, teacher=None):
+  def train_step(state, batch, teacher=None, encoder=None):
     key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
     inputs = sample_training_inputs(key, batch, config)
-    return update(state, *gradients(state.trained, inputs, teacher, state.step))
+    found = gradients(state.trained, inputs, teacher, state.step, encoder)
+    return update(state, *found)
 
   return train_step

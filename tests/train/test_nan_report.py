@@ -25,7 +25,7 @@ def test_the_first_layer_with_a_nan_is_named():
   )
   state = state.replace(step=jnp.int32(1), bad_steps=jnp.int32(1))
   weights, output, losses, gradients = report(
-    context, None, None, state, batch
+    context, (None, None), (None, None), state, batch
   ).splitlines()
   assert weights.startswith('weights that are not finite, 1 of ')
   assert weights.endswith(': patch_blocks.mlp.down.kernel')

@@ -21,6 +21,7 @@ from pixeldit_jax.data.prepare import (
 )
 from pixeldit_jax.data.prepare.write_shard import PrepareSettings
 from pixeldit_jax.data.transforms import normalize
+from pixeldit_jax.encoders.frozen import put_frozen
 from pixeldit_jax.encoders.vision import (
   DINOv2,
   VisionConfig,
@@ -32,7 +33,7 @@ from pixeldit_jax.run_context import RunContext
 from pixeldit_jax.train.checkpoint.restore import CheckpointRef, restore_weights
 from pixeldit_jax.train.loop import train
 from pixeldit_jax.train.optim.optimizer import make_optimizer
-from pixeldit_jax.train.repa import StoredFeatures, put_teacher, repa_weight
+from pixeldit_jax.train.repa import StoredFeatures, repa_weight
 from pixeldit_jax.train.state import init_state
 from pixeldit_jax.train.step import (
   make_gradients,
@@ -317,7 +318,7 @@ def test_the_teacher_lies_where_the_rules_say(
   sharded, teacher, batch, assert_close
 ):
   mesh = sharding.make_mesh({'data': 1, 'fsdp': 4, 'tensor': 2})
-  placed = put_teacher(teacher, mesh, sharding.RULES if sharded else None)
+  placed = put_frozen(teacher, mesh, sharding.RULES if sharded else None)
   kernel = placed['blocks']['up']['kernel']
   expected = PartitionSpec(None, 'fsdp', 'tensor') if sharded else ()
   assert kernel.sharding.spec == PartitionSpec(*expected)

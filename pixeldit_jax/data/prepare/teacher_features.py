@@ -10,7 +10,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from pixeldit_jax.data import transforms
@@ -18,11 +17,8 @@ from pixeldit_jax.data.prepare.precompute import Computation, precompute
 from pixeldit_jax.data.prepare.shard_job import ALONE, Peers
 from pixeldit_jax.data.source import Example
 from pixeldit_jax.data.sources import shards
-from pixeldit_jax.encoders.vision import (
-  DINOv2,
-  VisionConfig,
-  teacher_features,
-)
+from pixeldit_jax.encoders.frozen import FrozenConfig, with_weights
+from pixeldit_jax.encoders.vision import teacher_features
 from pixeldit_jax.errors import UserError
 from pixeldit_jax.typing import Array, Float, PyTree, UInt8
 
@@ -32,20 +28,17 @@ Features = Callable[[UInt8[np.ndarray, 'B H W 3']], Float[Array, 'B L D']]
 
 
 def make_features(
-  config: VisionConfig, weights: PyTree, patch_size: int
+  config: FrozenConfig, weights: PyTree, patch_size: int
 ) -> Features:
   """f(images) -> `teacher_features`, the batch spread over local devices."""
   mesh = Mesh(jax.local_devices(), 'batch')
   spread = NamedSharding(mesh, PartitionSpec('batch'))
   everywhere = NamedSharding(mesh, PartitionSpec())
-  graphdef = nnx.graphdef(
-    nnx.eval_shape(lambda: DINOv2(config, rngs=nnx.Rngs(0)))
-  )
   weights = jax.device_put(weights, everywhere)
 
   @jax.jit
   def features(weights, images):
-    model = nnx.merge(graphdef, weights)
+    model = with_weights(config, weights)
     return teacher_features(model, transforms.normalize(images), patch_size)
 
   return lambda images: features(weights, jax.device_put(images, spread))

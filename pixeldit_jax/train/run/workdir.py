@@ -30,7 +30,15 @@ from pixeldit_jax.typing import PyTree
 # The event in the history of a workdir that was made of released weights.
 CONVERTED = 'converted'
 # With other values of these it is another run, not the same one continued.
-RUN_IDENTITY_KEYS = ('seed', 'model', 'data', 'flow', 'repa', 'init_from')
+RUN_IDENTITY_KEYS = (
+  'seed',
+  'model',
+  'data',
+  'flow',
+  'repa',
+  'grounding',
+  'init_from',
+)
 # Except these, which change speed, memory or the schedule of a loss only.
 PERFORMANCE_KEYS = (
   'model.dtype',
@@ -39,6 +47,7 @@ PERFORMANCE_KEYS = (
   'model.patch_remat',
   'model.pixel_remat',
   'repa.sharded',
+  'grounding.sharded',
   'repa.stop_step',
   'repa.decay_steps',
   'data.checksums',

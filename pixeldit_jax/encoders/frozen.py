@@ -1,0 +1,70 @@
+"""Frozen networks of a run, beside the one that is trained.
+
+The teacher of REPA, the encoder that grounds: their weights are arguments of
+the compiled programs, and neither in the state of a run nor in its checkpoints.
+"""
+
+import jax
+import numpy as np
+from flax import nnx
+from jax.sharding import Mesh
+
+from pixeldit_jax import sharding
+from pixeldit_jax.encoders.dinov3 import DINOv3, DINOv3Config, of_width
+from pixeldit_jax.encoders.vision import (
+  DINOv2,
+  VisionConfig,
+  abstract_network,
+  make_network,
+)
+from pixeldit_jax.model.pixeldit import axes_of, weights_of
+from pixeldit_jax.typing import PyTree
+
+FrozenConfig = VisionConfig | DINOv3Config
+# A frozen network and its weights in host memory.
+Frozen = tuple[FrozenConfig, PyTree]
+
+
+def with_weights(config: FrozenConfig, weights: PyTree) -> DINOv2 | DINOv3:
+  """The network that has these weights."""
+  return nnx.merge(nnx.graphdef(abstract_network(config)), weights)
+
+
+def random_encoder(width: int, **overrides) -> Frozen:
+  """A DINOv3 of a width that has learnt nothing, the same always.
+
+  It has a released size where there is one of that width, and is small else.
+  """
+  config = of_width(width, **overrides)
+  weights = jax.jit(
+    lambda: weights_of(make_network(config, rngs=nnx.Rngs(0)))
+  )()
+  return config, jax.device_get(weights)
+
+
+def abstract_frozen(
+  config: FrozenConfig, mesh: Mesh, rules: sharding.Rules | None
+) -> PyTree:
+  """Shapes and shardings of its weights; without rules they are replicated."""
+  network = abstract_network(config)
+  shapes = weights_of(network)
+  if rules is None:
+    shardings = jax.tree.map(lambda _: sharding.replicated(mesh), shapes)
+  else:
+    shardings = sharding.weight_shardings(axes_of(network), mesh, rules)
+  return sharding.with_shardings(shapes, shardings)
+
+
+def put_frozen(
+  frozen: Frozen, mesh: Mesh, rules: sharding.Rules | None
+) -> PyTree:
+  """Puts the weights of a network on a mesh; without rules, replicated."""
+  config, weights = frozen
+  return jax.tree.map(
+    # Every process has all of them, and takes its own part.
+    lambda a, abstract: jax.make_array_from_callback(
+      a.shape, abstract.sharding, lambda index: np.asarray(a[index])
+    ),
+    weights,
+    abstract_frozen(config, mesh, rules),
+  )
