@@ -74,7 +74,9 @@ def make_debug(config: ConfigDict) -> None:
     buckets=False,
     text_encoder='',
   )
-  config.repa.weight = 0.0  # a teacher of photographs would have to be fetched
+  # Networks of photographs would have to be fetched.
+  config.repa.weight = 0.0
+  config.perceptual.update(lpips_weight=0.0, dino_weight=0.0)
   config.optimizer.update(
     warmup_steps=min(1, config.optimizer.warmup_steps), drop_step=0
   )

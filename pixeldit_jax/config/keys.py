@@ -206,6 +206,26 @@ KEYS = (
   Key(
     'grounding.sharded', False, '', 'split the encoder as the network, or copy'
   ),
+  Key('perceptual.lpips_weight', 0.0, '[0, inf)', 'of the loss LPIPS'),
+  Key(
+    'perceptual.lpips',
+    '',
+    '',
+    "its weights: a file, or VGG-16's and its own with a comma between",
+  ),
+  Key(
+    'perceptual.dino_weight',
+    0.0,
+    '[0, inf)',
+    'of the loss of DINO features of the image that is predicted',
+  ),
+  Key('perceptual.dino', '', '', 'the network, as repa.teacher names one'),
+  Key(
+    'perceptual.start',
+    0.3,
+    '[0, 1]',
+    'the time from which both count: before there is too much noise',
+  ),
   Key(
     'optimizer.name', 'adamw', ('adamw', 'came'), 'the rule; came needs less'
   ),

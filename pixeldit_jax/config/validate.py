@@ -36,6 +36,7 @@ def validate(config: ConfigDict) -> None:
   _check_data(config)
   _check_optimizer(config)
   _check_objective(config)
+  _check_perceptual(config)
   if config.repa.weight:
     _check_repa(config, model)
   if config.eval.every:
@@ -150,6 +151,26 @@ def _check_objective(config: ConfigDict) -> None:
       f'{channels}: the frequency loss is of the brightness and the colours of '
       'RGB images; set it to 0.'
     )
+
+
+def _check_perceptual(config: ConfigDict) -> None:
+  """Raises UserError where there is nothing that judges the images."""
+  options, channels = config.perceptual, config.model.in_channels
+  for name, how in (
+    ('lpips', 'FILE of its weights, or VGG_FILE,LPIPS_FILE'),
+    ('dino', 'facebook/dinov2-base or FILE'),
+  ):
+    weight = options[f'{name}_weight']
+    if weight and not options[name]:
+      raise UserError(
+        f'perceptual.{name}_weight={weight} with perceptual.{name}={""!r}: '
+        f'give perceptual.{name}={how}; or set the weight to 0.'
+      )
+    if weight and channels not in (1, 3):
+      raise UserError(
+        f'perceptual.{name}_weight={weight} with model.in_channels={channels}: '
+        'the network judges images of 1 or 3 channels; set it to 0.'
+      )
 
 
 def _check_eval(config: ConfigDict) -> None:

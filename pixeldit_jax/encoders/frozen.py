@@ -4,6 +4,8 @@ The teacher of REPA, the encoder that grounds: their weights are arguments of
 the compiled programs, and neither in the state of a run nor in its checkpoints.
 """
 
+from typing import overload
+
 import jax
 import numpy as np
 from flax import nnx
@@ -11,6 +13,7 @@ from jax.sharding import Mesh
 
 from pixeldit_jax import sharding
 from pixeldit_jax.encoders.dinov3 import DINOv3, DINOv3Config, of_width
+from pixeldit_jax.encoders.lpips import LPIPS, LPIPSConfig
 from pixeldit_jax.encoders.vision import (
   DINOv2,
   VisionConfig,
@@ -23,9 +26,16 @@ from pixeldit_jax.typing import PyTree
 FrozenConfig = VisionConfig | DINOv3Config
 # A frozen network and its weights in host memory.
 Frozen = tuple[FrozenConfig, PyTree]
+# One that images are judged by, see `train.objective`.
+JudgeConfig = FrozenConfig | LPIPSConfig
+Judge = tuple[JudgeConfig, PyTree]
 
 
-def with_weights(config: FrozenConfig, weights: PyTree) -> DINOv2 | DINOv3:
+@overload
+def with_weights(config: FrozenConfig, weights: PyTree) -> DINOv2 | DINOv3: ...
+@overload
+def with_weights(config: LPIPSConfig, weights: PyTree) -> LPIPS: ...
+def with_weights(config, weights):
   """The network that has these weights."""
   return nnx.merge(nnx.graphdef(abstract_network(config)), weights)
 
@@ -43,7 +53,7 @@ def random_encoder(width: int, **overrides) -> Frozen:
 
 
 def abstract_frozen(
-  config: FrozenConfig, mesh: Mesh, rules: sharding.Rules | None
+  config: JudgeConfig, mesh: Mesh, rules: sharding.Rules | None
 ) -> PyTree:
   """Shapes and shardings of its weights; without rules they are replicated."""
   network = abstract_network(config)
@@ -56,7 +66,7 @@ def abstract_frozen(
 
 
 def put_frozen(
-  frozen: Frozen, mesh: Mesh, rules: sharding.Rules | None
+  frozen: Frozen | Judge, mesh: Mesh, rules: sharding.Rules | None
 ) -> PyTree:
   """Puts the weights of a network on a mesh; without rules, replicated."""
   config, weights = frozen

@@ -6,6 +6,7 @@ scale on each residual branch and, optionally, register tokens (2309.16588).
 
 import dataclasses
 import functools
+from typing import overload
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +14,7 @@ import numpy as np
 from flax import nnx
 
 from pixeldit_jax.encoders.dinov3 import DINOv3, DINOv3Config
+from pixeldit_jax.encoders.lpips import LPIPS, LPIPSConfig
 from pixeldit_jax.encoders.vision_transformer import (
   learned_tokens,
   linear,
@@ -195,16 +197,28 @@ class DINOv2(nnx.Module):
     return jnp.concatenate([positions[:1], resized.reshape(-1, config.width)])
 
 
+@overload
 def make_network(
   config: VisionConfig | DINOv3Config, *, rngs: nnx.Rngs
-) -> DINOv2 | DINOv3:
+) -> DINOv2 | DINOv3: ...
+@overload
+def make_network(config: LPIPSConfig, *, rngs: nnx.Rngs) -> LPIPS: ...
+def make_network(config, *, rngs):
   """The network of a configuration, with random weights."""
+  if isinstance(config, LPIPSConfig):
+    return LPIPS(config, rngs=rngs)
   if isinstance(config, DINOv3Config):
     return DINOv3(config, rngs=rngs)
   return DINOv2(config, rngs=rngs)
 
 
-def abstract_network(config: VisionConfig | DINOv3Config) -> DINOv2 | DINOv3:
+@overload
+def abstract_network(
+  config: VisionConfig | DINOv3Config,
+) -> DINOv2 | DINOv3: ...
+@overload
+def abstract_network(config: LPIPSConfig) -> LPIPS: ...
+def abstract_network(config):
   """The network with shapes in place of weights: nothing is allocated."""
   return nnx.eval_shape(lambda: make_network(config, rngs=nnx.Rngs(0)))
 
@@ -220,7 +234,14 @@ def imagenet_normalize(
 def teacher_features(
   model: DINOv2 | DINOv3, images: Float[Array, 'B H W C'], patch_size: int = 16
 ) -> Float[Array, 'B L D']:
-  """What a frozen network sees in images; no gradient flows through it.
+  """`image_features`, through which no gradient flows."""
+  return jax.lax.stop_gradient(image_features(model, images, patch_size))
+
+
+def image_features(
+  model: DINOv2 | DINOv3, images: Float[Array, 'B H W C'], patch_size: int = 16
+) -> Float[Array, 'B L D']:
+  """What a frozen network sees in images, for each of their patches.
 
   Images are resized so that it has the patches of the network that is trained:
   from 256 to 224 (14/16 of the side) for a DINOv2 and patches of 16. Bicubic
@@ -247,4 +268,4 @@ def teacher_features(
   grid = (height // patch_size * ours, width // patch_size * ours)
   if grid != (height, width):
     x = resize_bicubic(x, grid)
-  return jax.lax.stop_gradient(model(x))
+  return model(x)

@@ -62,7 +62,7 @@ class Clock:
 
 
 # Losses in the line of a step, of the runs that have them.
-SHOWN = ('frequency', 'repa')
+SHOWN = ('frequency', 'lpips', 'dino', 'repa')
 
 
 class Writer:

@@ -4,12 +4,15 @@ Compiled only when something is wrong. A step that was not finite changed no
 weight and no moment, so the state after it still gives the same numbers.
 """
 
+from collections.abc import Mapping
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from pixeldit_jax.encoders.frozen import FrozenConfig
+from pixeldit_jax.encoders.frozen import FrozenConfig, JudgeConfig
 from pixeldit_jax.flow.path import interpolate
 from pixeldit_jax.model.pixeldit import abstract_model
 from pixeldit_jax.run_context import RunContext
@@ -26,10 +29,24 @@ _SHOWN = 10  # names
 _ORDER = ('images', 'patch_blocks', 'pixel_blocks', 'prediction')
 
 
+class Networks(NamedTuple):
+  """The frozen networks of a step, as `make_gradients` takes them.
+
+  Attributes:
+    target: what REPA aligns with.
+    encoder: that grounds.
+    judges: of perceptual losses, by name.
+  """
+
+  target: AlignmentTarget | None = None
+  encoder: FrozenConfig | None = None
+  judges: Mapping[str, JudgeConfig] | None = None
+
+
 def report(
   context: RunContext,
-  networks: tuple[AlignmentTarget | None, FrozenConfig | None],
-  frozen: tuple[PyTree, PyTree],
+  networks: Networks,
+  frozen: tuple[PyTree, ...],
   state: TrainState,
   batch: PyTree,
 ) -> str:
@@ -37,13 +54,13 @@ def report(
 
   Args:
     context: configuration, network and mesh.
-    networks: what REPA aligns with, and the encoder that grounds.
-    frozen: the weights of both, if they have any.
+    networks: those that are frozen.
+    frozen: the weights of each, if it has any.
     state: after the step.
     batch: of the step, on the devices.
   """
   with context.use(), jax.transfer_guard('allow'):
-    check = jax.jit(_make_check(context, *networks))
+    check = jax.jit(_make_check(context, networks))
     found = jax.device_get(check(state, batch, *frozen))
   lines = [
     _listed('weights', found['weights']),
@@ -54,22 +71,22 @@ def report(
   return '\n'.join(filter(None, lines)) or 'It was finite again.'
 
 
-def _make_check(context, target, encoder):
+def _make_check(context, networks):
   """f(state, batch, *frozen) -> whether each tensor of the step is finite."""
   graphdef = nnx.graphdef(abstract_model(context.model))
-  gradients_of = make_gradients(context, target, encoder)
-  condition_of = make_condition(context, encoder)
+  gradients_of = make_gradients(context, *networks)
+  condition_of = make_condition(context, networks.encoder)
 
-  def check(state, batch, teacher, encoder_weights):
+  def check(state, batch, teacher, encoder, judges):
     step = state.step - 1
     key = jax.random.fold_in(jax.random.wrap_key_data(state.key), step)
     inputs = sample_training_inputs(key, batch, context.config)
     x = interpolate(inputs.data, inputs.noise, inputs.t)
     model = nnx.merge(graphdef, state.weights)
-    condition = condition_of(x, inputs, encoder_weights)
+    condition = condition_of(x, inputs, encoder)
     prediction, blocks = model.with_features(x, inputs.t, condition)
     losses, gradients = gradients_of(
-      state.trained, inputs, teacher, step, encoder_weights
+      state.trained, inputs, teacher, step, encoder, judges
     )
     outputs = {path: jax.vmap(_finite)(out) for path, out in blocks.items()}
     return dict(

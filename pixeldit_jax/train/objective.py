@@ -1,36 +1,89 @@
 """What a network is trained towards: the losses of a step but alignment.
 
-All compare velocities, whatever the network predicts, and give one number for
-each example: any of them goes with any network.
+Those of flow matching and of frequencies compare velocities, whatever the
+network predicts; perceptual ones compare images, in the eyes of frozen networks
+and only where little noise is left (PixelGen). All give one number for each
+example, and go with any network.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
+import jax.numpy as jnp
 from ml_collections import ConfigDict
 
+from pixeldit_jax.convert.lpips import load_lpips
+from pixeldit_jax.convert.vision import CACHE, load_vision
+from pixeldit_jax.encoders.frozen import Judge, JudgeConfig, with_weights
+from pixeldit_jax.encoders.lpips import LPIPSConfig
+from pixeldit_jax.encoders.vision import image_features
+from pixeldit_jax.errors import UserError
 from pixeldit_jax.flow.frequency import frequency_loss, frequency_weights
 from pixeldit_jax.flow.loss import flow_matching_loss
 from pixeldit_jax.flow.prediction import as_velocity, target_velocity
-from pixeldit_jax.typing import Array, Float
+from pixeldit_jax.flow.repa import repa_loss
+from pixeldit_jax.model.config import ModelConfig
+from pixeldit_jax.run_context import RunContext
+from pixeldit_jax.typing import Array, Float, PyTree
 
 Losses = dict[str, Float[Array, 'B']]
+JUDGES = ('lpips', 'dino')
+
+
+def load_judges(config: ConfigDict) -> dict[str, Judge]:
+  """Reads the networks of the perceptual losses of a run, by loss.
+
+  Raises:
+    MissingFileError, UserError: see `load_lpips` and `load_vision`.
+  """
+  options, model = config.perceptual, config.model
+  judges: dict[str, Judge] = {}
+  if options.lpips_weight:
+    judges['lpips'] = load_lpips(options.lpips, model.dtype)
+  if options.dino_weight:
+    judges['dino'] = load_vision(
+      options.dino,
+      keep=CACHE.expanduser(),
+      dtype=model.dtype,
+      scan=model.scan,
+    )
+  return judges
 
 
 def make_losses(
-  config: ConfigDict,
+  context: RunContext, judges: Mapping[str, JudgeConfig]
 ) -> Callable[..., tuple[Float[Array, 'B'], Losses]]:
-  """f(output, x, t, data, noise) -> weighted sum, and each before its weight.
+  """f(output, x, t, data, noise, weights of judges) -> sum, parts.
 
-  'loss' is that of flow matching, 'frequency' DeCo's, where it is asked for.
-  The arguments of f are the network's output at x, which is between data and
-  noise at the time t.
+  The sum is weighted, its parts are told before their weights. 'loss' is that
+  of flow matching; 'frequency' (DeCo's), 'lpips' and 'dino' are there where
+  they are asked for. The arguments of f are the network's output at x, which is
+  between data and noise at the time t.
+
+  Raises:
+    UserError: a network that is trained on another path, as DiT; or a judge
+      that is missing.
   """
+  config = context.config
   prediction, flow = config.model.prediction, config.flow
+  for key, what in (('prediction', 'velocity'), ('size_embed', False)):
+    if (value := config.model[key]) in ('noise', True):
+      raise UserError(
+        f'model.{key}={value!r}: such a network is converted and sampled, but '
+        'its diffusion, in steps or stages, is not what this loop trains; '
+        f'set it to {what!r}.'
+      )
   table = frequency_weights(
     flow.frequency_quality, flow.frequency_mode, flow.frequency_gamma
   )
 
-  def losses(output, x, t, data, noise):
+  for name in JUDGES:
+    if config.perceptual[f'{name}_weight'] and name not in judges:
+      raise UserError(
+        f'perceptual.{name}_weight is above 0, but there is no network: '
+        f'load_judges reads that of perceptual.{name}; or set it to 0.'
+      )
+
+  def losses(output, x, t, data, noise, weights):
     velocity = as_velocity(prediction, output, x, t)
     target = target_velocity(prediction, data, noise, x, t)
     total = flow_matching_loss(velocity, target)
@@ -38,6 +91,34 @@ def make_losses(
     if flow.frequency_weight:
       found['frequency'] = frequency_loss(velocity, target, table)
       total += flow.frequency_weight * found['frequency']
+    if judges:
+      left = (1 - t)[:, None, None, None]
+      image = output if prediction == 'image' else x + left * velocity
+      seen = t >= config.perceptual.start
+      for name, judge in judges.items():
+        distance = _distance(judge, weights[name], image, data, context.model)
+        found[name] = jnp.where(seen, distance, 0.0)
+        total += config.perceptual[f'{name}_weight'] * found[name]
     return total, found
 
   return losses
+
+
+def _distance(
+  config: JudgeConfig,
+  weights: PyTree,
+  image: Float[Array, 'B H W C'],
+  data: Float[Array, 'B H W C'],
+  model: ModelConfig,
+) -> Float[Array, 'B']:
+  """How different two images look to a judge."""
+  if isinstance(config, LPIPSConfig):
+    color = (*data.shape[:3], 3)
+    image, data = (jnp.broadcast_to(a, color) for a in (image, data))
+    return with_weights(config, weights)(image, data)
+  network = with_weights(config, weights)
+  seen, expected = (
+    image_features(network, a, model.patch_size) for a in (image, data)
+  )
+  grid = model.grid(*data.shape[1:3])
+  return repa_loss(seen.astype(jnp.float32), expected, grid, grid)

@@ -7,14 +7,14 @@ import jax.numpy as jnp
 
 from pixeldit_jax import sharding
 from pixeldit_jax.data.source import Source
-from pixeldit_jax.encoders.frozen import Frozen, FrozenConfig, put_frozen
+from pixeldit_jax.encoders.frozen import Frozen, Judge, put_frozen
 from pixeldit_jax.run_context import RunContext
 from pixeldit_jax.train import nan_report
 from pixeldit_jax.train.checkpoint.restore import restore_init
 from pixeldit_jax.train.inputs import Size
+from pixeldit_jax.train.objective import load_judges
 from pixeldit_jax.train.optim.optimizer import make_optimizer
 from pixeldit_jax.train.repa import (
-  AlignmentTarget,
   StoredFeatures,
   find_target,
 )
@@ -55,9 +55,13 @@ class TrainProgram:
     self.target = find_target(context.config, source, teacher)
     self._tx = make_optimizer(context)
     self._encoder = context.encoder
-    self._train_step = make_train_step(
-      context, self._tx, self.target, self._encoder and self._encoder[0]
+    self._judges = load_judges(context.config)
+    self._networks = nan_report.Networks(
+      self.target,
+      self._encoder and self._encoder[0],
+      {name: judge[0] for name, judge in self._judges.items()},
     )
+    self._train_step = make_train_step(context, self._tx, *self._networks)
     self._teacher = teacher
     self._teacher_width = self.target.width if self.target else None
     model, width = context.model, self._teacher_width
@@ -103,13 +107,17 @@ class TrainProgram:
     return CompiledStep(
       self.context,
       self._train_step,
-      (self.target, self._encoder and self._encoder[0]),
+      self._networks,
       self.abstract_state,
       batches,
-      (teacher, encoder),
+      (
+        teacher,
+        encoder,
+        {name: self._put(judge) for name, judge in self._judges.items()},
+      ),
     )
 
-  def _put(self, frozen: Frozen, sharded: bool) -> PyTree:
+  def _put(self, frozen: Frozen | Judge, sharded: bool = False) -> PyTree:
     """The weights of a frozen network on the mesh."""
     rules = self.context.rules if sharded else None
     return put_frozen(frozen, self.context.mesh, rules)
@@ -122,15 +130,14 @@ class CompiledStep:
     self,
     context: RunContext,
     train_step: Callable[..., tuple[TrainState, Metrics]],
-    networks: tuple[AlignmentTarget | None, FrozenConfig | None],
+    networks: nan_report.Networks,
     state: TrainState,
     batches: Mapping[Size, Mapping[str, jax.ShapeDtypeStruct]],
-    frozen: tuple[PyTree, PyTree],
+    frozen: tuple[PyTree, ...],
   ):
     """Compiles; see `TrainProgram.compile`, whose `state` is abstract.
 
-    `networks` are what REPA aligns with and the encoder that grounds, `frozen`
-    their weights.
+    `frozen` are the weights of `networks`, if they have any.
     """
     shardings = jax.tree.map(lambda a: a.sharding, state)
     step = jax.jit(

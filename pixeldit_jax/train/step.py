@@ -1,6 +1,6 @@
 """One training step: a pure function of the state and a batch."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import jax
@@ -10,7 +10,11 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from pixeldit_jax.data.transforms import normalize
-from pixeldit_jax.encoders.frozen import FrozenConfig, with_weights
+from pixeldit_jax.encoders.frozen import (
+  FrozenConfig,
+  JudgeConfig,
+  with_weights,
+)
 from pixeldit_jax.encoders.grounding import ground
 from pixeldit_jax.errors import UserError
 from pixeldit_jax.flow.condition_dropout import drop_conditions
@@ -156,10 +160,12 @@ def make_gradients(
   context: RunContext,
   target: AlignmentTarget | None = None,
   encoder: FrozenConfig | None = None,
+  judges: Mapping[str, JudgeConfig] | None = None,
 ) -> Callable[..., tuple[Metrics, PyTree]]:
-  """f(trained, inputs, teacher=None, step=0, encoder=None) -> losses, gradient.
+  """f(trained, inputs, teacher, step, encoder, judges) -> losses, gradient.
 
-  `teacher` and `encoder` are the weights of what is named so here.
+  The last four arguments have defaults: None, and step 0. `teacher`, `encoder`
+  and `judges` are the weights of what is named so here, or the target.
 
   The losses are those of `make_losses` and with a target 'repa', that of
   alignment, all before their weights. The gradient is of their weighted sum,
@@ -168,10 +174,10 @@ def make_gradients(
   config = context.config
   graphdef = nnx.graphdef(abstract_model(context.model))
   alignment = make_alignment(context, target) if target else None
-  losses_of = make_losses(config)
+  losses_of = make_losses(context, judges or {})
   condition_of = make_condition(context, encoder)
 
-  def loss_fn(trained, inputs, teacher, step, encoder):
+  def loss_fn(trained, inputs, teacher, step, encoder, judges):
     weights, projector = split(trained)
     model = nnx.merge(graphdef, weights)
     x = interpolate(inputs.data, inputs.noise, inputs.t)
@@ -182,7 +188,9 @@ def make_gradients(
       output, tokens = model.with_patch_feature(
         *arguments, config.repa.block, inputs.dropout
       )
-    of_examples = losses_of(output, x, inputs.t, inputs.data, inputs.noise)
+    of_examples = losses_of(
+      output, x, inputs.t, inputs.data, inputs.noise, judges
+    )
     total, losses = jax.tree.map(jnp.mean, of_examples)
     if alignment is None:
       return total, losses
@@ -192,9 +200,11 @@ def make_gradients(
 
   gradient_fn = jax.grad(loss_fn, has_aux=True)
 
-  def gradients(trained, inputs, teacher=None, step=0, encoder=None):
+  def gradients(
+    trained, inputs, teacher=None, step=0, encoder=None, judges=None
+  ):
     gradient, losses = _by_parts(
-      lambda part: gradient_fn(trained, part, teacher, step, encoder),
+      lambda part: gradient_fn(trained, part, teacher, step, encoder, judges),
       inputs,
       config.optimizer.accumulate,
     )
@@ -278,8 +288,11 @@ def make_train_step(
   tx: optax.GradientTransformationExtraArgs,
   target: AlignmentTarget | None = None,
   encoder: FrozenConfig | None = None,
+  judges: Mapping[str, JudgeConfig] | None = None,
 ) -> Callable[..., tuple[TrainState, Metrics]]:
-  """f(state, batch, teacher=None, encoder=None) -> next state, what to log.
+  """f(state, batch, teacher=None, encoder=None, judges=None) -> state, metrics.
+
+  It gives the next state and what to log.
 
   Args:
     context: configuration and network.
@@ -287,6 +300,7 @@ def make_train_step(
     target: what REPA aligns with; the step then takes its weights, if it has
       any, as `teacher`.
     encoder: that grounds the network; the step then takes its weights.
+    judges: networks of perceptual losses, and so are theirs, by name.
 
   Raises:
     UserError: the run is to align, and there is no target; or the network is
@@ -308,13 +322,15 @@ def make_train_step(
       'facebook/dinov3-vits16-pretrain-lvd1689m is 384, vitb16 768, vitl16 '
       '1024; FILE; random for a trial), or set the width to 0.'
     )
-  gradients = make_gradients(context, target, encoder)
+  gradients = make_gradients(context, target, encoder, judges)
   update = make_update(config, tx)
 
-  def train_step(state, batch, teacher=None, encoder=None):
+  def train_step(state, batch, teacher=None, encoder=None, judges=None):
     key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
     inputs = sample_training_inputs(key, batch, config)
-    found = gradients(state.trained, inputs, teacher, state.step, encoder)
+    found = gradients(
+      state.trained, inputs, teacher, state.step, encoder, judges
+    )
     return update(state, *found)
 
   return train_step

@@ -138,7 +138,9 @@ def tiny(**more):
   return config
 
 
-@pytest.mark.parametrize('family', [None, 'pixeldit2'])
+@pytest.mark.parametrize(
+  'family', [None, pytest.param('pixeldit2', marks=pytest.mark.slow)]
+)
 def test_a_run_trains_the_projector_and_keeps_no_encoder(family, tmp_path):
   pytest.importorskip('mlxtend')
   config = tiny(family=family, **{'repa.teacher': 'a'})

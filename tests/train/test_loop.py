@@ -225,24 +225,13 @@ def test_unknown_model_keys_are_told():
     validate(config)
 
 
-@pytest.mark.parametrize(
-  'key, value',
-  [
-    ('model.prediction', 'image'),
-    ('model.dropout', 0.1),
-    ('model.grounding_width', 32),
-    ('flow.time_mean', -0.8),
-    ('flow.time_std', 0.8),
-    ('flow.noise_scale', 2.0),
-    ('flow.frequency_weight', 1.0),
-  ],
-)
-def test_what_is_not_trained_yet_is_refused(tmp_path, key, value):
-  """A key that the step ignores would train another network in silence."""
-  config = get_config()
-  make_debug(config)
-  config.data.batch_size = 8
-  config.update_from_flattened_dict({key: value})
-  with pytest.raises(UserError, match=f'{key}={value!r}'):
-    train(RunContext.build(config), str(tmp_path / 'run'))
-  assert not (tmp_path / 'run').exists()
+def test_a_network_without_an_objective_here_is_refused(tmp_path):
+  """What would fail while compiling, or train another network in silence."""
+  for key, value in (('prediction', 'noise'), ('size_embed', True)):
+    config = get_config()
+    make_debug(config)
+    config.data.batch_size = 8
+    config.model[key] = value
+    with pytest.raises(UserError, match=f'model.{key}={value!r}'):
+      train(RunContext.build(config), str(tmp_path / 'run'))
+    assert not (tmp_path / 'run').exists()

@@ -6,7 +6,7 @@ import numpy as np
 
 from pixeldit_jax.config import get_config, make_debug
 from pixeldit_jax.run_context import RunContext
-from pixeldit_jax.train.nan_report import report
+from pixeldit_jax.train.nan_report import Networks, report
 from pixeldit_jax.train.optim.optimizer import make_optimizer
 from pixeldit_jax.train.state import init_state
 
@@ -25,7 +25,7 @@ def test_the_first_layer_with_a_nan_is_named():
   )
   state = state.replace(step=jnp.int32(1), bad_steps=jnp.int32(1))
   weights, output, losses, gradients = report(
-    context, (None, None), (None, None), state, batch
+    context, Networks(), (None, None, None), state, batch
   ).splitlines()
   assert weights.startswith('weights that are not finite, 1 of ')
   assert weights.endswith(': patch_blocks.mlp.down.kernel')

@@ -130,6 +130,7 @@ def gradients_of(config):
   return inputs, jax.jit(make_gradients(context))(weights, inputs)
 
 
+@pytest.mark.slow
 def test_dropout_is_drawn_by_example_and_changes_no_other_draw(assert_close):
   rate = {'model.dropout': 0.3, 'model.patch_depth': 4}
   config = tiny('jit', **rate)

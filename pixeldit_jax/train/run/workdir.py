@@ -37,6 +37,7 @@ RUN_IDENTITY_KEYS = (
   'flow',
   'repa',
   'grounding',
+  'perceptual',
   'init_from',
 )
 # Except these, which change speed, memory or the schedule of a loss only.
