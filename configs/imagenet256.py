@@ -1,7 +1,9 @@
-"""ImageNet at 256x256: the paper's class-conditional runs (table 2).
+"""ImageNet at 256x256: the papers' class-conditional runs.
 
-Options: size=B|L|XL; preset=ep80|ep160|ep320, how long it trains and how it is
-sampled; debug (a few steps of a tiny network on the digits, without REPA).
+Options: model=pixeldit|pixeldit2|deco|pixnerd|flatdit|jit, by default the
+first; size, by default the largest that is published (of PixelDiT B, L, XL);
+preset=ep80|ep160|ep320, how long PixelDiT trains and how it is sampled; debug
+(a few steps of a tiny network on the digits, without REPA).
 
 REPA needs the weights of DINOv2-B: they are fetched by name, or
 --config.repa.teacher=FILE.
@@ -10,6 +12,7 @@ REPA needs the weights of DINOv2-B: they are fetched by name, or
 from typing import Any
 
 from pixeldit_jax import config as defaults
+from pixeldit_jax.config import family_recipes
 from pixeldit_jax.model import families
 
 STEPS_OF_EPOCH = 5_000  # of 256 images
@@ -23,12 +26,25 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 def get_config(arg: str | None = None):
   """`--config=configs/imagenet256.py:size=L,preset=ep160`."""
-  options = defaults.parse_options(arg, size='XL', preset='ep80', debug=False)
-  preset = dict(defaults.preset_of(options.preset, PRESETS))
+  options = defaults.parse_options(
+    arg, model='pixeldit', size='', preset='', debug=False
+  )
+  if options.model == 'pixeldit':
+    config = _pixeldit(options.size or 'XL', options.preset or 'ep80')
+  else:
+    arguments = options.model, options.size, options.preset
+    config = family_recipes.imagenet(*arguments, resolution=256)
+  if options.debug:
+    defaults.make_debug(config)
+  return config
+
+
+def _pixeldit(size: str, name: str):
+  preset = dict(defaults.preset_of(name, PRESETS))
   epochs = preset.pop('epochs')
   config = defaults.get_config()
   config.steps = epochs * STEPS_OF_EPOCH
-  config.model.update(families.preset('pixeldit', options.size))
+  config.model.update(families.preset('pixeldit', size))
   config.model.update(
     dtype='bfloat16', patch_remat='matmuls', pixel_remat='full'
   )
@@ -44,6 +60,4 @@ def get_config(arg: str | None = None):
   config.ema.decay = 0.9999
   config.sampler.update(solver='flow_dpm', steps=100, shift=1.0, **preset)
   config.mesh.update(data=1, fsdp=-1)
-  if options.debug:
-    defaults.make_debug(config)
   return config

@@ -1,7 +1,10 @@
-"""ImageNet at 512x512: the paper's class-conditional run.
+"""ImageNet at 512x512: the papers' class-conditional runs.
 
-Options: size=B|L|XL; preset=ep850, how long it trains and how it is sampled;
-debug (a few steps of a tiny network on the digits, without REPA).
+Options: model=pixeldit|pixeldit2|deco|pixnerd|jit, by default the first; size,
+by default the largest that is published (of PixelDiT B, L, XL); preset=ep850,
+how long PixelDiT trains and how it is sampled; debug (a few steps of a tiny
+network on the digits, without REPA). DeCo and PixNerd go on from a run at 256:
+--config.init_from=WORKDIR.
 
 REPA needs the weights of DINOv2-B: they are fetched by name, or
 --config.repa.teacher=FILE.
@@ -10,6 +13,7 @@ REPA needs the weights of DINOv2-B: they are fetched by name, or
 from typing import Any
 
 from pixeldit_jax import config as defaults
+from pixeldit_jax.config import family_recipes
 from pixeldit_jax.model import families
 
 STEPS_OF_EPOCH = 5_000  # of 256 images
@@ -21,11 +25,24 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 def get_config(arg: str | None = None):
   """`--config=configs/imagenet512.py:preset=ep850`."""
-  options = defaults.parse_options(arg, size='XL', preset='ep850', debug=False)
-  preset = dict(defaults.preset_of(options.preset, PRESETS))
+  options = defaults.parse_options(
+    arg, model='pixeldit', size='', preset='', debug=False
+  )
+  if options.model == 'pixeldit':
+    config = _pixeldit(options.size or 'XL', options.preset or 'ep850')
+  else:
+    arguments = options.model, options.size, options.preset
+    config = family_recipes.imagenet(*arguments, resolution=512)
+  if options.debug:
+    defaults.make_debug(config)
+  return config
+
+
+def _pixeldit(size: str, name: str):
+  preset = dict(defaults.preset_of(name, PRESETS))
   config = defaults.get_config()
   config.steps = preset.pop('epochs') * STEPS_OF_EPOCH
-  config.model.update(families.preset('pixeldit', options.size))
+  config.model.update(families.preset('pixeldit', size))
   config.model.update(
     dtype='bfloat16', patch_remat='matmuls', pixel_remat='full'
   )
@@ -42,6 +59,4 @@ def get_config(arg: str | None = None):
   config.ema.decay = 0.9999
   config.sampler.update(solver='flow_dpm', steps=100, **preset)
   config.mesh.update(data=1, fsdp=-1)
-  if options.debug:
-    defaults.make_debug(config)
   return config

@@ -48,6 +48,80 @@ def test_it_trains_its_debug_steps(path, tmp_path):
   )
 
 
+FAMILY = ('pixeldit2', 'deco', 'pixnerd', 'flatdit', 'jit')
+
+
+@pytest.mark.parametrize(
+  'name', ['imagenet256', pytest.param('mnist', marks=pytest.mark.slow)]
+)
+@pytest.mark.parametrize('model', FAMILY)
+def test_each_network_of_the_family_trains_a_step(model, name, tmp_path):
+  pytest.importorskip('mlxtend')
+  config = load(ROOT / 'configs' / f'{name}.py', f'model={model},debug')
+  config.steps = 1
+  config.optimizer.warmup_steps = 0
+  context = RunContext.build(config, jax.devices()[:1])
+  state = train(context, str(tmp_path))
+  assert int(state.step) == 1 and int(state.bad_steps) == 0
+
+
+@pytest.mark.parametrize(
+  'name, arg, millions, sampler, steps',
+  [
+    ('imagenet256', 'deco', 682, ('euler', 100, 3.2, (0.1, 1.0)), 4_000_000),
+    ('imagenet512', 'deco', 682, ('euler', 100, 5.0, (0.1, 1.0)), 100_000),
+    (
+      'imagenet256',
+      'deco,size=L',
+      427,
+      ('euler', 50, 3.2, (0.1, 1.0)),
+      200_000,
+    ),
+    ('imagenet256', 'pixnerd', 701, ('euler', 100, 3.5, (0.1, 1.0)), 1_600_000),
+    ('imagenet512', 'pixnerd', 701, ('euler', 100, 3.5, (0.1, 1.0)), 200_000),
+    ('imagenet256', 'flatdit', 676, ('euler', 50, 1.0, (0.1, 1.0)), 200_000),
+    ('imagenet256', 'jit', 953, ('heun', 50, 2.2, (0.1, 1.0)), 750_600),
+    ('imagenet256', 'jit,size=B', 131, ('heun', 50, 3.0, (0.1, 1.0)), 750_600),
+    ('imagenet512', 'jit,size=B', 133, ('heun', 50, 3.0, (0.1, 1.0)), 750_600),
+    ('imagenet256', 'pixeldit2', 986, ('heun', 50, 2.4, (0.125, 0.9)), 750_000),
+    ('imagenet512', 'pixeldit2', 988, ('heun', 50, 2.1, (0.1, 0.925)), 850_000),
+  ],
+)
+def test_the_family_trains_and_samples_as_its_papers(
+  name, arg, millions, sampler, steps
+):
+  config = load(ROOT / 'configs' / f'{name}.py', f'model={arg}')
+  validate(config)
+  parameters = count_parameters(model_config(config))
+  if config.model.position_grid:  # the public count has the fixed positions
+    parameters += config.model.position_grid**2 * config.model.width
+  assert round(parameters / 1e6) == millions
+  s = config.sampler
+  assert (s.solver, s.steps, s.guidance, s.interval) == sampler
+  assert config.steps == steps
+  o, repa = config.optimizer, config.repa
+  assert (o.weight_decay, o.clip_norm) == (0, float('inf'))
+  assert (config.ema.decay, config.ema.warmup) == (0.9999, False)
+  model = arg.partition(',')[0]
+  if model in ('jit', 'pixeldit2'):
+    assert (o.learning_rate, o.beta1, o.beta2) == (2e-4, 0.9, 0.95)
+    assert (config.data.batch_size, o.warmup_steps) == (1024, 6255)
+    assert config.data.flip and config.flow.time_mean == -0.8
+    assert config.flow.noise_scale == (2 if name == 'imagenet512' else 1)
+    assert s.interval_bounds == 'zero'
+  else:
+    assert (o.learning_rate, o.beta2, o.warmup_steps) == (1e-4, 0.999, 0)
+    assert not config.data.flip and config.data.batch_size == 256
+    dropped = 0.2 if arg == 'deco' else 0.1
+    assert config.flow.label_dropout == dropped
+    assert s.interval_bounds == ('upper' if model == 'deco' else 'open')
+  assert config.flow.frequency_weight == (model == 'deco')
+  assert (repa.weight, repa.block) == ((0, 8) if model == 'jit' else (0.5, 8))
+  joint = config.grounding.joint_dropout
+  assert joint == (0.05 if (name, arg) == ('imagenet512', 'pixeldit2') else 0)
+  assert bool(config.grounding.encoder) == (model == 'pixeldit2')
+
+
 @pytest.mark.parametrize('name', ['imagenet256', 'imagenet512'])
 @pytest.mark.parametrize(
   'size, millions', [('B', 185), ('L', 570), ('XL', 797)]
@@ -64,6 +138,9 @@ def test_imagenet_comes_in_the_sizes_of_the_paper(name, size, millions):
     ('size=XXL', 'XXL'),
     ('debug=yes', 'True'),
     ('preset=ep850', 'ep320'),
+    ('model=dit', 'recipes for'),
+    ('model=jit,size=XL', "size='XL' with model='jit'"),
+    ('model=jit,preset=ep80', 'preset=.ep80. is of model=pixeldit'),
   ],
 )
 def test_wrong_options_are_told(arg, named):
