@@ -32,8 +32,15 @@ _OUT = flags.DEFINE_string('out', None, 'File to write.')
 _WEIGHTS = flags.DEFINE_enum(
   'weights',
   None,
-  ['ema', 'raw', 'both'],
-  'The average, or those last trained. ema by default; both in a .ckpt.',
+  ['ema', 'ema2', 'raw', 'both'],
+  'The average, or those last trained. ema by default; both in a .ckpt; ema2 '
+  "is the second average in JiT's files.",
+)
+_FAMILY = flags.DEFINE_string(
+  'family',
+  None,
+  'Of --source, where its names do not tell: pixeldit, pixeldit2, deco, '
+  'pixnerd, flatdit, jit, dit or pixelflow.',
 )
 _TO = flags.DEFINE_enum(
   'to',
@@ -79,6 +86,11 @@ def main():
 def _check_flags():
   if bool(_SOURCE.value) == bool(_OUT.value):
     raise UserError('give --source or --out, one of them.')
+  if _FAMILY.present and (_OUT.value or _CONFIG.present):
+    given = 'config' if _CONFIG.present else 'out'
+    raise UserError(f'--family means nothing with --{given}, which names it.')
+  if _OUT.value and _WEIGHTS.value == 'ema2':
+    raise UserError('--weights=ema2 is of a --source: a run has one average.')
   unused = (
     (_STEP, _DTYPE, _TO) if _SOURCE.value else (_TEXT_ENCODER, _INSTRUCTION)
   )
@@ -97,7 +109,8 @@ def _into_workdir(source: str):
     config = _CONFIG.value
   else:
     overrides = config_flag.overrides()
-    config = released.infer_run(source, overrides, which)
+    family = _FAMILY.value
+    config = released.infer_run(source, overrides, which, family)
   released.to_workdir(
     source,
     _WORKDIR.value,

@@ -22,20 +22,25 @@ WRAPPERS = re.compile(r'(?<![^.])(_orig_mod|module)\.')
 BESIDE = ('diffusion_trainer.', '_repa_projector.')
 TEXT = 'core.'  # what the names of the text-to-image release begin with
 COMFYUI = 'model.diffusion_model.'  # what ComfyUI puts before a release's names
+NET = 'net.'  # and those of JiT's
 
 
-def read_weights(path: str | os.PathLike, ema: bool = True) -> LazyTensors:
+def read_weights(
+  path: str | os.PathLike, ema: bool = True, second: bool = False
+) -> LazyTensors:
   """The weights in a file, by the plain inner names of the release.
 
   Takes Lightning `.ckpt`, `.pth` (plain or nested) and `.safetensors`.
-  Prefixes (`denoiser.`, `ema_denoiser.`, `core.`, `model.diffusion_model.`) and
-  what wrappers add to names are removed; what stands beside the network
+  Prefixes (`denoiser.`, `ema_denoiser.`, `core.`, `net.`,
+  `model.diffusion_model.`) and what wrappers add to names are removed; what
+  stands beside the network
   (`diffusion_trainer.*`, `_repa_projector.*`) is left out.
 
   Args:
     path: a local file, or hf://organisation/repository/file.
     ema: the averaged weights, or those last trained. A file of one set that
       no name calls either gives that set.
+    second: the other average of a file that has two (JiT).
 
   Raises:
     FileNotFoundError: there is no such file.
@@ -44,9 +49,11 @@ def read_weights(path: str | os.PathLike, ema: bool = True) -> LazyTensors:
   """
   path = fetch(path)
   if path.suffix == '.safetensors':
+    if second:
+      raise UserError(f'{path}: a .safetensors has one average, ask for ema.')
     tensors = read_safetensors(path)
   else:
-    tensors = read_lightning(path, ema)
+    tensors = read_lightning(path, ema, second)
   return tensors.renamed(_inner_names(tensors, ema, path))
 
 
@@ -112,6 +119,8 @@ def _inner_names(
       )
   elif any(name.startswith(TEXT) for name in plain):
     prefix = TEXT
+  elif all(name.startswith(NET) for name in plain):
+    prefix = NET
   return {
     inner.removeprefix(prefix): name
     for inner, name in plain.items()

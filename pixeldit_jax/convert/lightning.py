@@ -24,7 +24,14 @@ from pixeldit_jax.errors import MissingPackageError, UserError
 from pixeldit_jax.files import replacing
 
 # Where checkpoints keep their weights, beside optimizers and the like.
-EMA_KEYS = ('ema', 'state_dict_ema', 'ema_state_dict', 'model_ema')
+EMA_KEYS = (
+  'ema',
+  'state_dict_ema',
+  'ema_state_dict',
+  'model_ema',
+  'model_ema1',
+)
+SECOND_EMA_KEYS = ('model_ema2',)  # where there are two averages, as of JiT
 RAW_KEYS = ('state_dict', 'model', 'module')
 
 # What the names of the two sets begin with where they stand together.
@@ -84,13 +91,13 @@ def _load(path: str | os.PathLike) -> Any:
     ) from error
 
 
-def _tensors(found: Any, ema: bool) -> dict[str, Any]:
-  """The dict of tensors in a checkpoint, however deep."""
+def _tensors(found: Any, keys: tuple[str, ...]) -> dict[str, Any]:
+  """The dict of tensors in a checkpoint, however deep, below such keys."""
   if not isinstance(found, Mapping):
     return {}
-  for key in (EMA_KEYS if ema else ()) + RAW_KEYS:
+  for key in keys:
     if isinstance(found.get(key), Mapping):
-      return _tensors(found[key], ema)
+      return _tensors(found[key], keys + RAW_KEYS)
   return {k: v for k, v in found.items() if hasattr(v, 'data_ptr')}
 
 
@@ -104,23 +111,33 @@ def _to_numpy(tensor) -> np.ndarray:
   return tensor.numpy().copy()
 
 
-def read_lightning(path: str | os.PathLike, ema: bool) -> LazyTensors:
+def read_lightning(
+  path: str | os.PathLike, ema: bool, second: bool = False
+) -> LazyTensors:
   """The tensors of a `.ckpt` or `.pth`, under the names they have there.
 
   Args:
     path: the file.
     ema: where it keeps two nested sets apart, the averaged one. A set named
       by prefixes, or the only one, is returned whole.
+    second: the other average, of a file that has two.
 
   Raises:
     ImportError: PyTorch is not installed.
     UserError: the file is cut off, or holds no tensors.
   """
-  tensors = _tensors(_load(path), ema)
+  keys = (EMA_KEYS if ema else ()) + RAW_KEYS
+  if second:
+    keys = SECOND_EMA_KEYS
+  loaded = _load(path)
+  tensors = _tensors(loaded, keys)
+  if second and not any(key in loaded for key in keys):
+    raise UserError(
+      f'{path} holds no second average under {keys}: ask for ema.'
+    )
   if not tensors:
     raise UserError(
-      f'{path} holds no tensors by name, neither at the top nor under '
-      f'{EMA_KEYS + RAW_KEYS}.'
+      f'{path} holds no tensors by name, neither at the top nor under {keys}.'
     )
   specs = {
     name: Spec(tuple(t.shape), np.dtype(str(t.dtype).removeprefix('torch.')))
@@ -131,7 +148,7 @@ def read_lightning(path: str | os.PathLike, ema: bool) -> LazyTensors:
   def read(name):
     nonlocal tensors, mapped
     if mapped > MAPPED_BYTES:
-      tensors, mapped = _tensors(_load(path), ema), 0
+      tensors, mapped = _tensors(_load(path), keys), 0
     array = _to_numpy(tensors[name])
     mapped += array.nbytes
     return array

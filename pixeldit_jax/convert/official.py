@@ -241,9 +241,11 @@ def native_of(
   A path is as 'patch_blocks/adaln/bias'.
 
   Raises:
-    UserError: names or shapes that do not fit, all of them listed.
+    UserError: names of another family, or names and shapes that do not fit,
+      all of them listed.
   """
   release = release_of(config)
+  _named(family_of(config)[0], weights)
   lazy = LazyTensors(specs_of(weights), weights.__getitem__)
   released = release.before(lazy, config)
   return to_native(

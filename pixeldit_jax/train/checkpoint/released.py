@@ -16,10 +16,16 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from pixeldit_jax.config import get_config, model_config, validate
+from pixeldit_jax.config.family_recipes import sample_as_published
 from pixeldit_jax.convert.files import COMFYUI, TEXT, read_weights
 from pixeldit_jax.convert.lazy import LazyTensors
 from pixeldit_jax.convert.lightning import write_lightning, write_pth
-from pixeldit_jax.convert.official import fields_of, native_of, released_of
+from pixeldit_jax.convert.official import (
+  fields_of,
+  native_of,
+  recognise,
+  released_of,
+)
 from pixeldit_jax.convert.safetensors import write_safetensors
 from pixeldit_jax.convert.stored import read_stored, write_stored
 from pixeldit_jax.errors import UserError
@@ -32,7 +38,7 @@ from pixeldit_jax.train.run import workdir
 
 log = logging.getLogger(__name__)
 
-SETS = ('ema', 'raw', 'both')
+SETS = ('ema', 'ema2', 'raw', 'both')
 DTYPES = ('float32', 'bfloat16')
 FORMS = ('release', 'comfyui')
 SUFFIXES = ('.safetensors', '.pth', '.ckpt')
@@ -50,27 +56,50 @@ def infer_run(
   source: str | os.PathLike,
   overrides: Mapping[str, Any],
   which: str = 'ema',
+  family: str | None = None,
 ) -> ConfigDict:
   """The configuration of a released file, its network seen from its shapes.
+
+  Its sampler is that of the paper, where there is a recipe.
 
   Args:
     source: as `files.read_weights` takes it; nothing but shapes is read.
     overrides: values by key, as 'data.resolution', that shapes do not tell.
     which: see `to_workdir`.
+    family: whose names the file has; recognised by default.
 
   Raises:
-    UserError: the file is of texts, of which shapes do not tell enough.
+    UserError: the file is of texts, of which shapes do not tell enough; or of
+      no family, or of several.
   """
   config = get_config()
-  sizes = fields_of(read_weights(source, which != 'raw'))
+  weights = _read(source, which)
+  family = family or recognise(weights)
+  known = {k.removeprefix('model.'): v for k, v in overrides.items()}
+  sizes = fields_of(weights, family, known)
   if 'text_width' in sizes:
     raise UserError(
       f'{source} is a network of texts: give the configuration that has its '
       'sampler, as --config=configs/t2i_1024_stage3.py.'
     )
   config.model.update(sizes)
+  config.data.resolution = _resolution(config.model)
+  config.update_from_flattened_dict(dict(overrides))
+  sample_as_published(config, family)
   config.update_from_flattened_dict(dict(overrides))
   return config
+
+
+def _resolution(model: ConfigDict) -> int:
+  """Of the images that released weights were trained on, as weights tell."""
+  if model.prediction == 'image' and model.position_grid:
+    return model.position_grid * model.patch_size
+  return 512 if model.grounding_width == 768 else 256  # PixelDiT2
+
+
+def _read(source: str | os.PathLike, which: str) -> LazyTensors:
+  """One of `SETS` of a file; of both, the average."""
+  return read_weights(source, which != 'raw', second=which == 'ema2')
 
 
 def to_workdir(
@@ -92,8 +121,9 @@ def to_workdir(
     folder: the workdir to make.
     config: its network is that of the file, its sampler is what samples are
       made with.
-    which: the set of the file, 'ema' or 'raw' (those last trained). 'both'
-      keeps the raw ones too, in their place beside the EMA.
+    which: the set of the file, 'ema', 'ema2' (the second average of JiT's
+      files) or 'raw' (those last trained). 'both' keeps the raw ones too, in
+      their place beside the EMA.
     text: `meta` of the text encoder, of a network of texts.
     overwrite: replace a workdir that came from here.
 
@@ -107,10 +137,10 @@ def to_workdir(
   _check_text(config, text)
   check_free(folder, overwrite)
   model = model_config(config)
-  sets = {'ema': which != 'raw'}
+  sets = {'ema': which}
   if which == 'both':
-    sets['weights'] = False
-  found = {item: read_weights(source, ema) for item, ema in sets.items()}
+    sets['weights'] = 'raw'
+  found = {item: _read(source, name) for item, name in sets.items()}
   try:
     items = {item: native_of(tensors, model) for item, tensors in found.items()}
   except ValueError as error:
