@@ -6,12 +6,12 @@ none (PixelDiT2, arXiv 2609.24919).
 
 import jax.numpy as jnp
 
-from pixeldit_jax.typing import Array, Bool, Float, Int
+from pixeldit_jax.typing import AnyArray, Array, Bool, Float, Int
 
 
 def drop_conditions(
   uniforms: Float[Array, '3 B'],
-  labels: Int[Array, 'B'],
+  labels: Int[AnyArray, 'B'],
   null: int,
   *,
   label_rate: float,

@@ -59,8 +59,10 @@ def guided_velocity(
   def conditional(x, t):
     if encoder is None:
       return velocity(condition, x, t)
-    seen_by = with_weights(*encoder)
-    return velocity(ground(seen_by, x, labels, model.patch_size), x, t)
+    config, arrays = encoder
+    seen_by = with_weights(config, jax.tree.map(jnp.asarray, arrays))
+    grounded = ground(seen_by, x, labels, model.patch_size)
+    return velocity(grounded, x, t)
 
   return guide(
     conditional,

@@ -142,6 +142,7 @@ def test_they_count_where_little_noise_is_left(judged, prediction):
     return *f(output), gradient
 
   weights = {k: judge[1] for k, judge in judges.items()}
+  weights = jax.tree.map(jnp.asarray, weights)
   total, found, gradient = both(exact + 0.3 * images(2, 28), weights)
   for name in ('lpips', 'dino'):
     assert float(found[name][0]) == 0 and float(found[name][1:].min()) > 1e-4
