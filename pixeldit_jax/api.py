@@ -43,6 +43,9 @@ from pixeldit_jax.typing import (
   PyTree,
 )
 
+OF_SAMPLER = ('steps', 'solver', 'interval', 'shift')
+OF_METHOD = ('average', 'free_steps', 'repeats')
+
 
 class Images(np.ndarray):
   """Images, uint8 [N, H, W, C]: an array, which also gives Pillow's form."""
@@ -154,15 +157,12 @@ class Model:
     *,
     num: int | None = None,
     seed: int = 0,
-    steps: int | None = None,
     guidance: float | None = None,
-    interval: tuple[float, float] | None = None,
-    solver: str | None = None,
-    shift: float | None = None,
     height: int | None = None,
     width: int | None = None,
     negative: str = '',
     on_step: Callable[[Step], Any] | None = None,
+    **sampler: Any,
   ) -> Images:
     """Draws images.
 
@@ -174,12 +174,12 @@ class Model:
       prompts: of a network of texts, used in turn.
       num: images; by default one of each label or prompt.
       seed: of the noise.
-      steps, guidance, interval, solver, shift: of the sampler; the run's by
-        default.
+      guidance: the scale; the run's by default.
       height, width: pixels; as trained by default.
       negative: the prompt that guidance leads away from.
       on_step: called with a `Step` after each one of each batch, for a
         preview; an exception that it raises stops the drawing.
+      sampler: `steps`, `solver`, `interval`, `shift`; the run's by default.
 
     Returns:
       uint8 [num, height, width, C].
@@ -192,30 +192,21 @@ class Model:
     num = len(wanted) if num is None else num
     if num < 1:
       raise UserError(f'num={num}: at least 1.')
-    sampler = self._sampler(
+    program = self._sampler(
       (height, width),
       min(num, self.config.sampler.batch_size),
-      steps=steps,
-      guidance=guidance,
-      interval=interval,
-      solver=solver,
-      shift=shift,
+      _known(sampler) | dict(guidance=guidance),
     )
-    numbers = sampler.numbers(seed, guidance)
+    numbers = program.numbers(seed, guidance)
     batches: list[np.ndarray] = []
-    for start in range(0, num, sampler.batch_size):
-      indices = np.arange(start, min(start + sampler.batch_size, num))
+    for start in range(0, num, program.batch_size):
+      indices = np.arange(start, min(start + program.batch_size, num))
       chosen = [wanted[i % len(wanted)] for i in indices]
-      conditions = self.conditions(chosen, negative)
+      given = self.weights, indices, *self.conditions(chosen, negative)
       if on_step is None:
-        draw = sampler.sample(
-          self.weights, indices, *conditions, numbers=numbers
-        )
-        batches += draw
+        batches += program.sample(*given, numbers=numbers)
         continue
-      for step in sampler.sample_by_steps(
-        self.weights, indices, *conditions, numbers=numbers
-      ):
+      for step in program.sample_by_steps(*given, numbers=numbers):
         on_step(step)
       batches.append(step.images)
     return np.concatenate(batches).view(Images)
@@ -230,43 +221,31 @@ class Model:
     strength: float = 0.7,
     source_guidance: float = 1.5,
     guidance: float | None = None,
-    average: int = 1,
-    free_steps: int = 0,
-    repeats: int = 1,
     mask: Any = None,
     seed: int = 0,
-    steps: int | None = None,
-    solver: str | None = None,
-    shift: float | None = None,
-    interval: tuple[float, float] | None = None,
     height: int | None = None,
     width: int | None = None,
     negative: str = '',
+    **options: Any,
   ) -> Images:
-    """Changes pictures.
+    """Changes pictures; outside of the mask they keep their pixels.
 
     Args:
-      pictures: uint8 [N, H, W, 3], a Pillow image, a path, or several.
+      pictures: uint8 [N, H, W, 3], Pillow's or a path, or several.
       target: labels or prompts of what is wanted, used in turn.
       source: the same of what the pictures show, which FlowEdit leaves.
       method: 'flowedit', 'sdedit' (the picture made noisy and drawn from there;
         with `target` what it shows, variations of it) or 'inpaint'.
       strength: the share of the steps that are done; less keeps more.
-      source_guidance, guidance: scales towards source and target; the latter
-        is the run's by default.
-      average, free_steps: of FlowEdit, see `editing.editor.EditOptions`.
-      repeats: of each step of inpainting.
-      mask: bool [H, W] or [N, H, W], True where pixels may change, or what
-        `editing.masks.read_mask` takes: a file, 'box:..' or 'colour:..'.
+      source_guidance, guidance: scales towards source and target.
+      mask: bool [H, W] or [N, H, W], True where pixels may change; or a file,
+        'box:..' or 'colour:..', see `editing.masks.read_mask`.
       seed: of the noise.
-      steps, solver, shift, interval: of the sampler; the run's by default.
       height, width: pixels that pictures are scaled and cut to; as trained by
-        default. With larger ones than a picture's, SDEdit draws the details
-        that enlarging lacks.
+        default. With more than a picture has, SDEdit draws new details.
       negative: the prompt that guidance leads away from.
-
-    Returns:
-      uint8 [N, height, width, C]; outside of the mask, the picture's pixels.
+      options: `average` and `free_steps` of FlowEdit, `repeats` of inpainting,
+        see `EditOptions`; and as for `sample`, of the sampler.
 
     Raises:
       UserError: what cannot be; see `EditOptions` and `read_pictures`.
@@ -275,32 +254,19 @@ class Model:
     size = (height or side, width or side)
     images = read_pictures(pictures, size)
     scale = self.config.sampler.guidance if guidance is None else guidance
-    options = EditOptions(
-      method, strength, source_guidance, scale, average, free_steps, repeats
-    )
-    editor = self.editor(
-      options,
-      size,
-      len(images),
-      steps=steps,
-      solver=solver,
-      shift=shift,
-      interval=interval,
-    )
-    masks = None if mask is None else _read_masks(mask, images)
+    of_method = {k: options.pop(k) for k in OF_METHOD if k in options}
+    how = EditOptions(method, strength, source_guidance, scale, **of_method)
+    editor = self.editor(how, size, len(images), **_known(options))
+    read, count = self.conditions.in_turn, len(images)
     edited = editor.edit(
       self.weights,
       images,
-      np.arange(len(images)),
+      np.arange(count),
       (
-        *self.conditions(
-          self.conditions.in_turn(target, len(images)), negative
-        ),
-        *self.conditions(
-          self.conditions.in_turn(source, len(images)), negative
-        ),
+        *self.conditions(read(target, count), negative),
+        *self.conditions(read(source, count), negative),
       ),
-      masks,
+      None if mask is None else _read_masks(mask, images),
       seed=seed,
       guidance=(source_guidance, scale),
     )
@@ -436,7 +402,7 @@ class Model:
       config.sampler.update(changed)
     return RunContext.build(config, list(self.context.mesh.devices.flat))
 
-  def _sampler(self, size, batch_size: int, **options: Any) -> Sampler:
+  def _sampler(self, size, batch_size: int, options: dict[str, Any]) -> Sampler:
     side = self.config.data.resolution
     size = tuple(side if n is None else n for n in size)
     scale = options.pop('guidance')
@@ -459,6 +425,20 @@ class Model:
       )
 
     return jax.jit(velocity, static_argnums=6)
+
+
+def _known(options: dict[str, Any]) -> dict[str, Any]:
+  """Options of the sampler, None where they are the run's.
+
+  Raises:
+    UserError: one that there is not.
+  """
+  if unknown := options.keys() - set(OF_SAMPLER):
+    raise UserError(
+      f'{", ".join(sorted(unknown))}: no option here; those of the sampler are '
+      f'{", ".join(OF_SAMPLER)}, those of an edit {", ".join(OF_METHOD)}.'
+    )
+  return {name: options.get(name) for name in OF_SAMPLER}
 
 
 def _read_masks(mask: Any, images: np.ndarray) -> np.ndarray:

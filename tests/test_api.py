@@ -113,6 +113,7 @@ def test_a_released_file_is_loaded(model, run, tmp_path):
     (lambda m: m.sample(prompts=['a cat']), 'network of classes'),
     (lambda m: m.sample(labels=1, num=0), 'num=0'),
     (lambda m: m.sample(labels=1, solver='rk4'), 'rk4'),
+    (lambda m: m.sample(labels=1, step=3), 'step: no option here'),
     (lambda m: m.sample(labels=1, height=27), '27 x 28'),
     (lambda m: pd.load('nowhere'), 'holds no run'),
     (lambda m: pd.load(m.ref.workdir, step=7), 'no checkpoint of step 7'),

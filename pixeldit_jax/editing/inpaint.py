@@ -45,18 +45,15 @@ def inpaint(
     mask: 1 where it is new, 0 where it is known.
     noise: standard normal, that the drawing starts from.
     times: the sampler's grid, N + 1 times from noise to data.
-    steps: the last so many of the N are done; with less than all, the old
-      content of the masked part is the start.
-    merge_noise: the noise of the known part after each step or repetition,
-      numbered from 0; `lambda number: noise` is one noise for all.
+    steps: the last so many are done; less than all start from the old content.
+    merge_noise: of the known part, for each step or repetition from 0.
     back_noise: the noise of each way back, numbered from 0.
     repeats: how often each step but the last is done.
-    solver: of `samplers.solvers`, but not `heun_reuse`, whose slope is of the
-      state before the known part is set; with repeats, `euler` or `heun`.
+    solver: see `check_solver`.
     integrate: what is made of the states after each step or repetition.
 
   Raises:
-    UserError: steps, repeats or a solver that cannot be.
+    UserError: steps, or what `check_solver` refuses.
   """
   check_steps(len(times) - 1, steps)
   check_solver(solver, repeats)

@@ -17,10 +17,10 @@ from etils import epath
 
 from pixeldit_jax import settings
 from pixeldit_jax.config import get_config
-from pixeldit_jax.report.events import Events, read_events
 from pixeldit_jax.report.line_chart import line_chart
 from pixeldit_jax.train.checkpoint.folders import folder_of, steps_in
 from pixeldit_jax.train.run import workdir as run_folder
+from pixeldit_jax.train.run.tensorboard import Events, read_events
 
 _PICTURES = 40  # of each name; more are left out at even distances
 _RISE = 10.0  # times the median of those before, of a gradient norm

@@ -8,11 +8,10 @@ import pytest
 from etils import epath
 
 from pixeldit_jax.config import get_config, make_debug
-from pixeldit_jax.report.events import read_events
 from pixeldit_jax.report.line_chart import line_chart
 from pixeldit_jax.report.run_page import run_page
 from pixeldit_jax.train.run import workdir
-from pixeldit_jax.train.run.tensorboard import EventFiles
+from pixeldit_jax.train.run.tensorboard import EventFiles, read_events
 
 
 def write_events(folder, step, steps, loss):

@@ -183,24 +183,21 @@ def from_workdir(
     which: the 'ema' or the 'raw' weights. A `.ckpt` has places for 'both'; one
       set alone stands in both. None is 'both' where the file and the run have
       them, and else 'ema'.
-    dtype: 'float32' or 'bfloat16'; by default what is usual in the form.
+    dtype: 'float32' or 'bfloat16', the default of 'comfyui'.
     step: which checkpoint, the newest by default.
     overwrite: replace a file.
-    form: 'release' (float32), or 'comfyui': what that program's own PixelDiT
-      reads, a `.safetensors` of a network of texts, in bfloat16.
+    form: 'release', or 'comfyui': a `.safetensors` of a network of texts.
 
   Raises:
     FileNotFoundError: no run, or no checkpoint with these weights.
     ImportError: PyTorch's files need PyTorch.
-    UserError: the target is there already, or of another form; or the
-      release cannot express this network.
+    UserError: a target that is there or cannot be, or a network of ours alone.
   """
   target = pathlib.Path(target)
   config = workdir.read_config(folder)
   model = model_config(config)
   _check_target(target, model.text_width, which, overwrite)
-  if form == 'comfyui':
-    _check_comfyui(target, model.text_width)
+  _check_form(form, target, model.text_width)
   dtype = dtype or ('bfloat16' if form == 'comfyui' else 'float32')
   main = CheckpointRef(folder, step, which != 'raw').resolve()
   raw = dataclasses.replace(main, ema=False)
@@ -277,8 +274,10 @@ def _check_target(
     raise UserError(f'{target} is there already: --overwrite replaces it.')
 
 
-def _check_comfyui(target: pathlib.Path, text: int) -> None:
+def _check_form(form: str, target: pathlib.Path, text: int) -> None:
   """Raises UserError for what ComfyUI would not read."""
+  if form != 'comfyui':
+    return
   if target.suffix != '.safetensors':
     raise UserError(f'{target}: ComfyUI reads .safetensors; name it so.')
   if not text:

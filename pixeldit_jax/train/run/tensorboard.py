@@ -1,4 +1,4 @@
-"""TensorBoard's event files, written without a thread.
+"""TensorBoard's event files, written without a thread, and read.
 
 The `SummaryWriter` of tensorboardX leaves that to a thread, which dies where
 the disk is full, and the run would wait for it for ever (tensorboard had the
@@ -7,9 +7,13 @@ imports torch, if that is installed.
 """
 
 import contextlib
+import dataclasses
 import logging
+import os
+import struct
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 from etils import epath
@@ -64,3 +68,57 @@ class EventFiles:
     if self._file is not None:
       with contextlib.suppress(OSError):  # all was written before
         self._file.close()
+
+
+@dataclasses.dataclass
+class Events:
+  """What a run wrote, each list by rising step.
+
+  Attributes:
+    scalars: (step, value) by name.
+    images: (step, PNG file) by name.
+  """
+
+  scalars: dict[str, list[tuple[int, float]]]
+  images: dict[str, list[tuple[int, bytes]]]
+
+
+def read_events(folder: str | os.PathLike) -> Events:
+  """All events below a folder; a start hides those of later steps before it.
+
+  A file that is cut, as after a kill, is read as far as it goes.
+  """
+  place, found = epath.Path(folder), Events({}, {})
+  files = sorted(place.glob('*tfevents*')) if place.is_dir() else []
+  for path in files:
+    for event in _events_of(path):
+      if event.HasField('session_log'):
+        _hide(found, event.step)
+      for value in event.summary.value:
+        if value.HasField('image'):
+          png = value.image.encoded_image_string
+          found.images.setdefault(value.tag, []).append((event.step, png))
+        elif value.HasField('simple_value'):
+          point = event.step, value.simple_value
+          found.scalars.setdefault(value.tag, []).append(point)
+  return found
+
+
+def _hide(found: Events, step: int) -> None:
+  """Forgets what steps wrote that are done again."""
+  series: list[list[Any]] = [*found.scalars.values(), *found.images.values()]
+  for points in series:
+    points[:] = [point for point in points if point[0] < step]
+
+
+def _events_of(path: epath.Path) -> Iterator[Event]:
+  """A record is its length, a checksum, an `Event` and another checksum."""
+  data, start = path.read_bytes(), 0
+  while start + 12 <= len(data):
+    (length,) = struct.unpack_from('<Q', data, start)
+    end = start + 12 + length
+    if end + 4 > len(data):
+      log.info('%s ends in the middle of an event.', path)
+      return
+    yield Event.FromString(data[start + 12 : end])
+    start = end + 4
