@@ -6,6 +6,7 @@ images = model.sample(labels=[3, 7], num=10, seed=1)
 images.images[0].save('three.png')
 """
 
+import contextlib
 import dataclasses
 import os
 from collections.abc import Callable, Sequence
@@ -360,7 +361,9 @@ class Model:
     """
     program = self._kept('velocity', self._velocity_program)
     chosen = self.conditions.in_turn(condition, len(x))
-    with self.context.use():
+    # While gradients are taken, the mesh cannot be set; one device does it.
+    traced = isinstance(x, jax.core.Tracer)
+    with contextlib.nullcontext() if traced else self.context.use():
       return program(
         self.weights,
         jnp.asarray(x, jnp.float32),

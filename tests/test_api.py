@@ -91,6 +91,12 @@ def test_velocity_leads_from_noise_to_data(model):
   np.testing.assert_allclose(guided, null + 3 * (v - null), atol=1e-4)
 
 
+def test_gradients_flow_through_the_velocity(model):
+  x = jax.random.normal(jax.random.key(0), (1, 28, 28, 3))
+  gradient = jax.grad(lambda x: model.velocity(x, 0.5, 3).sum())(x)
+  assert jax.numpy.abs(gradient).max() > 0
+
+
 def test_a_released_file_is_loaded(model, run, tmp_path):
   path = tmp_path / 'weights.safetensors'
   released.from_workdir(run, path)

@@ -19,6 +19,7 @@ PACKAGE_OF = {
 }
 # Extras that are used without being imported, and how.
 TOOLS = {
+  'browser': 'drives Chromium in the tests of the studio',
   'cuda': 'a form of jax',
   'notebook': 'runs the notebooks, and keeps them as text',
   'tensorboard': 'a command that shows the events of a run',

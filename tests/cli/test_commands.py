@@ -21,6 +21,7 @@ COMMANDS = {
   'report',
   'sample',
   'show-data',
+  'studio',
   'train',
 }
 # As the console script that an installation writes.

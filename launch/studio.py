@@ -1,0 +1,49 @@
+"""Opens a page to play in: draw, compare and edit in a browser.
+
+  pixeldit studio runs/xl256
+  pixeldit studio --workdir=runs/a --compare=runs/b --port=8000
+
+The page draws by class or words with a preview of the denoising, compares two
+runs or two solvers from the same noise, edits a picture where it is painted on,
+and shows the command line of each result. It is for this machine alone, unless
+--host says otherwise: whoever reaches it can draw.
+"""
+
+import pathlib
+
+from absl import flags
+
+from pixeldit_jax.cli import run_command
+
+_WORKDIR = flags.DEFINE_string(
+  'workdir', None, 'Folder of the run.', required=True
+)
+_COMPARE = flags.DEFINE_multi_string(
+  'compare', [], 'Folder of another run; repeat for more.'
+)
+_HOST = flags.DEFINE_string(
+  'host', '127.0.0.1', 'Address to bind to; 0.0.0.0 lets the network in.'
+)
+_PORT = flags.DEFINE_integer('port', 7860, 'Of the page; 0 takes a free one.')
+
+
+def main():
+  from pixeldit_jax.api import load
+  from pixeldit_jax.studio.server import make_server
+
+  folders = [_WORKDIR.value, *_COMPARE.value]
+  names = [pathlib.Path(folder).name for folder in folders]
+  if len({*names}) < len(names):
+    names = folders
+  models = {name: load(folder) for name, folder in zip(names, folders)}
+  server = make_server(models, _HOST.value, _PORT.value)
+  place = f'http://{_HOST.value}:{server.server_port}'
+  print(f'The studio is at {place} (Ctrl-C ends it)', flush=True)
+  try:
+    server.serve_forever()
+  except KeyboardInterrupt:
+    print('Ended.')
+
+
+if __name__ == '__main__':
+  run_command.run(main)

@@ -1,0 +1,1 @@
+"""A page to play in: draw, compare and edit in a browser."""
