@@ -1,14 +1,14 @@
 """Edits pictures with a run: FlowEdit, SDEdit, inpainting, upscaling.
 
   pixeldit edit --workdir=runs/t2i --images=photos --out=edited \\
-    --source='a red three' --target='a blue three'
+    --source_prompt='a red three' --target_prompt='a blue three'
   ... --method=inpaint --mask=box:0.5,0,1,1 --repeats=5
   ... --method=sdedit --strength=0.5
   ... --method=vary --strength=0.4
   ... --method=upscale --height=512 --width=512 --strength=0.35
   ... --table=edits.csv
 
---images is a file or a folder; --source and --target are prompts, or classes by
+--images is a file or a folder; both prompts may be classes, by
 number or name. --table has a line for each picture, with columns image, target,
 source, mask and region. A mask is a file, box:LEFT,TOP,RIGHT,BOTTOM or
 colour:R,G,B[,TOLERANCE]; not: turns it round. Outside of it every pixel stays.
@@ -33,8 +33,12 @@ _OUT = flags.DEFINE_string(
 )
 _IMAGES = flags.DEFINE_string('images', None, 'A picture, or a folder of them.')
 _TABLE = flags.DEFINE_string('table', None, 'A CSV with a line for each edit.')
-_TARGET = flags.DEFINE_string('target', '', 'Class or prompt that is wanted.')
-_SOURCE = flags.DEFINE_string('source', '', 'Class or prompt that is there.')
+_TARGET = flags.DEFINE_string(
+  'target_prompt', '', 'Class or prompt that is wanted.'
+)
+_SOURCE = flags.DEFINE_string(
+  'source_prompt', '', 'Class or prompt that is there.'
+)
 _MASK = flags.DEFINE_string('mask', '', 'The part that may change.')
 _REGION = flags.DEFINE_string('region', '', 'The part that should; measured.')
 _GROW = flags.DEFINE_integer('grow', 0, 'Pixels around masks and regions.')

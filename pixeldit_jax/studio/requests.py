@@ -103,8 +103,8 @@ def edit_work(model: Model, asked: Asked) -> tuple[Work, str]:
   scale = options.pop('guidance')
   flags = ['--images=picture.png', f'--method={method}', f'--seed={seed}']
   flags += [f'--strength={strength:g}', f'--target_guidance={scale:g}']
-  flags += [f'--target={target}'] if target is not None else []
-  flags += [f'--source={source}'] if source is not None else []
+  flags += [f'--target_prompt={target}'] if target is not None else []
+  flags += [f'--source_prompt={source}'] if source is not None else []
   flags += ['--mask=mask.png'] if mask is not None else []
   command = _command('edit', model, [*flags, *_flags(options)])
   options['guidance'] = scale

@@ -41,7 +41,7 @@ def test_pictures_are_inpainted_and_measured(tiny_run, tmp_path, pictures):
     f'--out={out}',
     '--method=inpaint',
     '--mask=box:0,0,28,14',
-    '--target=3',
+    '--target_prompt=3',
     '--repeats=2',
     '--measure',
     '--config.sampler.solver=euler',
@@ -71,7 +71,7 @@ def test_pictures_are_inpainted_and_measured(tiny_run, tmp_path, pictures):
     (['--images={}', '--method=inpaint'], 'needs --mask'),
     (['--images={}', '--measure'], 'needs --region'),
     (['--images={}', '--strength=0'], 'strength=0.0'),
-    (['--images={}', '--target=eleven'], "'eleven' is not a class"),
+    (['--images={}', '--target_prompt=eleven'], "'eleven' is not a class"),
   ],
   ids=str,
 )
