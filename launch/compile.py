@@ -1,4 +1,4 @@
-"""Compiles a configuration for TPUs that need not be there, and reports on it.
+"""Compiles a configuration for TPUs that are not there, and reports on it.
 
   pixeldit compile --config=imagenet256 --topology=v5e:4x4
 
