@@ -5,8 +5,9 @@
 
 Stores the embeddings next to the shards that pixeldit prepare-data wrote, in
 bf16, with those of no text. After an interruption, the same command goes on
-where it was. All GPUs of a host are used; several processes share the work,
-with the flags below or on a cluster that JAX knows, over one file system.
+where it was. The devices of a host share texts and weights; several processes
+share the work, with the flags below or on a cluster that JAX knows, over one
+file system. BERT and Gemma 2 run in JAX, other models by PyTorch.
 """
 
 import os
@@ -35,11 +36,17 @@ _INSTRUCTION = flags.DEFINE_string(
 _BATCH_SIZE = flags.DEFINE_integer(
   'batch_size', 32, 'Captions that a device reads at once.'
 )
+_DTYPE = flags.DEFINE_enum(
+  'dtype',
+  'auto',
+  ('auto', 'float32', 'bfloat16'),
+  'Of the computation; auto is that of the weights.',
+)
 flags.adopt_module_key_flags(cluster_flags)
 
 
 def main():
-  # JAX only joins the processes here: the GPUs' memory is for the encoder.
+  # PyTorch may need the GPUs' memory.
   os.environ.setdefault('XLA_PYTHON_CLIENT_PREALLOCATE', 'false')
   # Imported here: --help has no need of them.
   import jax
@@ -59,6 +66,7 @@ def main():
     tokens=_TOKENS.value,
     instruction=read_instruction(_INSTRUCTION.value),
     batch_size=_BATCH_SIZE.value,
+    dtype=_DTYPE.value,
   )
   done = text_embeddings.store(
     _DATA.value,

