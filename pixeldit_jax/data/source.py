@@ -69,12 +69,14 @@ class Source:
     arrays: what is known of the arrays that examples have, by name.
     buckets: height and width of each aspect-ratio bucket; () for sources that
       have none.
+    resolution: what the images were prepared for; None for any.
   """
 
   class_names: tuple[str, ...] = ()
   captions: bool = False
   arrays: Mapping[str, ArrayInfo] = {}
   buckets: tuple[tuple[int, int], ...] = ()
+  resolution: int | None = None
 
   @property
   def num_classes(self) -> int:

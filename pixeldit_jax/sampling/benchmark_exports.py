@@ -17,6 +17,7 @@ from jax.experimental import multihost_utils
 from pixeldit_jax import files
 from pixeldit_jax.errors import MissingFileError, UserError
 from pixeldit_jax.images.grid import write_png
+from pixeldit_jax.images.image_files import is_left_behind
 from pixeldit_jax.progress import Progress
 from pixeldit_jax.run_context import RunContext
 from pixeldit_jax.sampling import provenance
@@ -49,9 +50,11 @@ class GenEval:
         f'{metadata} is no file: give evaluation_metadata.jsonl of GenEval.'
       )
     self.out, self._lines, self.prompts = pathlib.Path(out), [], []
-    with open(metadata, encoding='utf-8') as file:
+    with open(metadata, encoding='utf-8-sig') as file:
       lines = file.read().splitlines()
     for number, line in enumerate(lines, start=1):
+      if not line.strip():
+        continue
       try:
         prompt = json.loads(line)['prompt']
         if not isinstance(prompt, str):
@@ -95,13 +98,19 @@ class DPGBench:
     Raises:
       MissingFileError: there are no text files.
     """
-    files = sorted(pathlib.Path(prompts).glob('*.txt'))
+    files = sorted(
+      path
+      for path in pathlib.Path(prompts).glob('*.txt')
+      if not is_left_behind(path.name)
+    )
     if not files:
       raise MissingFileError(
         f'{prompts} holds no .txt files: give dpg_bench/prompts of DPG-Bench.'
       )
     self.out, self._names = pathlib.Path(out), [file.stem for file in files]
-    self.prompts = [file.read_text(encoding='utf-8').strip() for file in files]
+    self.prompts = [
+      file.read_text(encoding='utf-8-sig').strip() for file in files
+    ]
 
   def path(self, number: int) -> pathlib.Path:
     """The folder or file that exists once a prompt is done."""

@@ -67,7 +67,8 @@ def read_prompts(text: str | None, path: str | None) -> list[str]:
   if text is not None:
     parts = text.split(';')
   elif path is not None:
-    parts = pathlib.Path(path).read_text(encoding='utf-8').splitlines()
+    # Editors of Windows write a mark before the first line.
+    parts = pathlib.Path(path).read_text(encoding='utf-8-sig').splitlines()
   else:
     raise UserError('a run with texts needs --prompts or --prompts_file.')
   prompts = [part.strip() for part in parts if part.strip()]

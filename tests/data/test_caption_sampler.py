@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from pixeldit_jax.data import captions
-from pixeldit_jax.data.caption_sampler import CaptionSampler
+from pixeldit_jax.data.caption_sampler import CaptionSampler, check_captions
 from pixeldit_jax.data.pipeline.batches import make_batches
 from pixeldit_jax.data.pipeline.loader_options import LoaderOptions
 from pixeldit_jax.data.source import Source
@@ -12,6 +12,7 @@ from pixeldit_jax.data.sources.random_word_embeddings import (
   RandomWordEmbeddings,
 )
 from pixeldit_jax.encoders.words import WordEncoder
+from pixeldit_jax.errors import UserError
 
 
 class Colours(Source):
@@ -91,3 +92,13 @@ def test_weights_that_are_none_are_refused(text):
   with pytest.raises(ValueError, match='human=1,long=3'):
     captions.parse_weights(text)
   assert captions.parse_weights('a=1,b=2.5') == {'a': 1.0, 'b': 2.5}
+
+
+def test_captions_that_are_never_drawn_are_told_and_none_at_all_refused(caplog):
+  check_captions(Colours(), None)
+  assert '1 of 40 images looked at have no caption' in caplog.text
+  caplog.clear()
+  check_captions(Colours(), {'human': 1.0, 'tags': 2.0})
+  assert 'is of the kind tags; there are: human, machine' in caplog.text
+  with pytest.raises(UserError, match='none of 40 .* human, machine; give'):
+    check_captions(Colours(), {'humna': 1.0})

@@ -74,6 +74,17 @@ def test_dpg_has_one_picture_of_four_for_each_prompt(dpg, tmp_path):
     assert sampler.seen[4 * i] == f'prompt of {name}'
 
 
+def test_marks_empty_lines_and_files_of_systems_are_no_prompts(dpg, tmp_path):
+  lines = '\ufeff{"prompt": "a"}\n\n{"prompt": "b"}\n\n'
+  (tmp_path / 'marked.jsonl').write_text(lines, encoding='utf-8')
+  found = open_export(f'geneval:{tmp_path}/marked.jsonl', tmp_path / 'out')
+  assert found.prompts == ['a', 'b']
+  (tmp_path / 'prompts' / '._3.txt').write_bytes(b'\0\5Mac OS X')
+  (tmp_path / 'prompts' / '3.txt').write_bytes(b'\xef\xbb\xbfthree\n')
+  found = open_export(dpg, tmp_path / 'out')
+  assert found.prompts == ['prompt of 12', 'three', 'prompt of stanford7']
+
+
 def test_what_is_there_is_not_made_again(geneval, tmp_path):
   out = tmp_path / 'out'
   benchmark = open_export(geneval, out)

@@ -73,6 +73,8 @@ def test_prompts_come_from_a_flag_or_a_file(tmp_path):
   file = tmp_path / 'prompts.txt'
   file.write_text('a red seven\n\n blue digit 2 \n')
   assert read_prompts(None, str(file)) == ['a red seven', 'blue digit 2']
+  file.write_bytes(b'\xef\xbb\xbfa red seven\r\nblue digit 2\r\n')
+  assert read_prompts(None, str(file)) == ['a red seven', 'blue digit 2']
   assert read_prompts('a red seven; blue digit 2;', None) == [
     'a red seven',
     'blue digit 2',

@@ -1,8 +1,10 @@
 """The layouts of EDM2 and REPA: images and a `dataset.json` of labels.
 
-`dataset.json` is {"labels": [["00000/img00000000.png", 0], ...]}. It lies with
-the images in a folder, in a zip, or in `images.h5` (one data set of bytes per
-file; `images_h5.json` beside it lists their names).
+`dataset.json` is {"labels": [["00000/img00000000.png", 0], ...]}, or the same
+as an object; a label is a class number or one-hot, and null where there are no
+classes. It lies with the images in a folder, in a zip (perhaps in one folder of
+it), or in `images.h5` (one data set of bytes per file; `images_h5.json` beside
+it lists their names).
 """
 
 import json
@@ -12,6 +14,7 @@ import struct
 import threading
 import zipfile
 import zlib
+from typing import Any
 
 import numpy as np
 
@@ -29,7 +32,8 @@ class Edm2Source(Source):
   """Images that `dataset.json` labels, in the order of their names.
 
   The classes are named by their numbers: the layout has no names. Images
-  without a label are left out with a warning.
+  without a label are left out with a warning; where labels are null, no image
+  has a class.
 
   Args:
     path: a folder with `dataset.json` (or whose `images` folder has it), a
@@ -42,9 +46,13 @@ class Edm2Source(Source):
 
   def __init__(self, path: str):
     self._files = _open_files(path)
-    labels = _read_labels(path, self._files.read(_INDEX))
     there = set(self._files.names())
     names = {name for name in there if is_image(name)}
+    labels = _read_labels(path, self._files.read(_INDEX))
+    if labels is None:
+      labels = dict.fromkeys(names, -1)
+      if not labels:
+        raise UserError(f'{path} holds no images.')
     others = sorted((labels.keys() & there) - names)
     if others:
       raise UserError(
@@ -95,25 +103,44 @@ def _open_files(path: str) -> '_Folder | _Zip | _H5':
   )
 
 
-def _read_labels(path: str, data: bytes) -> dict[str, int]:
-  """Reads the labels by file name, and refuses what is not one class each."""
+def _read_labels(path: str, data: bytes) -> dict[str, int] | None:
+  """The labels by file name, None where they are null.
+
+  Raises:
+    UserError: a label that is not one class.
+  """
   try:
-    rows = json.loads(data)['labels'] or []
+    rows = json.loads(data)['labels']
   except (ValueError, KeyError, TypeError) as error:
     raise UserError(f"{path}: {_INDEX} has no 'labels': {error}") from error
+  if rows is None:
+    return None
   if not rows:
     raise UserError(f'{path}: {_INDEX} labels no file')
   labels: dict[str, int] = {}
-  for name, label in rows:
-    if not isinstance(label, int) or label < 0:
+  for name, given in rows.items() if isinstance(rows, dict) else rows:
+    name = name.replace('\\', '/')  # written on Windows
+    label = _class_of(given)
+    if label is None:
       raise UserError(
-        f'{path}: the label of {name!r} must be a class number, got {label!r}'
+        f'{path}: the label of {name!r} must be a class number or one-hot, got '
+        f'{given!r}'
       )
     if labels.setdefault(name, label) != label:
       raise UserError(
         f'{path}: {name!r} has two labels, {labels[name]} and {label}'
       )
   return labels
+
+
+def _class_of(label: Any) -> int | None:
+  """The class of a label; None if it is not one."""
+  if isinstance(label, list):
+    ones = [k for k, value in enumerate(label) if value == 1]
+    others = [value for value in label if value not in (0, 1)]
+    return ones[0] if len(ones) == 1 and not others else None
+  is_class = isinstance(label, int) and not isinstance(label, bool)
+  return label if is_class and label >= 0 else None
 
 
 class _Folder:
@@ -154,6 +181,9 @@ class _Zip:
           f'{path}: {member.filename!r} is compressed by another method than '
           'deflate; write the zip again, stored'
         )
+    top = _top_folder([m.filename for m in members])
+    for member in members:
+      member.filename = member.filename.removeprefix(top)
     members.sort(key=lambda member: member.filename.encode())
     self._names = np.array([m.filename.encode() for m in members], 'S')
     self._table = np.array(
@@ -190,6 +220,13 @@ class _Zip:
     if zlib.crc32(data) != crc:
       raise BadExample(f'{name}: the checksum in the zip does not match')
     return data
+
+
+def _top_folder(names: list[str]) -> str:
+  """'images/' where that folder of a zip holds the index; '' at the top."""
+  tops = [name.removesuffix(_INDEX) for name in names if name.endswith(_INDEX)]
+  one = tops[0] if len(tops) == 1 else ''
+  return one if one.count('/') == 1 and one.endswith('/') else ''
 
 
 class _H5:

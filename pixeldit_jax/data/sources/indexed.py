@@ -35,15 +35,21 @@ class IndexedSource(Source):
   def __reduce__(self):
     return _reopen, (type(self), self._index)
 
-  def check(self, *, checksums: bool = False, **options: Any) -> None:
+  def check(
+    self,
+    *,
+    resolution: int | None = None,
+    checksums: bool = False,
+    process_index: int = 0,
+    process_count: int = 1,
+  ) -> None:
     """Compares the checksums of the files, where their format has any.
 
-    The options are those of `Source.check`. Images are resized when they are
-    read, so every resolution will do.
+    The options are those of `Source.check`.
     """
+    del resolution  # images are resized when they are read
     if checksums:
-      first, step = options['process_index'], options['process_count']
-      for path in self.files[first::step]:
+      for path in self.files[process_index::process_count]:
         self._compare_checksums(path)
 
   def _compare_checksums(self, path: str) -> None:

@@ -4,6 +4,7 @@ A record is the length of its header (4 bytes, little endian), a JSON header
 (name, label, true height and width, bucket, captions) and the encoded image.
 """
 
+import collections
 import json
 import os
 import struct
@@ -14,7 +15,7 @@ import numpy as np
 
 from pixeldit_jax import files
 from pixeldit_jax.data import precomputed_arrays
-from pixeldit_jax.data.array_records import open_records
+from pixeldit_jax.data.array_records import count_faults, open_records
 from pixeldit_jax.data.captions import Caption
 from pixeldit_jax.data.source import Example, Source
 from pixeldit_jax.data.transforms import BadExample
@@ -80,6 +81,7 @@ def check_shards(
     wrong.append(
       f'resolution is {manifest["resolution"]}, the run expects {resolution}'
     )
+  wrong += _contradictions(manifest)
   wrong += files.verify_files(
     path,
     manifest['shards'] + manifest['indices'],
@@ -93,6 +95,20 @@ def check_shards(
       'Prepare them again into a new folder, or correct the configuration'
     )
   return manifest
+
+
+def _contradictions(manifest: dict[str, Any]) -> list[str]:
+  """What a manifest says of its examples that cannot all be true."""
+  names = [entry['file'] for entry in manifest['shards']]
+  twice = [n for n, count in collections.Counter(names).items() if count > 1]
+  found = [f'{name} is listed twice' for name in twice]
+  counted = sum(entry['examples'] for entry in manifest['shards'])
+  if counted != manifest['examples']:
+    found.append(
+      f'its shards have {counted:,} examples, but {MANIFEST} says '
+      f'{manifest["examples"]:,}'
+    )
+  return found
 
 
 class ShardSource(Source):
@@ -110,6 +126,7 @@ class ShardSource(Source):
     self.class_names = tuple(self.manifest['class_names'])
     self.captions = self.manifest['captions'] > 0
     self.buckets = tuple(map(tuple, self.manifest['buckets']))
+    self.resolution = self.manifest['resolution']
     self._arrays = {
       name: precomputed_arrays.PrecomputedArrays(self._path, name)
       for name in arrays
@@ -123,8 +140,27 @@ class ShardSource(Source):
   def with_arrays(self, names: Sequence[str]) -> 'ShardSource':
     return ShardSource(self._path, names)
 
-  def check(self, *, resolution: int | None = None, **reading) -> None:
+  def check(
+    self,
+    *,
+    resolution: int | None = None,
+    checksums: bool = False,
+    process_index: int = 0,
+    process_count: int = 1,
+  ) -> None:
+    reading: dict[str, Any] = dict(
+      checksums=checksums,
+      process_index=process_index,
+      process_count=process_count,
+    )
     check_shards(self._path, resolution=resolution, **reading)
+    part = self.manifest['shards'][process_index::process_count]
+    wrong = count_faults(self._path, part)
+    if wrong:
+      raise UserError(
+        f'the prepared data in {self._path} do not match: {"; ".join(wrong)}. '
+        'Prepare them again into a new folder.'
+      )
     for arrays in self._arrays.values():
       arrays.check(**reading)
 

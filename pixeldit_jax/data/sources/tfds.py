@@ -1,26 +1,37 @@
 """Data sets that TensorFlow Datasets prepared, read without TensorFlow."""
 
 import concurrent.futures
+import logging
 import re
 from typing import Any
 
 import numpy as np
 
 from pixeldit_jax.data import captions
+from pixeldit_jax.data.array_records import record_fault
 from pixeldit_jax.data.source import Example, Source
 from pixeldit_jax.data.transforms import BadExample
 from pixeldit_jax.errors import UserError
+
+log = logging.getLogger(__name__)
+
+
+CAPTIONS = ('caption', 'captions', 'text')
 
 
 class TfdsSource(Source):
   """A data set that TensorFlow Datasets prepared as ArrayRecord.
 
-  It needs the feature 'image', and 'label' or 'caption' (or 'text'); the
-  latter may be a sequence.
+  It needs the feature 'image', and 'label' or one of CAPTIONS, which may be a
+  sequence of texts or of features with a 'text'. The classes of labels that are
+  plain integers are their numbers.
   """
 
-  def __init__(self, spec: str):
-    """Opens `name:split` or `name:split?data_dir`, all as tfds takes them."""
+  def __init__(self, spec: str, class_names: tuple[str, ...] | None = None):
+    """Opens `name:split` or `name:split?data_dir`, all as tfds takes them.
+
+    `class_names` are those found before, which a worker need not find again.
+    """
     self._spec = spec
     head, _, data_dir = spec.partition('?')
     # The name may hold a version and the split a slice: both have colons.
@@ -33,26 +44,48 @@ class TfdsSource(Source):
     name, split = match.groups()
     self._records = _open_tfds(name, split, data_dir or None)
     features = self._records.dataset_info.features
-    self._caption = next((k for k in ('caption', 'text') if k in features), '')
+    self._caption = next((k for k in CAPTIONS if k in features), '')
     self.captions = bool(self._caption)
     if 'image' not in features or not (self.captions or 'label' in features):
       raise UserError(
         f"data source 'tfds:{spec}': expected the features 'image' and "
         f"'label' or 'caption', got {sorted(features)}"
       )
-    if 'label' in features:
-      self.class_names = tuple(features['label'].names)
+    if class_names is not None:
+      self.class_names = class_names
+    elif 'label' in features:
+      self.class_names = self._classes(features['label'])
     self._split = re.split(r'\[', split)[0]
 
+  def _classes(self, feature: Any) -> tuple[str, ...]:
+    """The names that a data set gives its labels, or the numbers it uses."""
+    names = getattr(feature, 'names', None)
+    if names is not None:
+      return tuple(names)
+    if not np.issubdtype(feature.np_dtype, np.integer) or feature.shape:
+      raise UserError(
+        f"data source 'tfds:{self._spec}': its labels are {feature.np_dtype} "
+        f'{feature.shape}; expected one integer for each image.'
+      )
+    log.info('tfds:%s: reading its integer labels', self._spec)
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+      labels = pool.map(
+        lambda i: int(self._records[i]['label']), range(len(self._records))
+      )
+      return tuple(str(k) for k in range(max(labels, default=-1) + 1))
+
   def __reduce__(self):
-    return TfdsSource, (self._spec,)  # workers open their own files
+    return _reopen, (self._spec, self.class_names)  # with files of their own
 
   def check(self, **_):
     """Raises UserError for files that are missing or cut short."""
     splits = self._records.dataset_info.splits
     files = splits[self._records.split].file_instructions
     with concurrent.futures.ThreadPoolExecutor() as pool:
-      faults = [fault for fault in pool.map(_fault_of, files) if fault]
+      found = pool.map(
+        lambda file: record_fault(file.filename, file.examples_in_shard), files
+      )
+      faults = [fault for fault in found if fault]
     if faults:
       raise UserError(
         f"data source 'tfds:{self._spec}': {len(faults)} of {len(files)} files "
@@ -82,19 +115,27 @@ class TfdsSource(Source):
     return example
 
 
+def _reopen(spec: str, class_names: tuple[str, ...]) -> TfdsSource:
+  return TfdsSource(spec, class_names)
+
+
 def _open_tfds(name: str, split: str, data_dir: str | None) -> Any:
   """Opens prepared records, with the images left encoded."""
   import tensorflow_datasets as tfds
 
   place = data_dir or 'the data_dir of tfds (~/tensorflow_datasets)'
+  decoders = {'image': tfds.decode.SkipDecoding()}
   try:
-    return tfds.data_source(
-      name,
-      split=split,
-      data_dir=data_dir,
-      download=False,
-      decoders={'image': tfds.decode.SkipDecoding()},
-    )
+    try:
+      return tfds.data_source(
+        name, split=split, data_dir=data_dir, download=False, decoders=decoders
+      )
+    except ModuleNotFoundError:
+      # The program that makes the data set needs TensorFlow; its files do not.
+      builder = tfds.core.read_only_builder.builder_from_files(
+        name, data_dir=data_dir
+      )
+      return builder.as_data_source(split=split, decoders=decoders)
   except tfds.core.DatasetNotFoundError as error:
     raise UserError(
       f'data source: tfds knows no data set {name!r}, and none of that name is '
@@ -111,26 +152,13 @@ def _open_tfds(name: str, split: str, data_dir: str | None) -> Any:
     ) from error
 
 
-def _fault_of(file: Any) -> str:
-  """Returns what is wrong with a file of records, '' if nothing is."""
-  from array_record.python import array_record_module
-
-  try:
-    reader = array_record_module.ArrayRecordReader(file.filename)
-    count = reader.num_records()
-    reader.close()
-  except RuntimeError as error:
-    return f'{file.filename}: {str(error) or "cut short"}'
-  if count != file.examples_in_shard:
-    return f'{file.filename} has {count} records, not {file.examples_in_shard}'
-  return ''
-
-
 def _text(value: Any) -> str:
   return value.decode() if isinstance(value, bytes) else str(value)
 
 
 def _texts(value: Any) -> str | list[str]:
+  if isinstance(value, dict):
+    value = value['text']
   if isinstance(value, list | np.ndarray):
     return [_text(item) for item in value]
   return _text(value)

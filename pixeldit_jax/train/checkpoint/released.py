@@ -31,6 +31,7 @@ from pixeldit_jax.convert.stored import read_stored, write_stored
 from pixeldit_jax.errors import UserError
 from pixeldit_jax.model.pixeldit import abstract_model, weights_of
 from pixeldit_jax.progress import Progress
+from pixeldit_jax.settings import flatten
 from pixeldit_jax.train.checkpoint import integrity
 from pixeldit_jax.train.checkpoint.folders import FOLDER, folder_of
 from pixeldit_jax.train.checkpoint.restore import CheckpointRef
@@ -42,6 +43,8 @@ SETS = ('ema', 'ema2', 'raw', 'both')
 DTYPES = ('float32', 'bfloat16')
 FORMS = ('release', 'comfyui')
 SUFFIXES = ('.safetensors', '.pth', '.ckpt')
+# Keys beside the sampler's that decide images, and that no shape tells.
+UNTOLD = ('data.resolution', 'flow.noise_scale', 'model.prediction')
 # All that there is in a workdir that was converted.
 FILES = {'config.json', 'history.jsonl', 'parameters.txt', 'text.json', FOLDER}
 
@@ -87,6 +90,17 @@ def infer_run(
   config.update_from_flattened_dict(dict(overrides))
   sample_as_published(config, family)
   config.update_from_flattened_dict(dict(overrides))
+  taken = {
+    key: value
+    for key, value in flatten(config.to_dict()).items()
+    if key.startswith('sampler.') or key in UNTOLD
+  }
+  told = [f'{k}={v}' for k, v in taken.items() if k not in overrides]
+  log.warning(
+    'The weights do not tell these, which are defaults: %s. --config.KEY=VALUE '
+    'changes one, --config= gives the file that the network was trained by.',
+    ', '.join(told),
+  )
   return config
 
 

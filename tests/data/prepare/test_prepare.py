@@ -239,6 +239,21 @@ def test_shards_that_changed_are_refused_at_the_start(tmp_path):
   with pytest.raises(ValueError, match='resolution is 16, the run expects 32'):
     source.check(resolution=32)
 
+  manifest = json.loads((out / shards.MANIFEST).read_text())
+  first, second = manifest['shards']
+  for wrong, message in (
+    (dict(examples=3), 'shards have 4 examples, but .* says 3'),
+    (dict(shards=[first, first]), 'images-00000-of-00002.* is listed twice'),
+    (
+      dict(examples=3, shards=[first, second | dict(examples=1)]),
+      'images-00001-of-00002.array_record has 2 records, not 1',
+    ),
+  ):
+    (out / shards.MANIFEST).write_text(json.dumps(manifest | wrong))
+    with pytest.raises(ValueError, match=message):
+      open_source.open_source(f'shards:{out}').check(resolution=SIZE)
+  (out / shards.MANIFEST).write_text(json.dumps(manifest))
+
   shard = out / 'images-00001-of-00002.array_record'
   whole = shard.read_bytes()
   shard.write_bytes(whole[:-1])
@@ -246,7 +261,6 @@ def test_shards_that_changed_are_refused_at_the_start(tmp_path):
     open_source.open_source(f'shards:{out}')
 
   flipped = bytearray(whole)
-  flipped[len(whole) // 2 : len(whole) // 2 + 64] = bytes(64)
   at = whole.find(b'IHDR')
   flipped[at] ^= 0xFF
   shard.write_bytes(flipped)

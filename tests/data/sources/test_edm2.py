@@ -101,9 +101,10 @@ def test_latents_are_told_from_files_that_are_not_there(tmp_path):
 @pytest.mark.parametrize(
   'labels, message',
   [
-    (None, 'labels no file'),
+    ([], 'labels no file'),
     ([['a.png', 0], ['a.png', 1]], "'a.png' has two labels"),
-    ([['a.png', [0.0, 1.0]]], 'must be a class number'),
+    ([['a.png', [0.5, 0.5]]], 'must be a class number'),
+    ([['a.png', [1, 1]]], 'must be a class number'),
     ([['a.png', -1]], 'must be a class number'),
   ],
 )
@@ -113,6 +114,29 @@ def test_labels_that_say_nothing_are_refused(tmp_path, labels, message):
   write(tmp_path, 'folder', content)
   with pytest.raises(ValueError, match=message):
     open_source.open_source(f'edm2:{tmp_path}')
+
+
+@pytest.mark.parametrize(
+  'labels, classes',
+  [
+    ([['b\\a.png', [0.0, 0.0, 1.0]], ['c.png', [1.0, 0.0, 0.0]]], [2, 0]),
+    ({'b/a.png': 1, 'c.png': 0}, [1, 0]),
+    (None, [-1, -1]),
+  ],
+)
+def test_labels_of_other_forms(tmp_path, labels, classes):
+  content = {'b/a.png': png(0), 'c.png': png(1)}
+  content['dataset.json'] = json.dumps({'labels': labels}).encode()
+  write(tmp_path, 'folder', content)
+  source = open_source.open_source(f'edm2:{tmp_path}')
+  assert [source[i]['label'] for i in range(2)] == classes
+  assert len(source.class_names) == max(classes) + 1
+
+
+def test_a_zip_whose_files_are_in_one_folder(tmp_path):
+  content = {f'images/{name}': data for name, data in files().items()}
+  source = open_source.open_source(f'edm2:{write(tmp_path, "zip", content)}')
+  assert [source[i]['name'] for i in range(3)] == sorted(LABELS)
 
 
 def test_a_broken_index_is_refused(tmp_path):

@@ -298,25 +298,6 @@ def test_damage_anywhere_gives_an_error_of_one_line(tmp_path, encode, form):
         continue
 
 
-def test_a_file_that_goes_in_mid_epoch_costs_its_pictures(tmp_path, encode):
-  folder = tmp_path / 'data'
-  for k in range(4):
-    images = [encode(10 * k + i) for i in range(10)]
-    labels = pa.array([i % 3 for i in range(10)])
-    write(folder, table(images, label=labels), f'{k}.parquet')
-  source = parquet.ParquetSource(str(folder))
-  options = LoaderOptions(
-    resolution=8, batch_size=4, seed=0, num_threads=1, prefetch=1
-  )
-  batches = make_batches(source, options)
-  next(batches)
-  (folder / '2.parquet').unlink()
-  ids = np.concatenate([next(batches)['id'] for _ in range(9)])
-  assert any('No such file' in name for name in batches.skipped)
-  assert not set(ids[-8:]) & set(range(20, 30))
-  batches.close()
-
-
 def test_a_resume_with_other_hosts_and_workers_gives_the_same_order(
   tmp_path, encode
 ):

@@ -1,6 +1,7 @@
 """TFDS data sets, read without TensorFlow, and what is wrong with some."""
 
 import io
+import json
 import pickle
 import shutil
 import sys
@@ -157,3 +158,66 @@ def test_a_tfds_shard_that_is_not_whole_is_refused_at_the_start(
   shard.unlink()
   with pytest.raises(ValueError, match='No such file'):
     source.check(resolution=8)
+
+
+def test_integer_labels_and_captions_of_several_features(tmp_path):
+  """The features of coco_captions, under a name whose program is not here."""
+  tfds = pytest.importorskip('tensorflow_datasets')
+  features = tfds.features
+  picture = features.Image(shape=(None, None, 3))
+  texts = features.Sequence({'id': features.Scalar(np.int64),
+                             'text': features.Text()})  # fmt: skip
+  forms = {
+    'Numbered': {'image': picture, 'label': features.Scalar(np.int64)},
+    'CocoCaptions': {'image': picture, 'captions': texts},
+  }
+
+  def example(i, form):
+    image = io.BytesIO()
+    Image.new('RGB', (9, 8), (i, i, i)).save(image, 'PNG')
+    image.seek(0)
+    given = {
+      'label': i % 3,
+      'captions': [{'id': k, 'text': f'{k} of {i}'} for k in range(2)],
+    }
+    return {'image': image} | {k: given[k] for k in form if k != 'image'}
+
+  for name, form in forms.items():
+    members = {
+      'VERSION': tfds.core.Version('1.1.0'),
+      '__module__': __name__,
+      '_get_pkg_dir_path': classmethod(lambda cls: tmp_path),
+      '_info': lambda self, form=form: tfds.core.DatasetInfo(
+        builder=self, features=features.FeaturesDict(form)
+      ),
+      '_split_generators': lambda self, manager: {
+        'train': self._generate_examples()
+      },
+      '_generate_examples': lambda self, form=form: (
+        (i, example(i, form)) for i in range(6)
+      ),
+    }
+    made = type(f'Own{name}', (tfds.core.GeneratorBasedBuilder,), members)
+    made(data_dir=tmp_path, file_format='array_record').download_and_prepare()
+
+  spec = 'tfds:own_{}:train?' + str(tmp_path)
+  numbered = open_source.open_source(spec.format('numbered'))
+  assert numbered.class_names == ('0', '1', '2')
+  copy = pickle.loads(pickle.dumps(numbered))
+  assert copy.class_names == numbered.class_names
+  assert sorted(copy[i]['label'] for i in range(6)) == [0, 0, 1, 1, 2, 2]
+
+  # The public name: its program needs TensorFlow.
+  old = tmp_path / 'own_coco_captions' / '1.1.0'
+  new = tmp_path / 'coco_captions' / '2014' / '1.1.0'
+  new.mkdir(parents=True)
+  for file in old.iterdir():
+    text = file.name.replace('own_coco_captions', 'coco_captions')
+    (new / text).write_bytes(file.read_bytes())
+  about = json.loads((new / 'dataset_info.json').read_text())
+  about |= {'name': 'coco_captions', 'configName': '2014'}
+  (new / 'dataset_info.json').write_text(json.dumps(about))
+  coco = open_source.open_source(f'tfds:coco_captions/2014:train?{tmp_path}')
+  assert coco.captions and len(coco) == 6
+  texts = [caption.text for caption in coco[0]['captions']]
+  assert [text[:5] for text in texts] == ['0 of ', '1 of ']

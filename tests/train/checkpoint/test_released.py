@@ -283,3 +283,12 @@ def test_comfyui_has_no_place_for_a_run_of_classes(tmp_path, sets):
   to_workdir(source, run, infer_run(source, TINY))
   with pytest.raises(ValueError, match='of classes'):
     from_workdir(run, tmp_path / 'a.safetensors', form='comfyui')
+
+
+def test_values_that_weights_do_not_tell_are_told(tmp_path, sets, caplog):
+  raw, ema = sets()
+  write_lightning(tmp_path / 'a.ckpt', raw, ema)
+  infer_run(tmp_path / 'a.ckpt', {'sampler.steps': 9})
+  assert 'data.resolution=256' in caplog.text
+  assert 'sampler.guidance=' in caplog.text
+  assert 'sampler.steps' not in caplog.text
