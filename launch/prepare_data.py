@@ -17,12 +17,18 @@ import time
 from absl import flags
 
 from pixeldit_jax.cli import run_command
+from pixeldit_jax.data.sources.kinds import KINDS
 from pixeldit_jax.errors import UserError
 
 _SOURCE = flags.DEFINE_string(
   'source',
   None,
-  'what to read, e.g. folder:/path or tfds:imagenet2012:train',
+  '\n'.join(
+    [
+      'what to read: a path whose kind is clear, or one of',
+      *(f'{kind.form}: {kind.help}' for kind in KINDS.values()),
+    ]
+  ),
   required=True,
 )
 _OUT = flags.DEFINE_string('out', None, 'folder to write', required=True)

@@ -39,6 +39,7 @@ def main():
   from pixeldit_jax.eval.sample_grid_evaluator import SampleGridEvaluator
   from pixeldit_jax.run_context import RunContext
   from pixeldit_jax.train.evaluator import Evaluator
+  from pixeldit_jax.train.inputs import open_data
   from pixeldit_jax.train.loop import train
   from pixeldit_jax.train.repa import load_teacher
 
@@ -47,12 +48,20 @@ def main():
   config = _CONFIG.value
   context = RunContext.build(config)
   teacher = load_teacher(config)
+  source = open_data(config)
   evaluators: list[Evaluator] = []
   if config.log.samples_every:
-    evaluators.append(SampleGridEvaluator(context, _WORKDIR.value))
+    evaluators.append(SampleGridEvaluator(context, _WORKDIR.value, source))
   if config.eval.every:
     evaluators.append(feature_networks.make_evaluator(context))
-  train(context, _WORKDIR.value, evaluators, teacher, _ALLOW_CHANGE.value)
+  train(
+    context,
+    _WORKDIR.value,
+    evaluators,
+    teacher,
+    _ALLOW_CHANGE.value,
+    source=source,
+  )
 
 
 if __name__ == '__main__':

@@ -7,10 +7,10 @@
 from pixeldit_jax.config.defaults import (
   get_config,
   make_debug,
+  parse_options,
   preset_of,
 )
 from pixeldit_jax.config.keys import KEYS, RANDOM, STORED_FEATURES, Key
-from pixeldit_jax.config.options import parse_options
 from pixeldit_jax.config.validate import model_config, parse_steps, validate
 
 __all__ = [

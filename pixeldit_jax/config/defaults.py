@@ -1,6 +1,7 @@
-"""A configuration with every key, and the changes that recipes share.
+"""A configuration with every key, and what the files of `configs/` share.
 
-The keys with their defaults and meanings are in `keys`.
+The keys with their defaults and meanings are in `keys`. The options of a file
+are what follows the colon in `--config=FILE:size=B,debug`.
 """
 
 from collections.abc import Mapping
@@ -23,6 +24,39 @@ def get_config() -> ConfigDict:
     optional = key.default is None
     node[last] = config_dict.placeholder(float) if optional else key.default
   return ConfigDict(values)
+
+
+def parse_options(arg: str | None, **defaults) -> ConfigDict:
+  """Reads the options after the colon.
+
+  Args:
+    arg: 'size=B,debug'; a name without a value means True.
+    defaults: every option with its default; values take its type.
+
+  Raises:
+    UserError: an option that is not among the defaults, or another type.
+  """
+  options = ConfigDict(defaults)
+  for part in filter(None, (arg or '').split(',')):
+    name, _, value = part.partition('=')
+    if name not in options:
+      raise UserError(
+        f'config option {name!r} is not known; there are {sorted(defaults)}.'
+      )
+    options[name] = _parse(part, value, type(defaults[name]))
+  return options
+
+
+def _parse(part: str, value: str, kind: type):
+  """One value of an option."""
+  if kind is bool:
+    if value not in ('', 'True', 'False'):
+      raise UserError(f'config option {part!r}: True or False.')
+    return value != 'False'
+  try:
+    return kind(value)
+  except ValueError as error:
+    raise UserError(f'config option {part!r}: {error}.') from error
 
 
 def preset_of(

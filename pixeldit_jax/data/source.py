@@ -60,7 +60,7 @@ class Source:
   """A sequence of examples with random access.
 
   A kind of data is a subclass in a file of `data/sources`, and a line in the
-  table of `open_source`. Worker processes get a pickled copy: pickle a path
+  table of `sources.kinds`. Worker processes get a pickled copy: pickle a path
   rather than open files and long lists.
 
   Attributes:

@@ -22,7 +22,8 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from pixeldit_jax.data.sources.open_source import is_source, open_source
+from pixeldit_jax.data.sources.kinds import is_source
+from pixeldit_jax.data.sources.open_source import open_source
 from pixeldit_jax.data.transforms import BadExample, center_crop, decode
 from pixeldit_jax.errors import UserError
 from pixeldit_jax.eval import statistics_file

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from pixeldit_jax.data.caption_sampler import ARRAYS, NULL, CaptionSampler
-from pixeldit_jax.data.sources.open_source import open_source
+from pixeldit_jax.data.source import Source
 from pixeldit_jax.images.contact_sheet import draw_classes
 from pixeldit_jax.images.grid import image_grid
 from pixeldit_jax.run_context import RunContext
@@ -24,16 +24,22 @@ class SampleGridEvaluator:
     every: steps between two grids.
   """
 
-  def __init__(self, context: RunContext, workdir: str | None = None):
+  def __init__(
+    self,
+    context: RunContext,
+    workdir: str | None = None,
+    source: Source | None = None,
+  ):
     """Prepares the sampler.
 
     Args:
       context: of the run.
-      workdir: its folder; a row of the grid is called by the name of its class
-        that stands there.
+      workdir: its folder, with the names of classes that label the rows.
+      source: its data, whose first texts are drawn; a network of classes needs
+        none.
     """
     config = context.config
-    self._workdir = workdir
+    self._workdir, self._source = workdir, source
     self.every = config.log.samples_every
     self._config, self._count = config, config.log.samples
     batch_size = min(self._count, config.sampler.batch_size)
@@ -61,14 +67,12 @@ class SampleGridEvaluator:
 
   @functools.cached_property
   def _conditions(self) -> tuple[Condition, TextCondition | None]:
-    """Labels; or texts and the null text, read once training has begun.
-
-    The run has checked its data by then: they are not checked again.
-    """
+    """Labels; or texts and the null text."""
     count, model = self._count, self._config.model
     if not model.text_width:
       return np.arange(count, dtype=np.int32) % model.num_classes, None
-    source = open_source(self._config.data.source, ARRAYS)
+    source = self._source
+    assert source is not None, 'the grid of a network with texts draws them'
     pick = CaptionSampler(source, dropout=0.0)
     random = np.random.default_rng(self._config.seed)
     texts = [pick(source[i % len(source)], random) for i in range(count)]

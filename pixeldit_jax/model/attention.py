@@ -6,6 +6,8 @@ program for TPU is right even where it is compiled without a TPU. Without a mesh
 the platform is JAX's default backend, and nothing is split.
 """
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from jax.sharding import AbstractMesh, AxisType, Mesh
@@ -29,6 +31,16 @@ from pixeldit_jax.typing import Array, Bool, Float
 # and 113 for heads of 72; over 1024 tokens 1867 and 285, 1892 and 453.
 LONG = 1024
 LONG_TPU = 256
+
+# A new kernel is a file in `kernels/`, a line here and its name in
+# `model.config.ATTENTION`.
+KERNELS = {
+  'xla': xla_attention,
+  'blockwise': blockwise_attention,
+  'splash': splash_attention,
+  'flash': flash_attention,
+  'cudnn': cudnn_attention,
+}
 
 
 def attend(
@@ -89,30 +101,30 @@ def choose(platform: str, L: int, S: int, K: int, dtype) -> str:
   return 'xla' if L * S < LONG * LONG else 'blockwise'
 
 
-def _kernel(implementation: str, platform: str, q_BLNK):
-  if implementation == 'xla':
-    return xla_attention
-  if implementation == 'blockwise':
-    return blockwise_attention
-  if implementation in ('splash', 'flash'):
-    if platform != 'tpu':
-      raise UserError(
-        f"attention '{implementation}' runs on tpu, not on {platform}: use "
-        "'auto'."
-      )
-    return splash_attention if implementation == 'splash' else flash_attention
-  if implementation == 'cudnn':
-    if platform != 'gpu' or not cudnn.takes(q_BLNK.dtype, q_BLNK.shape[-1]):
-      raise UserError(
-        "attention 'cudnn' takes bfloat16 or float16, with a head size that is "
-        'a multiple of 8 and at most 128, on gpu; got '
-        f"{q_BLNK.dtype.name}, {q_BLNK.shape[-1]}, on {platform}: use 'auto'."
-      )
-    return cudnn_attention
-  raise UserError(
-    f'attention implementation {implementation!r} is not known; use one of '
-    f'{", ".join(IMPLEMENTATIONS)}.'
-  )
+def _kernel(
+  implementation: str, platform: str, q_BLNK: Float[Array, 'B L N K']
+) -> Callable[..., Float[Array, 'B L N K']]:
+  """The kernel of that name, where it runs for these queries."""
+  if implementation not in KERNELS:
+    raise UserError(
+      f'attention implementation {implementation!r} is not known; use one of '
+      f'{", ".join(IMPLEMENTATIONS)}.'
+    )
+  if implementation in ('splash', 'flash') and platform != 'tpu':
+    raise UserError(
+      f"attention '{implementation}' runs on tpu, not on {platform}: use "
+      "'auto'."
+    )
+  dtype, size = q_BLNK.dtype, q_BLNK.shape[-1]
+  if implementation == 'cudnn' and (
+    platform != 'gpu' or not cudnn.takes(dtype, size)
+  ):
+    raise UserError(
+      "attention 'cudnn' takes bfloat16 or float16, with a head size that is "
+      'a multiple of 8 and at most 128, on gpu; got '
+      f"{dtype.name}, {size}, on {platform}: use 'auto'."
+    )
+  return KERNELS[implementation]
 
 
 def _check(q_BLNK, k_BSNK, v_BSNK, mask_BS):

@@ -49,6 +49,8 @@ def train(
   evaluators: Sequence[Evaluator] = (),
   teacher: Frozen | None = None,
   allow_change: Collection[str] = (),
+  *,
+  source: Source | None = None,
 ) -> TrainState:
   """Trains to `config.steps`, from the newest checkpoint if there is one.
 
@@ -60,6 +62,7 @@ def train(
       in all processes.
     allow_change: keys that may differ from those the run was started with
       though they change its meaning, as 'data.source'.
+    source: the data of `open_data`, where they are open already.
 
   Returns:
     The last state.
@@ -73,7 +76,8 @@ def train(
   """
   # ---- Mesh and data: until all is checked, nothing is written
   _check_batch_size(context)
-  source = open_data(context.config)
+  if source is None:
+    source = open_data(context.config)
   program = TrainProgram(context, source, teacher)
   _check_workdir(context.config, workdir, source, allow_change)
   with Record(workdir, context.config) as record, StopRequest() as stop:

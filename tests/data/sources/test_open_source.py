@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pixeldit_jax.data import source
-from pixeldit_jax.data.sources import open_source
+from pixeldit_jax.data.sources import kinds, open_source
 from pixeldit_jax.errors import UserError
 
 
@@ -17,12 +17,12 @@ def test_unknown_specs_list_the_kinds():
 
 
 def test_every_kind_has_a_class_and_stands_in_the_error_message():
-  for name, kind in open_source.KINDS.items():
+  for name, kind in kinds.KINDS.items():
     assert kind.form.partition(':')[0] == name
     module = f'pixeldit_jax.data.sources.{kind.module}'
     opened = getattr(importlib.import_module(module), kind.class_name)
     assert issubclass(opened, source.Source)
-    assert kind.form in open_source.describe_kinds()
+    assert kind.form in kinds.describe_kinds()
 
 
 @pytest.mark.parametrize(
@@ -40,7 +40,7 @@ def test_every_kind_has_a_class_and_stands_in_the_error_message():
   ],
 )
 def test_specifications_are_told_from_paths(spec, answer):
-  assert open_source.is_source(spec) is answer
+  assert kinds.is_source(spec) is answer
 
 
 def test_arrays_that_a_source_has_not_are_refused():
