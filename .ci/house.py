@@ -215,18 +215,18 @@ def _print_repeated(sources: dict[str, pathlib.Path]) -> list[str]:
       key = tuple(text for _, text in lines[i : i + BLOCK])
       windows[key].append((name, i))
   repeated, reported = [], set()
-  for places in windows.values():
-    names = {name for name, _ in places}
+  for starts in windows.values():
+    names = {name for name, _ in starts}
     if len(names) < 2:
       continue
     # Of a longer block, the windows after the first say nothing new.
-    before = tuple(sorted((name, i - 1) for name, i in places))
-    reported.add(tuple(sorted(places)))
+    before = tuple(sorted((name, i - 1) for name, i in starts))
+    reported.add(tuple(sorted(starts)))
     if before not in reported:
-      repeated.append([f'{name}:{code[name][i][0]}' for name, i in places])
+      repeated.append([f'{name}:{code[name][i][0]}' for name, i in starts])
   print(f'\n{len(repeated)} blocks of {BLOCK} lines or more in two files:')
-  for places in repeated:
-    print('  ' + '  '.join(places))
+  for lines in repeated:
+    print('  ' + '  '.join(lines))
   return [f'{len(repeated)} repeated blocks'] if repeated else []
 
 

@@ -15,7 +15,7 @@ def get_config(arg: str | None = None):
   """`--config=configs/t2i_512_stage2.py --config.init_from=...`."""
   options = defaults.parse_options(arg, debug=False)
   config = _t2i_base.get_config()
-  config.steps = 100_000  # not told in the paper
+  config.steps = 100_000  # not in the paper
   config.data.update(source='shards:/data/t2i512_buckets', buckets=True)
   if options.debug:
     defaults.make_debug(config)

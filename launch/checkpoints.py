@@ -3,10 +3,10 @@
 pixeldit checkpoints --workdir=runs/xl256           # sizes of files
 pixeldit checkpoints --workdir=runs/xl256 --verify  # every byte
 pixeldit checkpoints --workdir=runs/xl256 --keep=2 --keep_period=50000 \
-  --best=fid             # tells what this rule would delete
+  --best=fid             # lists what this rule would delete
 ... --delete             # and deletes it, once every byte was read
 
-The newest whole checkpoint is never deleted, and nothing while the run trains.
+The newest intact checkpoint is never deleted, and nothing while the run trains.
 Exit code 1 says that a checkpoint is damaged, or that nothing could be done.
 """
 
@@ -38,7 +38,7 @@ _BEST_IS = flags.DEFINE_enum(
   'best_is', None, ['lowest', 'highest'], 'What of it is best.'
 )
 _DAMAGED = flags.DEFINE_bool('damaged', False, 'Damaged ones go too.')
-_DELETE = flags.DEFINE_bool('delete', False, 'Delete; else only tell.')
+_DELETE = flags.DEFINE_bool('delete', False, 'Delete; else only list.')
 
 
 def main():
@@ -71,7 +71,7 @@ def main():
   elif _KEEP.value is not None:
     chosen = inventory.to_delete(found, **rule)
     print(f'--delete would delete: {_steps(chosen)}.')
-  damaged = [e for e in found if not (e.whole or e.put_aside or e in gone)]
+  damaged = [e for e in found if not (e.intact or e.put_aside or e in gone)]
   sys.exit(bool(damaged))
 
 

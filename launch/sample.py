@@ -11,7 +11,7 @@ again, the command continues where it was.
 that pixeldit convert made one of, as the paper did after 320 epochs.
 
 A run with texts takes --prompts='a red seven; a blue two' or --prompts_file in
-place of --labels; the grid shows them. --export writes the four images of each
+stead of --labels; the grid shows them. --export writes the four images of each
 prompt that GenEval and DPG-Bench read into --out.
 
 --trajectory also shows how the first sample comes out of the noise:

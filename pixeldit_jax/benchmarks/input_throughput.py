@@ -1,4 +1,4 @@
-"""Measures how fast images come: decoding alone, and the whole pipeline."""
+"""Measures images a second: of decoding only, and of the complete pipeline."""
 
 import concurrent.futures
 import contextlib
@@ -29,7 +29,7 @@ def measure(
 
   Returns:
     'decode': images/s of reading, decoding and cropping in the same number of
-    threads and nothing else; 'pipeline': images/s of whole batches; 'ratio':
+    threads and nothing else; 'pipeline': images/s of batches; 'ratio':
     the second over the first.
   """
   order = (bucket_order if options.buckets else square_order)(source, options)
@@ -40,7 +40,7 @@ def measure(
     position = next(positions)
     load(position, *order.slot_at(position))
 
-  decoding, whole = [], []
+  decoding, pipeline = [], []
   with (
     contextlib.closing(make_batches(source, options)) as batches,
     concurrent.futures.ThreadPoolExecutor(options.threads) as pool,
@@ -54,10 +54,10 @@ def measure(
       # Batches that were made ahead of time do not count.
       idle = options.prefetch * max(1, options.num_workers) + 2
       rate = _rate(lambda: next(batches), idle, seconds / _ROUNDS)
-      whole.append(options.batch_size * rate)
+      pipeline.append(options.batch_size * rate)
       batches.set_state(batches.get_state())  # stops reading ahead
   decode_rate = statistics.median(decoding)
-  pipeline_rate = statistics.median(whole)
+  pipeline_rate = statistics.median(pipeline)
   return {
     'decode': decode_rate,
     'pipeline': pipeline_rate,

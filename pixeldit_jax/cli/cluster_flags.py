@@ -33,7 +33,7 @@ INDEX = flags.DEFINE_integer(
 @flags.multi_flags_validator(
   ['coordinator_address', 'num_processes', 'process_id'],
   '--coordinator_address=HOST:PORT, --num_processes and --process_id go '
-  'together, with process_id below num_processes (or --num_processes=1 alone).',
+  'together, with process_id below num_processes (or only --num_processes=1).',
 )
 def _flags_agree(values):
   address, count, index = (

@@ -48,7 +48,7 @@ def _command_name(main: Callable[[], None]) -> str:
 
 
 def _hide_launch_folder() -> None:
-  """Takes the folder of the script from the places that imports look in.
+  """Takes the folder of the script from `sys.path`.
 
   Python puts launch/ there for `python launch/train.py`, and its evaluate.py
   would be found in place of an installed package of that name.

@@ -189,7 +189,7 @@ def _check_eval(config: ConfigDict) -> None:
 
 
 def _check_best(config: ConfigDict) -> None:
-  """Raises UserError where no evaluation tells which checkpoint is best."""
+  """Raises UserError where no evaluation decides which checkpoint is best."""
   best, features = config.checkpoint.best, config.eval.features
   if not config.eval.every:
     raise UserError(

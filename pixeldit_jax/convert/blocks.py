@@ -163,7 +163,7 @@ def sizes(config: ModelConfig) -> dict[str, int]:
 def backbone_fields(
   shapes: Shapes, patch: str, channels: int, blocks: str = 'blocks'
 ) -> dict[str, int]:
-  """Fields of `ModelConfig` that the patch path of a class network tells.
+  """Fields of `ModelConfig` that the patch path of a class network decides.
 
   Args:
     shapes: of the weights.

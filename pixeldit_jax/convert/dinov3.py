@@ -29,14 +29,14 @@ from pixeldit_jax.errors import UserError
 from pixeldit_jax.typing import PyTree
 
 PATCH = 'D C h w -> (h w) C D'
-# A tensor that tells the layout: what only DINOv3 has under that name.
+# Tensors that only DINOv3 has, one for each layout of names.
 TELLS = {
   'timm': 'blocks.0.gamma_1',
   'hugging_face': 'layer.0.attention.q_proj.weight',
   'authors': 'storage_tokens',
 }
 LAYOUTS = tuple(TELLS)
-# Of pretraining alone, computed, or of the authors' masked biases.
+# Of pretraining, computed, or of the authors' masked biases.
 UNUSED = re.compile(
   r'(embeddings\.)?mask_token|rope_embed(dings)?\..*|.*\.qkv\.bias_mask|'
   r'(local_)?cls_norm\..*'
@@ -147,8 +147,8 @@ def _plain(weights: Mapping[str, np.ndarray]) -> LazyTensors:
   }
   for name in [n for n in names if n.endswith('.attn.qkv.bias')]:
     stem = name.removesuffix('qkv.bias')
-    whole, _ = names.pop(name)
-    names |= {f'{stem}q_bias': (whole, 0), f'{stem}v_bias': (whole, 2)}
+    joint, _ = names.pop(name)
+    names |= {f'{stem}q_bias': (joint, 0), f'{stem}v_bias': (joint, 2)}
 
   def spec(name, part):
     shape, dtype = specs[name]
@@ -211,7 +211,7 @@ def from_dinov3(
 
   Args:
     weights: names of timm, the hub or the authors, to arrays.
-    overrides: fields of `DINOv3Config` that tensors do not tell: `dtype`,
+    overrides: fields of `DINOv3Config` that tensors do not decide: `dtype`,
       `scan`, and `heads` where a head is not 64 wide.
 
   Raises:

@@ -18,8 +18,8 @@ from pixeldit_jax.errors import (
 
 # What torch.compile and data-parallel wrappers add inside a name.
 WRAPPERS = re.compile(r'(?<![^.])(_orig_mod|module)\.')
-# What stands beside a network, with no prefix or with one.
-BESIDE = ('diffusion_trainer.', '_repa_projector.')
+# Tensors that are not of the network, with a prefix or without.
+OTHER_TENSORS = ('diffusion_trainer.', '_repa_projector.')
 TEXT = 'core.'  # what the names of the text-to-image release begin with
 COMFYUI = 'model.diffusion_model.'  # what ComfyUI puts before a release's names
 NET = 'net.'  # and those of JiT's
@@ -33,7 +33,7 @@ def read_weights(
   Takes Lightning `.ckpt`, `.pth` (plain or nested) and `.safetensors`.
   Prefixes (`denoiser.`, `ema_denoiser.`, `core.`, `net.`,
   `model.diffusion_model.`) and what wrappers add to names are removed; what
-  stands beside the network
+  is not of the network
   (`diffusion_trainer.*`, `_repa_projector.*`) is left out.
 
   Args:
@@ -125,6 +125,6 @@ def _inner_names(
     inner.removeprefix(prefix): name
     for inner, name in plain.items()
     if inner.startswith(prefix)
-    and not inner.startswith(BESIDE)
+    and not inner.startswith(OTHER_TENSORS)
     and not inner.endswith('n_averaged')
   }

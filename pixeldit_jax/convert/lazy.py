@@ -1,4 +1,4 @@
-"""Tensors in a file, read one at a time, and files written whole or not."""
+"""Reads the tensors of a file one at a time, and writes complete files."""
 
 import math
 from collections.abc import Callable, Iterator, Mapping
@@ -128,9 +128,9 @@ def compare(
     if name in shapes and shapes[name] != tuple(shape)
   ]
   if count := len(missing + extra + other):
-    told = []
+    shown = []
     for lines in (missing, extra, other):
-      told += lines[:LISTED]
+      shown += lines[:LISTED]
       if len(lines) > LISTED:
-        told.append(f'{lines[0].split(":")[0]}: {len(lines) - LISTED} more')
-    raise UserError(f'{count} tensors do not fit:\n  ' + '\n  '.join(told))
+        shown.append(f'{lines[0].split(":")[0]}: {len(lines) - LISTED} more')
+    raise UserError(f'{count} tensors do not fit:\n  ' + '\n  '.join(shown))

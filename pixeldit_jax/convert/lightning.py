@@ -1,6 +1,6 @@
 """PyTorch's files: Lightning checkpoints and plain or nested `.pth`.
 
-A file is a zip archive of one pickle, which tells names, shapes and dtypes,
+A file is a zip archive of one pickle, with names, shapes and dtypes,
 and one record of bytes for each tensor. Pickles are loaded with weights only:
 nothing that a file names is imported or run.
 """
@@ -23,7 +23,7 @@ from pixeldit_jax.convert.lazy import (
 from pixeldit_jax.errors import MissingPackageError, UserError
 from pixeldit_jax.files import replacing
 
-# Where checkpoints keep their weights, beside optimizers and the like.
+# Keys of the weights in a checkpoint, which has optimizers and more.
 EMA_KEYS = (
   'ema',
   'state_dict_ema',
@@ -119,7 +119,7 @@ def read_lightning(
   Args:
     path: the file.
     ema: where it keeps two nested sets apart, the averaged one. A set named
-      by prefixes, or the only one, is returned whole.
+      by prefixes, or the only one, is returned as it is.
     second: the other average, of a file that has two.
 
   Raises:
@@ -176,12 +176,12 @@ def write_lightning(
     for prefix, tensors in ((RAW, weights), (EMA, ema_weights))
     for name in tensors
   }
-  beside = {
+  others = {
     'epoch': 0,
     'global_step': 0,
     'pytorch-lightning_version': '2.0.0',
   }
-  _write(path, sources, lambda tensors: beside | {'state_dict': tensors})
+  _write(path, sources, lambda tensors: others | {'state_dict': tensors})
 
 
 def write_pth(
@@ -198,7 +198,7 @@ def _write(
 ) -> None:
   """Writes what `checkpoint` makes of tensors by name.
 
-  `sources` tells where each is read: f[key] for (f, key).
+  `sources` says where each is read: f[key] for (f, key).
   """
   torch = _torch(path)
   specs = {id(f): specs_of(f) for f, _ in sources.values()}

@@ -98,11 +98,11 @@ def infer_config(
   Args:
     weights: names of the release, without prefixes, to arrays.
     family: whose names they are; recognised by default.
-    overrides: fields of `ModelConfig` that weights do not tell, as `dtype`;
+    overrides: fields of `ModelConfig` that weights do not decide, as `dtype`;
       the names of the public configurations are understood as well.
 
   Raises:
-    UserError: a tensor that tells a size is not there, or an override that is
+    UserError: a tensor that decides a size is missing, or an override that is
       no field.
   """
   overrides = {PUBLIC_NAMES.get(k, k): v for k, v in overrides.items()}
@@ -122,7 +122,7 @@ def fields_of(
   family: str | None = None,
   known: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-  """The fields of `ModelConfig` that weights tell; see `infer_config`."""
+  """The fields of `ModelConfig` that weights decide; see `infer_config`."""
   family = _named(family, weights) if family else recognise(weights)
   return preset(family) | RELEASES[family].fields_of(
     Shapes(weights), known or {}
@@ -139,7 +139,7 @@ def _families(names: Mapping[str, np.ndarray]) -> list[str]:
 
 
 def _named(family: str, names: Mapping[str, np.ndarray]) -> str:
-  """Raises UserError for no family, or names that are another's alone."""
+  """Raises UserError for no family, or names that only another family has."""
   if family not in RELEASES:
     known = ', '.join([*RELEASES, AUTOENCODER])
     raise UserError(f'family={family!r}: use one of {known}.')
@@ -168,7 +168,7 @@ def from_official(
   That of pMF is called as `model(x, h, y, omega, t_min, t_max)`, in pMF's time.
 
   Its output is what the public code's network predicts, `model.config`
-  tells which: a velocity or an image.
+  says which: a velocity or an image.
 
   Args:
     weights: names of the release, as 'patch_blocks.0.attn.qkv.weight', to

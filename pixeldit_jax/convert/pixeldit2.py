@@ -77,7 +77,7 @@ def _sizes(config: ModelConfig) -> dict[str, int]:
 
 
 def _fields_of(shapes: Shapes, known: Mapping[str, Any]) -> dict[str, Any]:
-  """Fields that weights tell.
+  """Fields that shapes of weights decide.
 
   How often SiLU is applied they do not: taken is twice, and once where the
   hidden width is rounded, as in the two released networks.

@@ -103,11 +103,11 @@ def _join(released: LazyTensors, config: ModelConfig) -> LazyTensors:
   specs = {}
   for name, spec in released.specs.items():
     found = re.fullmatch(rf'(.*{GENERATOR})\.(?:first|second)\.(\w+)', name)
-    whole = f'{found[1]}.{found[2]}' if found else name
-    parts.setdefault(whole, []).append(name)
-    if len(parts[whole]) == 2:
+    joint = f'{found[1]}.{found[2]}' if found else name
+    parts.setdefault(joint, []).append(name)
+    if len(parts[joint]) == 2:
       spec = spec._replace(shape=(2 * spec.shape[0], *spec.shape[1:]))
-    specs[whole] = spec
+    specs[joint] = spec
   return LazyTensors(
     specs, lambda name: np.concatenate([released[n] for n in parts[name]])
   )

@@ -23,7 +23,7 @@ class Release:
   Attributes:
     marks: patterns of names; a file is of the family if it has one of each.
     fields_of: f(shapes, overrides) -> fields of `ModelConfig` that weights
-      tell, given those that the caller knows.
+      decide, given those that the caller knows.
     rules: f(config) -> all weights that we keep as such.
     sizes: f(config) -> the length of each letter of the rules.
     before: f(released, config) -> tensors that the rules know.

@@ -1,7 +1,7 @@
 """Safetensors files, read and written one tensor at a time.
 
 The form: 8 bytes with the length of a JSON header, the header (name to dtype,
-shape and place), then the tensors without gaps, little-endian.
+shape and offsets), then the tensors without gaps, little-endian.
 https://huggingface.co/docs/safetensors
 """
 
@@ -83,20 +83,20 @@ def write_safetensors(
   specs = specs_of(weights)
   # Wide dtypes first, so that every tensor stands at a multiple of its dtype.
   order = sorted(specs, key=lambda name: -specs[name].dtype.itemsize)
-  header, place = {}, 0
+  header, start = {}, 0
   for name in order:
     shape, dtype = spec = specs[name]
     if dtype not in NAMES:
       raise UserError(
         f'{name} is {dtype}; a safetensors file takes {[*map(str, NAMES)]}.'
       )
-    end = place + spec.nbytes
+    end = start + spec.nbytes
     header[name] = {
       'dtype': NAMES[dtype],
       'shape': shape,
-      'data_offsets': (place, end),
+      'data_offsets': (start, end),
     }
-    place = end
+    start = end
   text = json.dumps(header).encode()
   text += b' ' * (-len(text) % 8)
   with replacing(path) as part, part.open('wb') as file:

@@ -1,7 +1,7 @@
 """Weights in a checkpoint of ours, written and read one tensor at a time.
 
 The form is that of an item of `train.checkpoint`, which Orbax would hold as a
-whole in memory, twice.
+complete in memory, twice.
 """
 
 import math

@@ -30,7 +30,7 @@ from pixeldit_jax.errors import MissingFileError, UserError
 from pixeldit_jax.typing import PyTree
 
 HEAD_SIZE = 64  # in every released DINOv2
-MASK_TOKENS = ('mask_token', 'embeddings.mask_token')  # of pretraining alone
+MASK_TOKENS = ('mask_token', 'embeddings.mask_token')  # only of pretraining
 
 
 def _block(name: str, attention: str, scale: str) -> list[Rule]:
@@ -100,7 +100,7 @@ def load_vision(
 ) -> tuple[VisionConfig | DINOv3Config, PyTree]:
   """A frozen network's configuration and weights, in host memory.
 
-  DINOv2 and DINOv3 are told apart by the names of their tensors. The weights
+  DINOv2 and DINOv3 are recognised by the names of their tensors. The weights
   have the form of `weights_of` of the network: place them by the sharding rules
   and `nnx.merge` them. Kernels are in `config.dtype`, as they are multiplied;
   the rest is float32.
@@ -113,12 +113,12 @@ def load_vision(
       timm).
     keep: a folder for the converted file; later calls read it, and need
       neither PyTorch nor a network.
-    overrides: fields of the configuration that weights do not tell: `dtype`,
+    overrides: fields of the configuration that weights do not decide: `dtype`,
       `scan`, `heads` where a head is not 64 wide, and of DINOv2
       `position_offset`.
 
   Raises:
-    FileNotFoundError: there are no weights; tells the two ways to get them.
+    FileNotFoundError: there are no weights; it names two ways to get them.
     UserError: tensors that are neither network in this form.
   """
   kept = None

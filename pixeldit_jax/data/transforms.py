@@ -154,6 +154,6 @@ def normalize(
 
 def to_uint8(image: Float[Array, '*shape']) -> UInt8[Array, '*shape']:
   """Maps [-1, 1] to 0..255, the nearest level, clipped."""
-  # bf16 cannot tell 254 from 255 apart: 8 bits of mantissa.
+  # 254 and 255 are one number in bf16: 8 bits of mantissa.
   scaled = (image.astype(jnp.float32) + 1.0) * 127.5 + 0.5
   return jnp.clip(scaled, 0, 255).astype(jnp.uint8)

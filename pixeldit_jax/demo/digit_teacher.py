@@ -33,7 +33,7 @@ def train_digit_teacher(
   """Learns to name digits from the mean of its patch features, in seconds.
 
   Args:
-    config: of the network.
+    config: the network.
     steps: of Adam, at 128 digits each.
     seed: of the weights and of the order.
 

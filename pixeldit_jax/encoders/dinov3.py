@@ -137,7 +137,7 @@ def rotary_centers(
   with the row, the second half with the column.
 
   Args:
-    config: of the network.
+    config: its heads and `theta` decide the angles.
     grid: patches down and across.
     before: tokens before the patches, which are not turned.
   """

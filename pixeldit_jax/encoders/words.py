@@ -1,7 +1,7 @@
 """The smallest text encoder: a fixed random vector for each word.
 
 It needs no weights and no other package: debug runs and tests train on it. The
-order of the words is in their places alone, and no word is near another.
+order of the words is only in their positions, and no word is near another.
 """
 
 import hashlib
@@ -46,7 +46,7 @@ class WordEncoder:
     return TextCondition(vectors, mask)
 
   def mask(self, texts: Sequence[str]) -> Bool[np.ndarray, 'B T']:
-    """The mask of `encode` alone."""
+    """Only the mask of `encode`."""
     return np.asarray(self.encode(texts).mask)
 
   def _vector(self, word: str) -> Float[np.ndarray, 'C']:

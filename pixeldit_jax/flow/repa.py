@@ -17,7 +17,7 @@ from pixeldit_jax.typing import Array, Float
 class REPAProjector(nnx.Module):
   """Three linear layers, SiLU between, to the teacher's width.
 
-  It is trained with the network and used by the loss alone: sampling and the
+  It is trained with the network and used by the loss only: sampling and the
   EMA have no part of it.
   """
 

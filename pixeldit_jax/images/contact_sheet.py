@@ -29,7 +29,7 @@ def draw(
     titles: one per image; what does not fit its lines is cut.
     columns: images per row.
     cell: longest side of a drawn image, in pixels; larger ones are reduced,
-      smaller ones enlarged by a whole factor with every pixel in sight. Less
+      smaller ones enlarged by an integer factor with every pixel in sight. Less
       where that leaves all of them smaller.
     lines: of a title, which is broken between words.
   """

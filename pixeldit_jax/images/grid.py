@@ -58,7 +58,7 @@ def image_grid(
 ) -> UInt8[np.ndarray, 'height width 3']:
   """Draws images of one size row by row, with thin white lines between them.
 
-  Small images are enlarged by a whole factor. The last row may be short.
+  Small images are enlarged by an integer factor. The last row may be short.
   """
   _, H, W, _ = images.shape
   zoom = max(1, SMALL // max(H, W))

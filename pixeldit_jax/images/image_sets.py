@@ -1,4 +1,4 @@
-"""Reads sets of images: ADM's `.npz` batches and folders, never whole.
+"""Reads sets of images: ADM's `.npz` batches and folders, in parts.
 
 An ADM batch (arXiv 2105.05233) is a `.npz` with uint8 `arr_0` [N, H, W, 3]. At
 256x256, 50,000 images are 9.8 GB: they are read as a stream out of the zip.
@@ -113,7 +113,7 @@ class NpzImages:
         yield np.frombuffer(data, np.uint8).reshape(shape)
 
   def labels(self) -> Int[np.ndarray, 'N'] | None:
-    """The class of each image, if the file tells (`arr_1`).
+    """The class of each image, if the file has them (`arr_1`).
 
     Raises:
       ValueError: not one number for each image.
@@ -198,7 +198,7 @@ class FolderImages:
         yield np.stack(images)
 
   def labels(self) -> None:
-    """A folder of images does not tell their classes."""
+    """A folder of images has no classes."""
 
   def checksum(self) -> str:
     """SHA-256 over the names and contents of the files."""

@@ -120,7 +120,7 @@ class ModelConfig:
     prediction: what the network gives: the velocity, the image at the end of
       the path (see `flow.prediction`), or the noise (see `flow.diffusion`).
     variance: the output has as many channels again, that say how the variance
-      of a step lies between its bounds (DiT).
+      of a step is between its bounds (DiT).
     dtype: of activations and matrix products; parameters are float32.
     scan: blocks as one scanned loop (quick to compile, TPU and GPU), or
       unrolled (faster on CPU). The weights are stacked either way.

@@ -33,7 +33,7 @@ def projector_config(config: ModelConfig) -> ModelConfig:
 
 
 class GroundingProjector(nnx.Module):
-  """Linear, patch blocks modulated by the time alone, linear; no norms.
+  """Linear, patch blocks modulated by the time only, linear; no norms.
 
   With `config.zero_grounding` the last layer starts at zero, so that the
   network starts as the one without grounding.

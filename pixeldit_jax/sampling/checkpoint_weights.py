@@ -20,7 +20,7 @@ def image_settings(
   """Everything that decides an image but its index, label and prompt, as JSON.
 
   Args:
-    config: of the run, with the sampler and seed wanted.
+    config: that of the run, with the sampler and seed to use.
     weights: of the network, as `restore_weights` reads them.
     ref: where they are from, with the number of the step.
   """

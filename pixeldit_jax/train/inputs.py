@@ -1,4 +1,4 @@
-"""What a run reads, and which of it goes to the devices in which shapes."""
+"""The data of a run, and the shapes of what goes to the devices."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -26,7 +26,7 @@ def open_data(config: ConfigDict) -> Source:
   """The source, checked for what the run needs of it.
 
   Raises:
-    FileNotFoundError: it, or what is stored beside it, is not there.
+    FileNotFoundError: the source, or an array stored next to it, is missing.
     UserError: it has other classes or texts, or no buckets.
   """
   data, model = config.data, config.model
@@ -72,7 +72,7 @@ def text_meta(source: Source) -> Mapping[str, Any]:
 
 
 def check_text(config: ConfigDict, meta: Mapping[str, Any]) -> None:
-  """Raises UserError where the network cannot take the stored texts."""
+  """Raises UserError for stored texts that the network cannot take."""
   data, model = config.data, config.model
   if meta['width'] != model.text_width:
     raise UserError(
@@ -114,7 +114,7 @@ def abstract_batch(
   """The entries of a batch that the step takes, without stored features.
 
   Args:
-    config: of the run.
+    config: its batch size, resolution and network decide the shapes.
     size: of the images, by default the run's resolution squared.
     tokens: of the texts, by default as many as the network takes.
   """

@@ -34,7 +34,7 @@ class TrainState:
     weights: of the network, a nested dict.
     ema: their moving average, what is sampled from.
     opt_state: the optimizer's moments and counts.
-    projector: weights that the REPA loss alone uses; {} without it. They are
+    projector: weights that only the REPA loss uses; {} without it. They are
       trained as those of the network, and have no average.
   """
 
@@ -72,7 +72,7 @@ def init_state(
   """A fresh run; call it inside `jit` with `out_shardings`.
 
   Args:
-    config: of the network.
+    config: the network.
     tx: the optimizer.
     seed: of the run.
     teacher_width: of the features that REPA aligns with; None is without it,
@@ -127,7 +127,7 @@ def state_shardings(
   everywhere = sharding.replicated(mesh)
   opt_state = optax.tree_utils.tree_map_params(
     tx,
-    lambda a, w, place: place if a.shape == w.shape else everywhere,
+    lambda a, w, split: split if a.shape == w.shape else everywhere,
     jax.eval_shape(tx.init, shapes),
     shapes,
     trained,

@@ -2,8 +2,8 @@
 
 `dataset.json` is {"labels": [["00000/img00000000.png", 0], ...]}, or the same
 as an object; a label is a class number or one-hot, and null where there are no
-classes. It lies with the images in a folder, in a zip (perhaps in one folder of
-it), or in `images.h5` (one data set of bytes per file; `images_h5.json` beside
+classes. It is with the images in a folder, in a zip (perhaps in one folder of
+it), or in `images.h5` (one data set of bytes per file; `images_h5.json` next to
 it lists their names).
 """
 
@@ -87,7 +87,7 @@ class Edm2Source(Source):
 
 
 def _open_files(path: str) -> '_Folder | _Zip | _H5':
-  """Finds out which of the layouts lies at `path`."""
+  """Finds out which of the layouts is at `path`."""
   if os.path.isfile(path):
     return _H5(path) if path.endswith(('.h5', '.hdf5')) else _Zip(path)
   if not os.path.isdir(path):

@@ -18,8 +18,8 @@ def open_source(spec: str, arrays: Sequence[str] = ()) -> Source:
   """Opens the source that a specification such as 'folder:/flowers' names.
 
   Args:
-    spec: the kind and path of the data, as a `form` of `KINDS`; or a path
-      alone, where its kind is beyond doubt (see `detect_kind`).
+    spec: the kind and path of the data, as a `form` of `KINDS`; or only a
+      path, where its kind is clear (see `detect_kind`).
     arrays: names of precomputed arrays to be read with each example.
 
   Raises:

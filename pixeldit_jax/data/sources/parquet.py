@@ -2,7 +2,7 @@
 
 A picture is read by one `pread` at the position that an index keeps (see
 `parquet_pages`). What cannot be read so, as pages in zstd, is read with its
-whole row group: the order stays the same, and the log says what it costs.
+complete row group: the order stays the same, and the log says what it costs.
 """
 
 import dataclasses
@@ -95,7 +95,7 @@ class ParquetSource(indexed.IndexedSource):
 
 
 def _open(path: str, **options) -> pq.ParquetFile:
-  """Opens a file; without reading ahead, which fetches whole groups."""
+  """Opens a file; without reading ahead, which fetches complete groups."""
   try:
     return pq.ParquetFile(path, pre_buffer=False, **options)
   except (FileNotFoundError, PermissionError):
@@ -233,7 +233,7 @@ def _note_oddities(part: Part, path: str, found: list):
     if codec:
       byte_index.add_note(
         part.notes,
-        f'pictures ({codec}) can only be read with their whole row group, '
+        f'pictures ({codec}) can only be read with their row group, '
         'which is slow in random order: write them again in Snappy, or '
         'prepare them',
         len(located.storage),

@@ -114,7 +114,7 @@ def _contradictions(manifest: dict[str, Any]) -> list[str]:
 class ShardSource(Source):
   """The examples of a folder of shards, by index over all shards.
 
-  Opening reads the manifests alone and compares the sizes of the files.
+  Opening reads only the manifests and compares the sizes of the files.
 
   Attributes:
     manifest: what `pixeldit prepare-data` wrote.

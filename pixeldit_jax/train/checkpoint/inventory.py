@@ -1,6 +1,6 @@
-"""The checkpoints of a run as they lie on disk: what they are, which can go.
+"""Lists the checkpoints of a run on disk, and deletes them by a rule.
 
-Files alone are looked at, so that a run may train meanwhile.
+Only files are read, so that a run may train meanwhile.
 """
 
 import dataclasses
@@ -25,10 +25,10 @@ class Entry:
 
   Attributes:
     step: of the run.
-    folder: where it lies.
+    folder: its folder.
     age: seconds since it was written.
     size: bytes of all its files.
-    damage: what is wrong, a line for each file; whole if empty.
+    damage: what is wrong, a line for each file; intact if empty.
     numbers: what evaluations found of it.
     put_aside: a start found it damaged, and moved it.
   """
@@ -42,7 +42,7 @@ class Entry:
   put_aside: bool = False
 
   @property
-  def whole(self) -> bool:
+  def intact(self) -> bool:
     return not self.damage
 
 
@@ -51,7 +51,7 @@ def entries(run: str, *, checksums: bool) -> list[Entry]:
 
   Args:
     run: the workdir.
-    checksums: read all files; else their sizes alone are compared.
+    checksums: read all files; else only their sizes are compared.
 
   Raises:
     FileNotFoundError: there is no run.
@@ -61,9 +61,11 @@ def entries(run: str, *, checksums: bool) -> list[Entry]:
   folder = folder_of(run)
   aside = folder.parent / DAMAGED
   return [
-    _entry(place / str(step), checksums, numbers.get(step, {}), place == aside)
-    for place in (folder, aside)
-    for step in steps_in(place)
+    _entry(
+      parent / str(step), checksums, numbers.get(step, {}), parent == aside
+    )
+    for parent in (folder, aside)
+    for step in steps_in(parent)
   ]
 
 
@@ -95,7 +97,7 @@ def table(found: Sequence[Entry], metric: str = '') -> str:
     found: of `entries`.
     metric: the number to show; '' is all that there are.
   """
-  rows = [('step', 'age', 'size', 'whole', metric or 'numbers')]
+  rows = [('step', 'age', 'size', 'intact', metric or 'numbers')]
   for entry in found:
     age = datetime.timedelta(seconds=round(entry.age))
     shown = {
@@ -108,7 +110,7 @@ def table(found: Sequence[Entry], metric: str = '') -> str:
         f'{entry.step:,}',
         str(age),
         f'{entry.size / 1e9:.3f} GB',
-        'aside' if entry.put_aside else 'yes' if entry.whole else 'NO',
+        'aside' if entry.put_aside else 'yes' if entry.intact else 'NO',
         shown.get(metric, '  '.join(f'{k} {v}' for k, v in shown.items())),
       )
     )
@@ -133,39 +135,39 @@ def to_delete(
   best_is: str = 'lowest',
   damaged: bool = False,
 ) -> list[Entry]:
-  """Those that a rule does not keep; never the newest whole one.
+  """Those that a rule does not keep; never the newest intact one.
 
   Args:
     found: of `entries`.
-    keep: how many of the newest whole ones stay.
+    keep: how many of the newest intact ones stay.
     period: and all multiples of it; 0 for none.
-    best: and the whole one with the best of this number; '' for none.
+    best: and the intact one with the best of this number; '' for none.
     best_is: lowest or highest.
     damaged: those that are damaged or put aside go too; else all of them stay.
 
   Raises:
-    UserError: none is whole, or the number is not known of any.
+    UserError: none is intact, or the number is not known of any.
   """
-  whole = [e for e in found if e.whole and not e.put_aside]
-  if not whole:
-    raise UserError('no checkpoint is whole: none is deleted.')
-  steps = [entry.step for entry in whole]
-  numbers = {entry.step: entry.numbers for entry in whole}
+  intact = [e for e in found if e.intact and not e.put_aside]
+  if not intact:
+    raise UserError('no checkpoint is intact: none is deleted.')
+  steps = [entry.step for entry in intact]
+  numbers = {entry.step: entry.numbers for entry in intact}
   chosen = retention.best_step(steps, numbers, best, best_is)
   if best and chosen is None:
-    known = sorted({name for entry in whole for name in entry.numbers})
+    known = sorted({name for entry in intact for name in entry.numbers})
     raise UserError(
-      f'no whole checkpoint has a number {best!r}; there are {known}.'
+      f'no intact checkpoint has a number {best!r}; there are {known}.'
     )
   kept = retention.kept(steps, newest=max(1, keep), period=period, best=chosen)
-  bad = [e for e in found if e.put_aside or not e.whole] if damaged else []
-  return [entry for entry in whole if entry.step not in kept] + bad
+  bad = [e for e in found if e.put_aside or not e.intact] if damaged else []
+  return [entry for entry in intact if entry.step not in kept] + bad
 
 
 def delete(run: str, **rule) -> tuple[list[Entry], list[Entry]]:
   """Deletes what a rule does not keep, once every byte was read.
 
-  The list of files goes first: one that is deleted in part is not whole.
+  The list of files goes first: one that is deleted in part is not intact.
 
   Args:
     run: the workdir.

@@ -136,8 +136,8 @@ def to_workdir(
     config: its network is that of the file, its sampler is what samples are
       made with.
     which: the set of the file, 'ema', 'ema2' (the second average of JiT's
-      files) or 'raw' (those last trained). 'both' keeps the raw ones too, in
-      their place beside the EMA.
+      files) or 'raw' (those last trained). 'both' also keeps the raw ones,
+      where a run has its weights.
     text: `meta` of the text encoder, of a network of texts.
     overwrite: replace a workdir that came from here.
 
@@ -146,7 +146,7 @@ def to_workdir(
     UserError: tensors that are not those of `config.model`, all of them
       listed; or the workdir is there already.
   """
-  place = epath.Path(folder)
+  target = epath.Path(folder)
   validate(config)
   _check_text(config, text)
   check_free(folder, overwrite)
@@ -159,22 +159,22 @@ def to_workdir(
     items = {item: native_of(tensors, model) for item, tensors in found.items()}
   except ValueError as error:
     raise UserError(f'{source} is not of config.model: {error}') from error
-  beside = place.with_name(f'{place.name}.{uuid.uuid4().hex}.part')
+  partial = target.with_name(f'{target.name}.{uuid.uuid4().hex}.part')
   try:
-    step = folder_of(str(beside)) / '0'
+    step = folder_of(str(partial)) / '0'
     for item, tensors in items.items():
       write_stored(step / item, _told(tensors))
     integrity.write_manifest(step)
-    workdir.write_config(str(beside), config)
-    workdir.write_overview(str(beside), weights_of(abstract_model(model)))
+    workdir.write_config(str(partial), config)
+    workdir.write_overview(str(partial), weights_of(abstract_model(model)))
     facts = dict(source=address(source), which=which)
-    workdir.add_history(str(beside), workdir.CONVERTED, **facts)
+    workdir.add_history(str(partial), workdir.CONVERTED, **facts)
     if text:
-      workdir.keep_text_encoder(str(beside), text)
-    _replace(beside, place)
+      workdir.keep_text_encoder(str(partial), text)
+    _replace(partial, target)
   finally:
-    if beside.exists():
-      beside.rmtree()
+    if partial.exists():
+      partial.rmtree()
   log.info('Wrote workdir %s', folder)
 
 
@@ -194,7 +194,7 @@ def from_workdir(
     folder: a workdir.
     target: `.safetensors` (plain names), `.pth` (plain, or below 'core.' if
       of texts) or `.ckpt` (Lightning, 'denoiser.' and 'ema_denoiser.').
-    which: the 'ema' or the 'raw' weights. A `.ckpt` has places for 'both'; one
+    which: the 'ema' or the 'raw' weights. A `.ckpt` can hold `both`; one
       set alone stands in both. None is 'both' where the file and the run have
       them, and else 'ema'.
     dtype: 'float32' or 'bfloat16', the default of 'comfyui'.
@@ -256,19 +256,19 @@ def _check_text(config: ConfigDict, text: Mapping[str, Any] | None) -> None:
 
 def check_free(folder: str, overwrite: bool) -> None:
   """Raises UserError for a workdir that must not be replaced."""
-  place = epath.Path(folder)
-  found = {path.name for path in place.iterdir()} if place.exists() else set()
+  target = epath.Path(folder)
+  found = {path.name for path in target.iterdir()} if target.exists() else set()
   if not found:
     return
-  events = {line['event'] for line in workdir.read_history(str(place))}
+  events = {line['event'] for line in workdir.read_history(str(target))}
   if events != {workdir.CONVERTED} or not found <= FILES:
     raise UserError(
-      f'workdir {place} holds a run, or other files, which are never '
+      f'workdir {target} holds a run, or other files, which are never '
       'overwritten: give another --workdir.'
     )
   if not overwrite:
     raise UserError(
-      f'workdir {place} was converted already: --overwrite replaces it.'
+      f'workdir {target} was converted already: --overwrite replaces it.'
     )
 
 
@@ -315,11 +315,11 @@ def _told(tensors: LazyTensors) -> LazyTensors:
   return tensors.mapped(read)
 
 
-def _replace(beside: epath.Path, place: epath.Path) -> None:
+def _replace(partial: epath.Path, target: epath.Path) -> None:
   """Renames, and removes what was there before."""
-  old = beside.with_name(beside.name + '.old')
-  if place.exists():
-    place.rename(old)
-  beside.rename(place)
+  old = partial.with_name(partial.name + '.old')
+  if target.exists():
+    target.rename(old)
+  partial.rename(target)
   if old.exists():
     old.rmtree()

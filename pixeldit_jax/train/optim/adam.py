@@ -1,4 +1,4 @@
-"""Adam (arXiv 1412.6980) that a step without a finite gradient leaves alone.
+"""Adam (arXiv 1412.6980) whose state skips steps of non-finite gradients.
 
 Each moment and weight is read and written once, in place. optax's own, with a
 choice between its results and the old state after it, took twice the time on

@@ -1,8 +1,8 @@
 """CAME: confidence-guided memory-efficient optimization (arXiv 2307.02047).
 
-Of a matrix, the averages over its rows and columns stand for the whole second
-moment of its gradient g, as in Adafactor, and once more for the instability of
-its updates (algorithm 2; e1 and e2 keep from dividing by zero):
+Averages over the rows and columns of a matrix replace the second moment of its
+gradient g, as in Adafactor, and once more that of the instability of its
+updates (algorithm 2; e1 and e2 prevent a division by zero):
 
   v = outer(rows, columns) / mean(rows), of the averages of g^2 + e1
   u = g / sqrt(v), divided by its root mean square where that is above `clip`
@@ -10,7 +10,7 @@ its updates (algorithm 2; e1 and e2 keep from dividing by zero):
   s = as v, of the averages of (u - m)^2 + e2
   direction = m / sqrt(s)
 
-A vector keeps its whole v, and its direction is m.
+A vector keeps its complete v, and its direction is m.
 """
 
 import math
@@ -59,7 +59,7 @@ def scale_by_came(
   """Gradients to CAME's directions.
 
   Args:
-    matrix_axes: tells what of each weight is a matrix.
+    matrix_axes: which axes of each weight form a matrix.
     beta1, beta2, beta3: decay of the averages for m, v and s.
     clip: the largest root mean square of u, for each block.
   """
@@ -112,12 +112,12 @@ def _matrix(shape: tuple[int, ...], stacked: int, inputs: int):
 def _zeros(weight, stacked: int, inputs: int) -> tuple[jax.Array, ...]:
   """The five averages of a new run."""
   none = jnp.zeros(1, jnp.float32)
-  whole = jnp.zeros(weight.shape, jnp.float32)
+  full = jnp.zeros(weight.shape, jnp.float32)
   if not inputs:
-    return whole, whole, none, none, none
+    return full, full, none, none, none
   B, L, S = _matrix(weight.shape, stacked, inputs)
   rows, columns = jnp.zeros((B, L), jnp.float32), jnp.zeros((B, S), jnp.float32)
-  return whole, rows, columns, rows, columns
+  return full, rows, columns, rows, columns
 
 
 def _averages(x_BLS, moments, beta: float):

@@ -123,6 +123,6 @@ def update_ema(
   if warmup:
     n = step.astype(jnp.float32)
     d = jnp.minimum(d, (1 + n) / (10 + n))
-  # Not optax.incremental_update, (1 - d) * w + d * e: this form rounds
-  # otherwise, and leaves an average alone that equals its weights.
+  # Not optax.incremental_update, (1 - d) * w + d * e, which rounds: this form
+  # does not change an average that equals its weights.
   return jax.tree.map(lambda e, w: e + (1 - d) * (w - e), ema, weights)

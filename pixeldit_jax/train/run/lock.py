@@ -2,7 +2,7 @@
 
 The first process of a run holds a lock of the operating system on `lock`, which
 ends with the process however it ends. Where such locks do not reach from host
-to host (some network disks) or do not exist (buckets), a beat in the file tells
+to host (some network disks) or do not exist (buckets), a beat in the file says
 that its writer lives: a start that finds the beat of another host watches it
 for a while.
 """

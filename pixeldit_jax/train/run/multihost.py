@@ -30,7 +30,7 @@ def initialize(
       address,
       count,
       index,
-      # Else JAX would give a SLURM task one GPU even if it is alone on a host.
+      # Else JAX would give a SLURM task one GPU, even the only one of a host.
       cluster_detection_method='deactivate',
     )
     return True

@@ -26,7 +26,7 @@ class StopRequest:
     self._together = jax.process_count() > 1
 
   def __enter__(self):
-    # Python takes signals in the main thread alone.
+    # Python takes signals in the main thread only.
     if threading.current_thread() is threading.main_thread():
       self._listen(signal.SIGINT, self._on_interrupt)
       if not self._together:
@@ -56,6 +56,6 @@ class StopRequest:
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # the second kills
     log.warning('Saving, then stopping. Press Ctrl-C again to stop at once.')
     if self._together:
-      os.kill(os.getpid(), signal.SIGTERM)  # JAX tells the others
+      os.kill(os.getpid(), signal.SIGTERM)  # JAX informs the others
     else:
       self._asked = True

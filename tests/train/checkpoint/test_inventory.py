@@ -45,7 +45,7 @@ def test_a_table_tells_all_of_them(run, monkeypatch):
   monkeypatch.setattr(inventory.time, 'time', lambda: 2e9)
   found = inventory.entries(str(run), checksums=True)
   head, *lines = inventory.table(found, 'fid').splitlines()
-  assert head.split() == ['step', 'age', 'size', 'whole', 'fid']
+  assert head.split() == ['step', 'age', 'size', 'intact', 'fid']
   assert lines[1].split() == ['200', '0:03:20', '0.000', 'GB', 'yes', '3']
   assert lines[3].split() == ['400', '0:06:40', '0.000', 'GB', 'yes']
   assert lines[4].split() == ['500', '0:08:20', '0.000', 'GB', 'NO']
@@ -56,7 +56,7 @@ def test_a_table_tells_all_of_them(run, monkeypatch):
   monkeypatch.setattr(inventory, '_SHOWN', 0)
   assert inventory.table(found).splitlines()[-1] == '    and 1 more'
   # By sizes alone the changed byte is not seen.
-  assert inventory.entries(str(run), checksums=False)[4].whole
+  assert inventory.entries(str(run), checksums=False)[4].intact
 
 
 @pytest.mark.parametrize(
@@ -68,7 +68,7 @@ def test_a_table_tells_all_of_them(run, monkeypatch):
     (dict(keep=1, best='fid', best_is='highest'), [200, 300]),
     (dict(keep=9), []),
     (dict(keep=9, damaged=True), [500, 50]),
-    (dict(keep=0), [100, 200, 300]),  # never the newest whole one
+    (dict(keep=0), [100, 200, 300]),  # never the newest intact one
   ],
   ids=str,
 )
@@ -88,7 +88,7 @@ def test_nothing_is_deleted_where_that_would_be_a_mistake(run, tmp_path):
     inventory.delete(str(run), keep=1, best='fdi')
   for step in left(run):
     (run / 'checkpoints' / str(step) / 'ema' / 'd').unlink()
-  with pytest.raises(ValueError, match='no checkpoint is whole'):
+  with pytest.raises(ValueError, match='no checkpoint is intact'):
     inventory.delete(str(run), keep=1, damaged=True)
   assert left(run) == [100, 200, 300, 400, 500]
   with pytest.raises(FileNotFoundError, match='holds no run'):
