@@ -159,7 +159,7 @@ def _random_encoder(context: RunContext) -> Frozen | None:
 def _random_target(
   context: RunContext,
 ) -> tuple[AlignmentTarget | None, PyTree, dict[str, np.ndarray]]:
-  """What REPA aligns with, the weights of a teacher, entries of the batch."""
+  """The target of REPA, the weights of a teacher, and entries of a batch."""
   config, model = context.config, context.model
   side = config.data.resolution
   if not config.repa.weight:

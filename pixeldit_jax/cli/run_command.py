@@ -94,13 +94,13 @@ def _parse(argv: list[str]) -> list[str]:
 
 
 def _flag_error(text: str) -> str:
-  """What absl says of a wrong flag; shorter if the flag is missing."""
+  """The message of absl for a wrong flag; shorter if the flag is missing."""
   missing = re.match(r'flag --(\w+)=None: .*must have a value', text)
   return f'--{missing[1]} is missing; see --help.' if missing else text
 
 
 def _unknown_key(error: Exception) -> str:
-  """What ml_collections says of a key that a configuration has not."""
+  """The message of ml_collections for an unknown key."""
   said: Any = error
   while isinstance(said, Exception):
     said = said.args[0]

@@ -38,7 +38,7 @@ from pixeldit_jax.typing import PyTree
 
 log = logging.getLogger(__name__)
 
-# What changes of the configuration, by the name of the variant.
+# The changes of the configuration, by the name of the variant.
 VARIANTS: dict[str, dict[str, object]] = {
   'baseline': {},
   'REPA': {'repa.weight': 0.5},

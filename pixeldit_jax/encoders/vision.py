@@ -184,7 +184,7 @@ class DINOv2(nnx.Module):
     return self.norm(x[:, 1 + config.registers :])
 
   def positions_at(self, grid: tuple[int, int]) -> Float[Array, 'L D']:
-    """Of the class token, then of the patches, float32."""
+    """Positions of the class token, then of the patches, float32."""
     config = self.config
     positions = self.positions[...].astype(jnp.float32)
     side = config.grid
@@ -241,7 +241,7 @@ def teacher_features(
 def image_features(
   model: DINOv2 | DINOv3, images: Float[Array, 'B H W C'], patch_size: int = 16
 ) -> Float[Array, 'B L D']:
-  """What a frozen network sees in images, for each of their patches.
+  """Features of a frozen network for each patch of the images.
 
   Images are resized so that it has the patches of the network that is trained:
   from 256 to 224 (14/16 of the side) for a DINOv2 and patches of 16. Bicubic

@@ -27,7 +27,7 @@ class WordEncoder:
 
   @property
   def meta(self) -> dict[str, Any]:
-    """What decides the embeddings, as JSON values."""
+    """The settings that decide the embeddings, as JSON values."""
     return dict(encoder='words', width=self.width, tokens=self.tokens)
 
   def encode(

@@ -1,4 +1,4 @@
-"""What samples are compared with: ADM, EDM and JiT references, or our own.
+"""References that samples are compared with: those of ADM, EDM, JiT, or ours.
 
 | kind   | holds                                     | gives                   |
 |--------|-------------------------------------------|-------------------------|

@@ -1,4 +1,4 @@
-"""Which examples of a batch are trained without class or features.
+"""Drops the class or the features of some examples of a batch.
 
 Classifier-free guidance needs both networks: with all conditions, and with
 none (PixelDiT2, arXiv 2609.24919).

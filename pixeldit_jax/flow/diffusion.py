@@ -19,7 +19,7 @@ from pixeldit_jax.errors import UserError
 from pixeldit_jax.typing import Array, Float, Int
 
 STEPS = 1000
-PIXEL = 1 / 255  # half of what lies between two of 256 values in [-1, 1]
+PIXEL = 1 / 255  # half the distance of two of 256 values in [-1, 1]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -46,7 +46,7 @@ class Diffusion:
 
   @functools.cached_property
   def posterior_variance(self) -> Float[np.ndarray, 'T']:
-    """Of q(x_{t-1} | x_t, x_0)."""
+    """The variance of q(x_{t-1} | x_t, x_0)."""
     return self.betas * (1 - self.signal_before) / (1 - self.signal)
 
   @functools.cached_property
@@ -95,14 +95,14 @@ class Diffusion:
     x: Float[Array, 'B H W C'],
     t: Int[Array, '*b'],
   ) -> Float[Array, 'B H W C']:
-    """Of x_{t-1}, given x_0 and x_t."""
+    """The mean of x_{t-1}, given x_0 and x_t."""
     of_data, of_state = self.posterior_weights
     return self.at(of_data, t) * data + self.at(of_state, t) * x
 
   def log_variance(
     self, fraction: Float[Array, 'B H W C'], t: Int[Array, '*b']
   ) -> Float[Array, 'B H W C']:
-    """Of a step, between its bounds by the output v of the network."""
+    """The log variance of a step: the output v interpolates its bounds."""
     f = (fraction + 1) / 2
     most, least = np.log(self.betas), self.posterior_log_variance
     return f * self.at(most, t) + (1 - f) * self.at(least, t)
@@ -187,7 +187,7 @@ def hybrid_loss(
   Returns:
     Means over entries. vb is in bits: the divergence of the network's step from
     the true one; at t = 0, minus the log likelihood of the data in 256 values.
-    It moves the variance alone.
+    It only moves the variance.
   """
   predicted, fraction = jnp.split(output.astype(jnp.float32), 2, -1)
   mse = _mean((predicted - noise) ** 2)
@@ -214,7 +214,7 @@ def _mean(x: Float[Array, 'B H W C']) -> Float[Array, 'B']:
 
 
 def _log_likelihood(x, mean, log_std):
-  """Of values among 256 in [-1, 1], under a Gaussian; the ends are open."""
+  """The log likelihood of 256 values in [-1, 1]; the end bins are open."""
 
   def log(p):
     return jnp.log(jnp.maximum(p, 1e-12))

@@ -1,4 +1,4 @@
-"""What a network predicts, a velocity or an image, read as a velocity.
+"""Predictions of networks, a velocity or an image, as velocities.
 
 A network of images (JiT, arXiv 2511.13720, section 4.3) gives the data at the
 end of the path, to which the velocity from x at t is
@@ -62,7 +62,7 @@ def target_velocity(
   x: Float[Array, 'B H W C'],
   t: Float[Array, 'B'],
 ) -> Float[Array, 'B H W C']:
-  """What `as_velocity` is trained towards.
+  """The target of the prediction that `as_velocity` reads.
 
   For a network of images it is bounded as the velocity of the output is, so
   that the error is that of the image over max(1 - t, 0.05).

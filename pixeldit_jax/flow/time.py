@@ -1,4 +1,4 @@
-"""Which times are trained on, and the shift towards noise."""
+"""The distribution of training times, and their shift towards noise."""
 
 import jax
 import jax.numpy as jnp

@@ -11,7 +11,7 @@ from pixeldit_jax.typing import Int, UInt8
 
 _LINE = 14  # pixels of height for a line of a title
 _GAP = 4
-_NAME = 160  # pixels of the name of a class, beside its row
+_NAME = 160  # pixels of the name of a class, next to its row
 _ROW_GAP = 2  # around the cells of `image_grid`
 
 

@@ -1,4 +1,4 @@
-"""What a PixelDiT is made of: sizes, ablations, precision, and their checks."""
+"""The configuration of a network: sizes, ablations, precision, and checks."""
 
 import dataclasses
 

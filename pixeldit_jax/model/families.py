@@ -1,4 +1,4 @@
-"""What each network of the family is made of, and its published sizes.
+"""The configuration of each network of the family, and published sizes.
 
 All share the patch path of `model.pixeldit`. `FAMILIES` has the fields of
 `ModelConfig` in which a network differs from PixelDiT, `SIZES` its widths and

@@ -66,7 +66,7 @@ class GroundingProjector(nnx.Module):
     t: Float[Array, 'B'],
     rotary: Rotary | None,
   ) -> Float[Array, 'B L D']:
-    """What is added to the condition of each patch.
+    """The term that is added to the condition of each patch.
 
     Args:
       features: of the encoder.

@@ -60,7 +60,7 @@ from pixeldit_jax.typing import (
   PyTree,
 )
 
-# Of each decoder with pixel tokens: what makes them, changes them, ends them.
+# The layers of each decoder with pixel tokens: first, repeated, last.
 DECODERS = {
   'pit_blocks': (PixelEmbed, PixelBlock, PixelOutput),
   'deco': (DeCoEmbed, DeCoBlock, DeCoOutput),
@@ -238,7 +238,7 @@ class PixelDiT(nnx.Module):
       return unpatchify(pixels, grid).astype(jnp.float32), parts, outputs
 
   def _grounding(self, y, t, grid):
-    """What features add to the condition of each patch [B, L, D]."""
+    """The part of the condition of each patch [B, L, D] from features."""
     config = self.config
     (rows, columns), (_, L, width) = grid, y.features.shape
     if width != config.grounding_width:

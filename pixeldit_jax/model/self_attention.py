@@ -85,7 +85,7 @@ class SelfAttention(nnx.Module):
     v_BSNK: Float[Array, 'B S N K'],
     mask_BS: Bool[Array, 'B S'] | None = None,
   ) -> Float[Array, 'B L N K']:
-    """By the kernel that the configuration names."""
+    """Attention by the kernel of the configuration."""
     return attend(
       q_BLNK,
       k_BSNK,

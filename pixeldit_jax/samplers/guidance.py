@@ -11,8 +11,8 @@ import jax
 from pixeldit_jax.errors import UserError
 from pixeldit_jax.typing import VelocityFn
 
-# What is inside an interval: neither bound (PixelDiT, PixNerd), the upper one
-# (DeCo), or neither but a lower one of 0 (JiT).
+# An interval includes neither bound (PixelDiT, PixNerd), the upper one (DeCo),
+# or only a lower bound of 0 (JiT).
 BOUNDS = ('open', 'upper', 'zero')
 
 

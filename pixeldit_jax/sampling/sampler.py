@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 
 
 class Numbers(NamedTuple):
-  """What decides images and may change without another program.
+  """Options of sampling that may change without another program.
 
   Attributes:
     key_data: of the key of the seed, uint32 [2].
@@ -208,7 +208,7 @@ class Sampler:
     return to_uint8(jnp.concatenate([noise[None], states]).swapaxes(0, 1))
 
   def _start(self, weights, indices, condition, unconditional, numbers) -> Any:
-    """What the solver carries before its first step."""
+    """The carry of the solver before its first step."""
     solve = self._solver_of(weights, condition, unconditional, numbers)
     noise = self._noise(indices, numbers)
     return solve(noise, lambda step, start, spans: start)

@@ -15,7 +15,7 @@ from pixeldit_jax.typing import Int, PyTree, TextCondition, UInt8
 
 
 class Encoder(Protocol):
-  """What is used of `encoders.text.TextEncoder`."""
+  """The part of `encoders.text.TextEncoder` that sampling uses."""
 
   meta: dict[str, Any]
 

@@ -1,4 +1,4 @@
-"""What is called on the EMA during training, and what it may give."""
+"""The protocol of evaluators, which are called on the EMA in training."""
 
 from collections.abc import Iterable, Iterator
 from typing import Protocol

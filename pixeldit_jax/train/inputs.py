@@ -65,7 +65,7 @@ def open_data(config: ConfigDict) -> Source:
 
 
 def text_meta(source: Source) -> Mapping[str, Any]:
-  """What the texts of a source were encoded by; {} without texts."""
+  """The encoder of the texts of a source; {} without texts."""
   if caption_sampler.TEXT not in source.arrays:
     return {}
   return dict(source.arrays[caption_sampler.TEXT].meta)

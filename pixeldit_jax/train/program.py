@@ -29,7 +29,7 @@ from pixeldit_jax.typing import PyTree
 
 
 class TrainProgram:
-  """What a run computes; nothing is allocated or compiled yet.
+  """The computations of a run; nothing is allocated or compiled yet.
 
   Attributes:
     context: configuration, network and mesh.

@@ -31,7 +31,7 @@ class StoredFeatures:
   grid: tuple[int, int]
 
 
-# What a run aligns with: a teacher that sees each batch, or its features.
+# The target of alignment: a teacher that sees each batch, or its features.
 AlignmentTarget = FrozenConfig | StoredFeatures
 
 
@@ -62,7 +62,7 @@ def stored_arrays(config: ConfigDict) -> tuple[str, ...]:
 def find_target(
   config: ConfigDict, source: Source, teacher: Frozen | None
 ) -> AlignmentTarget | None:
-  """What a run aligns with; None if it does not, or if there is nothing."""
+  """The target of alignment; None without alignment or without a teacher."""
   if not config.repa.weight:
     return None
   if not stored_arrays(config):

@@ -1,7 +1,7 @@
 """Attention kernels: each file is one way to compute the same function."""
 
-# What the backward pass of a kernel for long sequences needs besides q, k and v
-# carries this name: remat that keeps it does not run attention twice. XLA's has
+# The residuals of a kernel for long sequences, apart from q, k and v, have this
+# name: remat that keeps it does not run attention twice. XLA's has
 # none, since its backward pass needs the scores.
 RESIDUALS = 'attention'
 

@@ -1,6 +1,6 @@
 """Released files to workdirs that are sampled and fine-tuned, and back.
 
-Both ways one tensor is in memory at a time, and what is written appears whole
+Both ways one tensor is in memory at a time, and files appear complete
 under its name or not at all.
 """
 
@@ -50,7 +50,7 @@ FILES = {'config.json', 'history.jsonl', 'parameters.txt', 'text.json', FOLDER}
 
 
 def address(source: str | os.PathLike) -> str:
-  """What the history of a workdir calls its source, from any folder."""
+  """The name of the source in the history of a workdir, from any folder."""
   text = os.fspath(source)
   return text if text.startswith('hf://') else os.path.abspath(text)
 
@@ -127,7 +127,7 @@ def to_workdir(
 ) -> None:
   """Makes a workdir of a released file.
 
-  Its only checkpoint, of step 0, has weights alone. They stand where a run has
+  Its only checkpoint, of step 0, has only weights. They are where a run has
   its EMA, which is what sampling and fine-tuning read.
 
   Args:

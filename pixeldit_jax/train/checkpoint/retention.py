@@ -1,4 +1,4 @@
-"""Which checkpoints of a run are kept: the newest, every n-th, and the best."""
+"""Chooses the checkpoints to keep: the newest, every n-th, and the best."""
 
 import math
 from collections.abc import Collection, Mapping

@@ -51,7 +51,7 @@ class Tracer:
       log.info('The trace is in %s.', self._folder)
 
   def _requested(self) -> bool:
-    """Whether a trace is asked for now; a request is answered once."""
+    """Whether a trace is requested now; each request counts once."""
     if self._on or jax.process_index() or not self._request.exists():
       return False
     self._request.unlink()

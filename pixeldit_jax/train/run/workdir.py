@@ -211,7 +211,7 @@ def write_progress(workdir: str, progress: Mapping[str, Any]) -> None:
 
 
 def read_progress(workdir: str) -> dict[str, Any]:
-  """What `write_progress` wrote last; empty before."""
+  """The values of the last `write_progress`; empty before."""
   path = epath.Path(workdir) / 'progress.json'
   return files.read_json(path) if path.is_file() else {}
 
