@@ -31,8 +31,8 @@ def kinds_of(schema: pa.Schema) -> dict[str, str]:
 def _kind_of(kind: pa.DataType) -> str:
   types = pa.types
   if types.is_struct(kind):
-    held = {kind.field(i).name: kind.field(i).type
-            for i in range(kind.num_fields)}  # fmt: skip
+    fields = [kind.field(i) for i in range(kind.num_fields)]
+    held = {field.name: field.type for field in fields}
     if 'bytes' in held and _is_binary(held['bytes']):
       return columns.IMAGE
     return columns.TEXT if held.keys() & {'caption', 'text'} else columns.OTHER

@@ -1,4 +1,4 @@
-"""Handwritten digits in colours and places, with captions that tell them.
+"""Handwritten digits in six colours and four positions, with captions.
 
 What a small text-to-image network can learn in minutes, and be judged on: real
 digits (see `digits`), made small and tinted, somewhere on a black square. Some
@@ -18,13 +18,10 @@ from pixeldit_jax.typing import UInt8
 
 SIDE = 20
 SCALE = 0.6  # of MNIST's digits, which are 20 x 20 at most
-REACH = 4  # pixels from the middle to a place
-COPIES = 2  # of each digit, in another colour and place
+REACH = 4  # pixels from the middle to a position
+COPIES = 2  # of each digit, in another colour and position
 
-WORDS = (
-  *('zero', 'one', 'two', 'three', 'four'),
-  *('five', 'six', 'seven', 'eight', 'nine'),
-)
+WORDS = tuple('zero one two three four five six seven eight nine'.split())
 # The largest channel is full in all of them, so that it is the grey digit.
 COLOURS = {
   'red': (255, 80, 80),

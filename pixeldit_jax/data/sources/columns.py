@@ -143,9 +143,9 @@ def parse_captions(
   for name, value in values.items():
     if value is None:
       continue
-    items = [item for item in value if item is not None] if isinstance(
-      value, list
-    ) else value  # fmt: skip
+    items = value
+    if isinstance(value, list):
+      items = [item for item in value if item is not None]
     for caption in captions.parse(items):
       found.append(
         caption._replace(kind=name) if several and not caption.kind else caption

@@ -161,7 +161,8 @@ def take_split(names: list[str], root: str, split: str | None) -> list[str]:
     )
   log.info(
     '%s: the %d files of the split train are used, those of %s are not',
-    *(root, len(held['train'])),
+    root,
+    len(held['train']),
     ', '.join(name or '(no split)' for name in sorted(held.keys() - {'train'})),
   )
   return held['train']
@@ -194,8 +195,8 @@ def _find_on_hub(
     )
     commit = os.path.basename(snapshot)
     listed = _list_on_hub(hub, name, commit, snapshot)
-    chosen = _choose_on_hub(path, listed, (inside or '').rstrip('/'),
-                            suffixes, split)  # fmt: skip
+    folder = (inside or '').rstrip('/')
+    chosen = _choose_on_hub(path, listed, folder, suffixes, split)
     return [
       hub.hf_hub_download(name, file, repo_type='dataset', revision=commit)
       for file in chosen

@@ -147,10 +147,14 @@ def _by_names(path: str) -> list[str]:
   if tars and tables <= tars:  # img2dataset's lists of what is in the tars
     del suffixes['.parquet']
   found = []
-  for suffix, kind in (
-    *(('.parquet', 'parquet'), ('.arrow', 'arrow'), ('.tar', 'wds')),
-    *(('.tar.gz', 'wds'), ('.h5', 'edm2')),
-  ):
+  kinds = {
+    '.parquet': 'parquet',
+    '.arrow': 'arrow',
+    '.tar': 'wds',
+    '.tar.gz': 'wds',
+    '.h5': 'edm2',
+  }
+  for suffix, kind in kinds.items():
     if suffixes[suffix]:
       found.append(f'{kind}:{path}')
   pictures = list(filter(image_files.is_image, names))

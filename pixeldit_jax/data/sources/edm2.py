@@ -186,10 +186,11 @@ class _Zip:
       member.filename = member.filename.removeprefix(top)
     members.sort(key=lambda member: member.filename.encode())
     self._names = np.array([m.filename.encode() for m in members], 'S')
-    self._table = np.array(
-      [(m.header_offset, m.compress_size, m.compress_type, m.CRC)
-       for m in members], np.int64,
-    ).reshape(-1, 4)  # fmt: skip
+    rows = [
+      (m.header_offset, m.compress_size, m.compress_type, m.CRC)
+      for m in members
+    ]
+    self._table = np.array(rows, np.int64).reshape(-1, 4)
     twice = np.flatnonzero(self._names[1:] == self._names[:-1])
     if len(twice):
       raise UserError(

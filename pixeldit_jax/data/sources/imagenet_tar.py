@@ -38,8 +38,8 @@ class ImageNetTarSource(indexed.IndexedSource):
     if os.path.isdir(path):
       path = os.path.join(path, NAME)
     paths = data_files.find(path, ('.tar',))
-    super().__init__(open_index('imagenet_tar', paths, scan, {}),
-                     f'imagenet_tar:{spec}')  # fmt: skip
+    index = open_index('imagenet_tar', paths, scan, {})
+    super().__init__(index, f'imagenet_tar:{spec}')
 
 
 def scan(path: str) -> Part:

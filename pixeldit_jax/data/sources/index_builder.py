@@ -117,7 +117,9 @@ def _scan_all(
     return
   log.info(
     'making the index of %d %s files, once; it is kept in %s',
-    *(len(missing), kind, folder.parent),
+    len(missing),
+    kind,
+    folder.parent,
   )
 
   def make(path: str):

@@ -116,9 +116,9 @@ def _find_folder(path: str, split: str | None) -> str:
   )
   if not splits:
     raise MissingFileError(f'data source: no {INDEX} in {path!r}')
-  chosen = [split] if split in splits else (
-    data_files.take_split(splits, '', split)
-  )  # fmt: skip
+  if split is not None and split in splits:
+    return os.path.join(path, split)
+  chosen = data_files.take_split(splits, '', split)
   if len(chosen) != 1:
     raise UserError(
       f'data source: {path!r} has {", ".join(splits)}: choose one by ?split=...'
@@ -151,10 +151,8 @@ def _decompress(source: str, shard: dict[str, Any]) -> str:
   status = os.stat(source)
   key = json.dumps([source, status.st_size, status.st_mtime_ns])
   raw = shard['raw_data']
-  name = hashlib.sha256(key.encode()).hexdigest()[:16] + '-' + os.path.basename(
-    raw['basename']
-  )  # fmt: skip
-  path = cache_folder('mds') / name
+  digest = hashlib.sha256(key.encode()).hexdigest()[:16]
+  path = cache_folder('mds') / f'{digest}-{os.path.basename(raw["basename"])}'
   if path.exists():
     return os.fspath(path)
   method = str(shard.get('compression')).partition(':')[0]
