@@ -201,7 +201,8 @@ def compile_for_tpu(lowered: jax.stages.Lowered) -> Compiled:
 @contextlib.contextmanager
 def _without_cache() -> Iterator[None]:
   """Compiles anew: a program for absent chips cannot be read from the cache."""
-  enabled = jax.config.jax_enable_compilation_cache
+  options: Any = jax.config  # its annotations lack this one
+  enabled = options.jax_enable_compilation_cache
   try:
     jax.config.update('jax_enable_compilation_cache', False)
     compilation_cache.reset_cache()  # it remembers whether it is used

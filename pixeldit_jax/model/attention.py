@@ -34,7 +34,7 @@ LONG_TPU = 256
 
 # A new kernel is a file in `kernels/`, a line here and its name in
 # `model.config.ATTENTION`.
-KERNELS = {
+KERNELS: dict[str, Callable[..., Float[Array, 'B L N K']]] = {
   'xla': xla_attention,
   'blockwise': blockwise_attention,
   'splash': splash_attention,
