@@ -66,6 +66,15 @@ def embedding_table(count: int, width: int, rngs: nnx.Rngs) -> nnx.Param:
   return nnx.Param(value, axes=(None, 'embed'))
 
 
+def check_length(tokens: int, positions: int) -> None:
+  """Raises UserError for more tokens than a network has positions."""
+  if tokens > positions:
+    raise UserError(
+      f'{tokens} tokens for a text encoder of {positions} positions: lower '
+      'tokens.'
+    )
+
+
 def embed(table: nnx.Param, ids: Int[Array, 'B T']) -> Float[Array, 'B T D']:
   """The vector of each number, texts split over the devices.
 
@@ -134,11 +143,7 @@ class Bert(nnx.Module):
       UserError: more tokens than there are positions.
     """
     config, length = self.config, ids.shape[1]
-    if length > config.positions:
-      raise UserError(
-        f'{length} tokens for a text encoder of {config.positions} positions: '
-        'lower tokens.'
-      )
+    check_length(length, config.positions)
     with matmul_precision(config.dtype):
       # Tables may be held in bfloat16; their sum and its norm are float32.
       parts = (

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from pixeldit_jax.encoders.bert import embed, embedding_table
+from pixeldit_jax.encoders.bert import check_length, embed, embedding_table
 from pixeldit_jax.errors import UserError
 from pixeldit_jax.model.layers import Linear, RMSNorm, matmul_precision
 from pixeldit_jax.model.rope import Rotary, rotary_1d, rotate
@@ -148,11 +148,7 @@ class Gemma2(nnx.Module):
       UserError: more tokens than there are positions.
     """
     config, length = self.config, ids.shape[1]
-    if length > config.positions:
-      raise UserError(
-        f'{length} tokens for a text encoder of {config.positions} positions: '
-        'lower tokens.'
-      )
+    check_length(length, config.positions)
     dtype = jnp.dtype(config.dtype)
     with matmul_precision(config.dtype):
       # The factor is rounded as the activations are: so it was trained.

@@ -35,21 +35,15 @@ class IndexedSource(Source):
   def __reduce__(self):
     return _reopen, (type(self), self._index)
 
-  def check(
-    self,
-    *,
-    resolution: int | None = None,
-    checksums: bool = False,
-    process_index: int = 0,
-    process_count: int = 1,
-  ) -> None:
+  def check(self, *, checksums: bool = False, **options: Any) -> None:
     """Compares the checksums of the files, where their format has any.
 
-    The options are those of `Source.check`.
+    The options are those of `Source.check`. Images are resized when they are
+    read, so every resolution will do.
     """
-    del resolution  # images are resized when they are read
     if checksums:
-      for path in self.files[process_index::process_count]:
+      first = options.get('process_index', 0)
+      for path in self.files[first :: options.get('process_count', 1)]:
         self._compare_checksums(path)
 
   def _compare_checksums(self, path: str) -> None:

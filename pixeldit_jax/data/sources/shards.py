@@ -140,21 +140,10 @@ class ShardSource(Source):
   def with_arrays(self, names: Sequence[str]) -> 'ShardSource':
     return ShardSource(self._path, names)
 
-  def check(
-    self,
-    *,
-    resolution: int | None = None,
-    checksums: bool = False,
-    process_index: int = 0,
-    process_count: int = 1,
-  ) -> None:
-    reading: dict[str, Any] = dict(
-      checksums=checksums,
-      process_index=process_index,
-      process_count=process_count,
-    )
+  def check(self, *, resolution: int | None = None, **reading: Any) -> None:
     check_shards(self._path, resolution=resolution, **reading)
-    part = self.manifest['shards'][process_index::process_count]
+    first = reading.get('process_index', 0)
+    part = self.manifest['shards'][first :: reading.get('process_count', 1)]
     wrong = count_faults(self._path, part)
     if wrong:
       raise UserError(
