@@ -13,8 +13,9 @@ from collections.abc import Sequence
 import grain
 import numpy as np
 
+from pixeldit_jax.data.pipeline import shuffle
 from pixeldit_jax.data.pipeline.loader_options import LoaderOptions
-from pixeldit_jax.data.pipeline.order import Order, Slot
+from pixeldit_jax.data.pipeline.order import Order, Slot, with_version
 from pixeldit_jax.data.source import Source
 from pixeldit_jax.errors import UserError
 
@@ -56,11 +57,18 @@ def nearest(
   return away.index(min(away))
 
 
-def bucket_order(source: Source, options: LoaderOptions) -> Order:
+def bucket_order(
+  source: Source, options: LoaderOptions, order: int = shuffle.FEISTEL
+) -> Order:
   """Batches of one bucket each, in an order that every process knows.
 
   Every bucket is shuffled for itself and gets batches in proportion to its
   examples.
+
+  Args:
+    source: the examples.
+    options: how batches are made.
+    order: see `shuffle.Epochs`.
 
   Raises:
     UserError: the source has no buckets.
@@ -84,11 +92,7 @@ def bucket_order(source: Source, options: LoaderOptions) -> Order:
     weights=[len(members[k]) for k in used],
   )
   shuffled = {
-    k: grain.MapDataset.range(len(members[k]))
-    .seed((seed + k) % 2**32)
-    .shuffle()
-    .repeat()
-    for k in used
+    k: shuffle.Epochs(len(members[k]), seed, part=k, order=order) for k in used
   }
 
   identity = {
@@ -97,9 +101,8 @@ def bucket_order(source: Source, options: LoaderOptions) -> Order:
     'buckets': len(used),
     'batch_size': batch_size,
   }
-  return Order(
-    _BucketSlots(batch_size, turns, members, shuffled, source.buckets), identity
-  )
+  slots = _BucketSlots(batch_size, turns, members, shuffled, source.buckets)
+  return Order(slots, with_version(identity, order))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,11 +112,11 @@ class _BucketSlots:
   batch_size: int
   turns: grain.MapDataset
   members: dict[int, np.ndarray]
-  shuffled: dict[int, grain.MapDataset]
+  shuffled: dict[int, shuffle.Epochs]
   buckets: Sequence[tuple[int, int]]
 
   def __call__(self, position: int) -> Slot:
     batch, offset = divmod(position, self.batch_size)
     k, turn = self.turns[batch]
-    index = self.shuffled[k][turn * self.batch_size + offset]
+    index = self.shuffled[k](turn * self.batch_size + offset)
     return Slot(int(self.members[k][index]), self.buckets[k])

@@ -12,7 +12,7 @@ import grain
 from absl import flags
 
 from pixeldit_jax.data.pipeline.aspect_ratio_buckets import bucket_order
-from pixeldit_jax.data.pipeline.iterator import BatchIterator
+from pixeldit_jax.data.pipeline.iterator import BatchIterator, Stream
 from pixeldit_jax.data.pipeline.load_example import (
   ExampleLoader,
   Loaded,
@@ -60,11 +60,13 @@ def make_batches(
   if rows is None:
     rows = range(options.batch_size)
   make_order = bucket_order if options.buckets else square_order
-  order = make_order(source, options)
-  build = _Builder(
-    ExampleLoader(source, options.seed, pick), order, options, rows
-  )
-  return BatchIterator(build, options.batch_size, order.identity)
+  load = ExampleLoader(source, options.seed, pick)
+
+  def stream_of(version: int) -> Stream:
+    order = make_order(source, options, version)
+    return Stream(_Builder(load, order, options, rows), order.identity)
+
+  return BatchIterator(stream_of, options.batch_size)
 
 
 class _Builder:

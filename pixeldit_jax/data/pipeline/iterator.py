@@ -2,13 +2,26 @@
 
 import logging
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import grain
 
+from pixeldit_jax.data.pipeline import shuffle
 from pixeldit_jax.settings import check_same
 
 log = logging.getLogger(__name__)
+
+
+class Stream(NamedTuple):
+  """The batches in one order.
+
+  Attributes:
+    build: build(start) -> the batches from position `start` of the stream.
+    identity: what the order of the stream depends on.
+  """
+
+  build: Callable[[int], grain.IterDataset]
+  identity: dict[str, Any]
 
 
 class BatchIterator(grain.DatasetIterator):
@@ -26,23 +39,22 @@ class BatchIterator(grain.DatasetIterator):
 
   def __init__(
     self,
-    build: Callable[[int], grain.IterDataset],
+    stream_of: Callable[[int], Stream],
     batch_size: int,
-    identity: dict[str, Any],
   ):
-    """Starts at position 0.
+    """Starts at position 0 of the stream in the newest order.
 
     Args:
-      build: build(start) -> the batches from position `start` of the stream.
+      stream_of: the stream in an order of `shuffle`; a run that was begun in
+        an older one goes on in it.
       batch_size: positions that each batch moves on.
-      identity: what the order of the stream depends on.
     """
     super().__init__()
-    self._build = build
-    self._batch_size = batch_size
-    self._identity = identity
-    self._position = 0
     self._batches: grain.DatasetIterator | None = None
+    self._stream_of = stream_of
+    self._batch_size = batch_size
+    self._build, self._identity = stream_of(shuffle.FEISTEL)
+    self._position = 0
     self.skipped: dict[str, int] = {}
 
   def __next__(self) -> dict[str, Any]:
@@ -64,6 +76,9 @@ class BatchIterator(grain.DatasetIterator):
     Raises:
       UserError: the state belongs to another order of examples.
     """
+    order = state.get('order', shuffle.GRAIN)
+    if order in (shuffle.GRAIN, shuffle.FEISTEL):
+      self._build, self._identity = self._stream_of(order)
     check_same(
       'the data of the checkpoint were read with',
       state,

@@ -4,8 +4,7 @@ import logging
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import grain
-
+from pixeldit_jax.data.pipeline import shuffle
 from pixeldit_jax.data.pipeline.loader_options import LoaderOptions
 from pixeldit_jax.data.source import Source
 from pixeldit_jax.errors import UserError
@@ -39,8 +38,15 @@ class Order(NamedTuple):
   identity: dict[str, Any]
 
 
-def square_order(source: Source, options: LoaderOptions) -> Order:
+def square_order(
+  source: Source, options: LoaderOptions, order: int = shuffle.FEISTEL
+) -> Order:
   """Squares of one resolution; every epoch is one shuffle of the source.
+
+  Args:
+    source: the examples.
+    options: how batches are made.
+    order: see `shuffle.Epochs`.
 
   Raises:
     UserError: a batch is larger than the source.
@@ -56,14 +62,24 @@ def square_order(source: Source, options: LoaderOptions) -> Order:
       f'batch_size {options.batch_size} is more than the {len(source)} '
       'examples of the source: a batch would repeat some; lower batch_size'
     )
-  order = grain.MapDataset.range(len(source)).seed(options.seed)
-  order = (order.shuffle() if options.shuffle else order).repeat()
-  shape = (options.resolution, options.resolution)
+  count, shape = len(source), (options.resolution, options.resolution)
+  if options.shuffle:
+    index_at: Callable[[int], int] = shuffle.Epochs(
+      count, options.seed, order=order
+    )
+  else:
+    index_at = lambda position: position % count  # noqa: E731
+  identity = {
+    'examples': count,
+    'seed': options.seed,
+    'shuffle': options.shuffle,
+  }
   return Order(
-    lambda position: Slot(int(order[position]), shape),
-    {
-      'examples': len(source),
-      'seed': options.seed,
-      'shuffle': options.shuffle,
-    },
+    lambda position: Slot(index_at(position), shape),
+    with_version(identity, order),
   )
+
+
+def with_version(identity: dict[str, Any], order: int) -> dict[str, Any]:
+  """The identity, saved of older runs without the version of their order."""
+  return identity if order == shuffle.GRAIN else identity | {'order': order}
