@@ -13,12 +13,12 @@ import pathlib
 
 from absl import flags
 
-from pixeldit_jax.cli import cluster_flags, config_flag, run_command
+from pixeldit_jax.cli import cluster_flags, config_flag, path_flag, run_command
 
 _CONFIG = config_flag.define(
   'Of the digits, such as mnist; --config.key=value changes one value.'
 )
-_WORKDIR = flags.DEFINE_string(
+_WORKDIR = path_flag.define(
   'workdir', 'build/ablate', 'Folder of all runs; made if absent.'
 )
 _STEPS = flags.DEFINE_integer('steps', 300, 'Of each variant.', lower_bound=1)
@@ -31,7 +31,7 @@ flags.adopt_module_key_flags(cluster_flags)
 def main():
   import jax
 
-  from pixeldit_jax import files
+  from pixeldit_jax import outputs
   from pixeldit_jax.cli.log import start_log
   from pixeldit_jax.convert.vision import load_dinov2, write_dinov2
   from pixeldit_jax.demo import ablation
@@ -40,6 +40,7 @@ def main():
   cluster_flags.initialize()
   start_log(jax.process_index())
   folder = pathlib.Path(_WORKDIR.value)
+  outputs.check([folder / 'ablation.md', folder / 'ablation.png'])
   file = folder / 'teacher.safetensors'
   config = _CONFIG.value
   config.steps = _STEPS.value
@@ -62,8 +63,10 @@ def main():
       _NUM_SAMPLES.value,
     )
   text = ablation.markdown_table(results)
-  files.write_text(folder / 'ablation.md', text + '\n')
-  ablation.plot(folder / 'ablation.png', results)
+  with outputs.replacing(folder / 'ablation.md') as made:
+    made.write_text(text + '\n')
+  with outputs.replacing(folder / 'ablation.png') as made:
+    ablation.plot(made, results)
   print(f'{text}\nThe plot: {folder}/ablation.png')
 
 

@@ -13,7 +13,7 @@ Prints a line for each figure; --json=FILE writes them too.
 
 from absl import flags
 
-from pixeldit_jax.cli import config_flag, run_command
+from pixeldit_jax.cli import config_flag, path_flag, run_command
 
 _CONFIG = config_flag.define(
   'A name (imagenet256:size=XL), a file or a run; --config.key=value changes '
@@ -28,15 +28,15 @@ _WHAT = flags.DEFINE_enum(
 _COUNT = flags.DEFINE_integer(
   'count', 10, 'Steps or sampling loops that are timed.', lower_bound=1
 )
-_PROFILE = flags.DEFINE_string('profile', None, 'Folder for a trace.')
-_FOLDER = flags.DEFINE_string(
+_PROFILE = path_flag.define('profile', None, 'Folder for a trace.')
+_FOLDER = path_flag.define(
   'folder', None, 'Where a checkpoint is written, and removed afterwards.'
 )
-_JSON = flags.DEFINE_string('json', None, 'File for the figures.')
+_JSON = path_flag.define('json', None, 'File for the figures.')
 
 
 def main():
-  from pixeldit_jax import files
+  from pixeldit_jax import files, outputs
   from pixeldit_jax.benchmarks import (
     checkpoint_time,
     input_throughput,
@@ -47,6 +47,7 @@ def main():
   from pixeldit_jax.data.sources.open_source import open_source
   from pixeldit_jax.run_context import RunContext
 
+  outputs.check(filter(None, [_JSON.value]))
   start_log(level='WARNING')  # only the figures
   config = _CONFIG.value
   report: dict[str, float] | dict[str, float | str]
@@ -68,7 +69,8 @@ def main():
     text = value if isinstance(value, str) else f'{value:.4g}'
     print(f'{name:30} {text}')
   if _JSON.value:
-    files.write_json(_JSON.value, report)
+    with outputs.replacing(_JSON.value) as made:
+      files.write_json(made, report)
 
 
 if __name__ == '__main__':

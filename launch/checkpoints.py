@@ -16,11 +16,15 @@ from typing import Any
 
 from absl import flags
 
-from pixeldit_jax.cli import run_command
+from pixeldit_jax.cli import path_flag, run_command
 from pixeldit_jax.errors import UserError
 
-_WORKDIR = flags.DEFINE_string(
-  'workdir', None, 'Folder of the run.', required=True
+_WORKDIR = path_flag.define(
+  'workdir',
+  None,
+  'Folder of the run.',
+  required=True,
+  schemes=path_flag.BUCKETS,
 )
 _VERIFY = flags.DEFINE_bool(
   'verify', False, 'Read every byte; else the sizes of files are compared.'

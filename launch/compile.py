@@ -23,7 +23,8 @@ import sys
 
 from absl import flags
 
-from pixeldit_jax.cli import config_flag, run_command
+from pixeldit_jax import outputs
+from pixeldit_jax.cli import config_flag, path_flag, run_command
 from pixeldit_jax.errors import UserError
 
 _CONFIG = config_flag.define(
@@ -37,8 +38,8 @@ _TOPOLOGY = flags.DEFINE_string(
 _WHAT = flags.DEFINE_enum(
   'what', 'train', ['train', 'sample'], 'What to compile.'
 )
-_JSON = flags.DEFINE_string('json', None, 'File for the figures.')
-_TABLE = flags.DEFINE_string('table', None, 'File to write the table into.')
+_JSON = path_flag.define('json', None, 'File for the figures.')
+_TABLE = path_flag.define('table', None, 'File to write the table into.')
 _ROWS = flags.DEFINE_list('rows', [], 'Rows of the table to compile, from 1.')
 
 
@@ -47,6 +48,7 @@ def main():
     return _write_table()
   if _CONFIG.value is None or not _TOPOLOGY.value:
     raise UserError('give --config and --topology, or only --table.')
+  outputs.check(filter(None, [_JSON.value]))
   os.environ.setdefault('JAX_PLATFORMS', 'cpu')  # no TPU is needed
   from pixeldit_jax.cli.log import start_log
   from pixeldit_jax.compile_report import report as compiled
@@ -62,7 +64,8 @@ def main():
   for line in compiled.describe(report):
     print(line)
   if _JSON.value:
-    pathlib.Path(_JSON.value).write_text(json.dumps(report, indent=2) + '\n')
+    with outputs.replacing(_JSON.value) as made:
+      made.write_text(json.dumps(report, indent=2) + '\n')
   if 'out_of_memory' in report:
     raise UserError('out of memory.')
 

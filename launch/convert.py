@@ -15,7 +15,7 @@ the file. --out is a .safetensors, .pth or .ckpt with the names of the release.
 
 from absl import flags
 
-from pixeldit_jax.cli import config_flag, run_command
+from pixeldit_jax.cli import config_flag, path_flag, run_command
 from pixeldit_jax.errors import UserError
 
 _CONFIG = config_flag.define(
@@ -25,10 +25,10 @@ _CONFIG = config_flag.define(
 _SOURCE = flags.DEFINE_string(
   'source', None, 'File, or hf://organisation/repository/file.'
 )
-_WORKDIR = flags.DEFINE_string(
-  'workdir', None, 'Folder of a run.', required=True
+_WORKDIR = path_flag.define(
+  'workdir', None, 'Folder of a run.', required=True, schemes=path_flag.BUCKETS
 )
-_OUT = flags.DEFINE_string('out', None, 'File to write.')
+_OUT = path_flag.define('out', None, 'File to write.')
 _WEIGHTS = flags.DEFINE_enum(
   'weights',
   None,
@@ -55,6 +55,12 @@ _DTYPE = flags.DEFINE_enum(
   'Of the tensors in --out: float32, and bfloat16 for ComfyUI, by default.',
 )
 _STEP = flags.DEFINE_integer('step', None, 'Checkpoint; the newest by default.')
+_VERIFY = flags.DEFINE_enum(
+  'verify',
+  'checksums',
+  ['checksums', 'sizes'],
+  'How files of weights are compared with what was written: sizes reads none.',
+)
 _OVERWRITE = flags.DEFINE_bool(
   'overwrite', False, 'Replace what was converted before.'
 )
@@ -92,7 +98,9 @@ def _check_flags():
   if _OUT.value and _WEIGHTS.value == 'ema2':
     raise UserError('--weights=ema2 is of a --source: a run has one average.')
   unused = (
-    (_STEP, _DTYPE, _TO) if _SOURCE.value else (_TEXT_ENCODER, _INSTRUCTION)
+    (_STEP, _DTYPE, _TO, _VERIFY)
+    if _SOURCE.value
+    else (_TEXT_ENCODER, _INSTRUCTION)
   )
   for flag in unused:
     if flag.present:
@@ -143,6 +151,7 @@ def _out_of_workdir(out: str):
     which=_WEIGHTS.value,
     dtype=_DTYPE.value,
     step=_STEP.value,
+    checksums=_VERIFY.value == 'checksums',
     overwrite=_OVERWRITE.value,
     form=_TO.value,
   )

@@ -14,9 +14,9 @@ import os
 
 from absl import flags
 
-from pixeldit_jax.cli import cluster_flags, run_command
+from pixeldit_jax.cli import cluster_flags, path_flag, run_command
 
-_DATA = flags.DEFINE_string(
+_DATA = path_flag.define(
   'data', None, 'Folder of shards with captions.', required=True
 )
 _ENCODER = flags.DEFINE_string(

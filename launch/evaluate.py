@@ -23,34 +23,36 @@ import pathlib
 
 from absl import flags
 
-from pixeldit_jax.cli import cluster_flags, run_command, sample_flags
+from pixeldit_jax import outputs
+from pixeldit_jax.cli import cluster_flags, path_flag, run_command, sample_flags
 from pixeldit_jax.errors import UserError
 from pixeldit_jax.eval import feature_networks
 
-_OUT = flags.DEFINE_string('out', '', 'Folder to write to; made if absent.')
+_OUT = path_flag.define('out', '', 'Folder to write to; made if absent.')
 _NUM_SAMPLES = flags.DEFINE_integer(
   'num_samples', None, 'Images to make, 50,000 by default; or of --images.'
 )
-_IMAGES = flags.DEFINE_string(
+_IMAGES = path_flag.define(
   'images', None, 'A .npz or folder to measure in place of a run.'
 )
 _PNG = flags.DEFINE_bool('png', False, 'Write every sample as PNG too.')
-_REFERENCE = flags.DEFINE_string(
+_REFERENCE = path_flag.define(
   'reference',
   None,
   'A .npz of images or statistics (of ADM, EDM, JiT or --make_reference), a '
   'folder of images, or a data source such as folder:/path or digits.',
+  kinds=True,
 )
 _RESOLUTION = flags.DEFINE_integer(
   'resolution', None, 'Side that a data source is cropped to.'
 )
-_MAKE_REFERENCE = flags.DEFINE_string(
+_MAKE_REFERENCE = path_flag.define(
   'make_reference', None, 'File for the statistics of --reference.'
 )
 _FEATURES = flags.DEFINE_enum(
   'features', 'inception', ['inception', 'digits'], 'Network of the metrics.'
 )
-_WEIGHTS = flags.DEFINE_string(
+_WEIGHTS = path_flag.define(
   'weights', feature_networks.FILE, 'File of the Inception network.'
 )
 _FEATURE_BATCH = flags.DEFINE_integer(
@@ -96,6 +98,8 @@ def _check_flags():
       raise UserError(f'--{flag.name} is of a run: give --workdir.')
   if (run or images) and not _OUT.value:
     raise UserError('--out is missing: the folder for the result.')
+  made = [_MAKE_REFERENCE.value] if _MAKE_REFERENCE.value else []
+  outputs.check(made + ([f'{_OUT.value}/result.json'] if images else []))
   if not _REFERENCE.value and _FEATURES.value != 'digits':
     raise UserError(
       '--reference is missing: for ImageNet at 256, that of the ADM evaluation '
@@ -191,7 +195,8 @@ def _read_reference(network, resolution):
   )
   if path:
     source = f'{read.path}, SHA-256 {read.checksum}'
-    statistics_file.write_statistics(path, read.statistics, network, source)
+    with outputs.replacing(path) as made:
+      statistics_file.write_statistics(made, read.statistics, network, source)
     print(f'Wrote {path}, of {read.statistics.pooled.count:,} images.')
   return read
 

@@ -16,11 +16,11 @@ import time
 
 from absl import flags
 
-from pixeldit_jax.cli import run_command
+from pixeldit_jax.cli import path_flag, run_command
 from pixeldit_jax.data.sources.kinds import KINDS
 from pixeldit_jax.errors import UserError
 
-_SOURCE = flags.DEFINE_string(
+_SOURCE = path_flag.define(
   'source',
   None,
   '\n'.join(
@@ -30,8 +30,9 @@ _SOURCE = flags.DEFINE_string(
     ]
   ),
   required=True,
+  kinds=True,
 )
-_OUT = flags.DEFINE_string('out', None, 'folder to write', required=True)
+_OUT = path_flag.define('out', None, 'folder to write', required=True)
 _RESOLUTION = flags.DEFINE_integer('resolution', 256, 'side in pixels')
 _BUCKETS = flags.DEFINE_bool(
   'buckets', False, 'keep the aspect ratio, in buckets, for text to image'

@@ -22,17 +22,18 @@ import pathlib
 
 from absl import flags
 
-from pixeldit_jax.cli import cluster_flags, run_command, sample_flags
+from pixeldit_jax import outputs
+from pixeldit_jax.cli import cluster_flags, path_flag, run_command, sample_flags
 from pixeldit_jax.errors import UserError
 
-_OUT = flags.DEFINE_string(
+_OUT = path_flag.define(
   'out', None, 'Folder to write to; made if absent.', required=True
 )
 _NUM_SAMPLES = flags.DEFINE_integer(
   'num_samples', None, 'Images to make; 100, or one of each prompt.'
 )
 _PROMPTS = flags.DEFINE_string('prompts', None, 'Divided by semicolons.')
-_PROMPTS_FILE = flags.DEFINE_string('prompts_file', None, 'One on each line.')
+_PROMPTS_FILE = path_flag.define('prompts_file', None, 'One on each line.')
 _EXPORT = flags.DEFINE_string(
   'export',
   None,
@@ -72,6 +73,11 @@ def main():
       context, ref, benchmark, prompts, overwrite=overwrite
     )
     return
+  if jax.process_index() == 0:
+    drawn = ['images', 'samples.png']
+    if _TRAJECTORY.value:
+      drawn += [trajectory.ANIMATION, trajectory.STRIP]
+    outputs.check(out / name for name in drawn)
   count = len(prompts.texts) if prompts else 100
   sample_set.make_sample_set(
     context,
@@ -104,7 +110,7 @@ def _read_prompts(config, workdir):
     raise UserError('--labels and --trajectory are of runs with classes.')
   from pixeldit_jax.encoders.text import open_encoder
   from pixeldit_jax.sampling import benchmark_exports, text_sampler
-  from pixeldit_jax.train.run.workdir import read_text_encoder
+  from pixeldit_jax.train.run.trained_on import read_text_encoder
 
   benchmark = None
   if _EXPORT.value:

@@ -7,13 +7,14 @@ import contextlib
 
 from absl import flags
 
-from pixeldit_jax.cli import config_flag, run_command
+from pixeldit_jax import outputs
+from pixeldit_jax.cli import config_flag, path_flag, run_command
 
 _CONFIG = config_flag.define(
   'A name (imagenet256:size=XL), a file or a run; --config.key=value changes '
   'one value.'
 )
-_OUT = flags.DEFINE_string('out', 'data.png', 'Picture to write.')
+_OUT = path_flag.define('out', 'data.png', 'Picture to write.')
 _COUNT = flags.DEFINE_integer('count', 64, 'Images to draw.', lower_bound=1)
 
 
@@ -26,12 +27,14 @@ def main():
   from pixeldit_jax.images.grid import write_png
 
   start_log()
+  outputs.check([_OUT.value])
   data = _CONFIG.value.data
   source = open_source(data.source)
   source.check(resolution=data.resolution)
   batches = make_batches(source, LoaderOptions.from_config(_CONFIG.value))
   sheet = _draw(source, batches, _COUNT.value)
-  write_png(_OUT.value, sheet)
+  with outputs.replacing(_OUT.value) as made:
+    write_png(made, sheet)
   print(f'{len(source)} images; wrote {_OUT.value}')
   if data.flip:
     print('Training mirrors half of them.')

@@ -9,17 +9,18 @@ file named `trace` in the workdir of a running job asks for a profiler trace.
 
 from absl import flags
 
-from pixeldit_jax.cli import cluster_flags, config_flag, run_command
+from pixeldit_jax.cli import cluster_flags, config_flag, path_flag, run_command
 
 _CONFIG = config_flag.define(
   'What to train: a name (imagenet256:size=XL), a file or an earlier run; '
   '--config.key=value changes one value.'
 )
-_WORKDIR = flags.DEFINE_string(
+_WORKDIR = path_flag.define(
   'workdir',
   None,
   'Folder of checkpoints and logs; made if absent.',
   required=True,
+  schemes=path_flag.BUCKETS,
 )
 _ALLOW_CHANGE = flags.DEFINE_list(
   'allow_change',

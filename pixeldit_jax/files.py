@@ -11,6 +11,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import uuid
 import zlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -35,29 +36,43 @@ def replacing(path: str | os.PathLike) -> Iterator[epath.Path]:
   """
   target = epath.Path(path)
   target.parent.mkdir(parents=True, exist_ok=True)
+  with temporary(target) as made:
+    yield made
+    made.replace(target)
+
+
+@contextlib.contextmanager
+def temporary(path: str | os.PathLike) -> Iterator[epath.Path]:
+  """Yields a path beside `path` for a file or folder; at the end it is gone."""
+  target = epath.Path(path)
   # Hosts may share the folder, and have processes of one number.
   unique = f'{os.getpid()}_{uuid.uuid4().hex[:8]}'
-  temporary = target.with_name(f'{TEMPORARY}{unique}-{target.name}')
+  made = target.with_name(f'{TEMPORARY}{unique}-{target.name}')
   try:
-    yield temporary
-    temporary.replace(target)
+    yield made
   finally:
-    if temporary.is_dir():
-      temporary.rmtree()
-    elif temporary.exists():
-      temporary.unlink()
+    if made.is_dir():
+      made.rmtree()
+    elif made.exists():
+      made.unlink()
+
+
+def expand_user(text: str) -> str:
+  """'~/x' and 'folder:~/x' with the home folder in place of '~'."""
+  match = re.fullmatch(r'((?:[a-z_]+:)*)(~[^/:]*(?:/.*)?)', text, re.S)
+  return match[1] + os.path.expanduser(match[2]) if match else text
 
 
 def write_bytes(path: str | os.PathLike, data: bytes | memoryview) -> None:
   """Replaces a file by these bytes, at once."""
-  with replacing(path) as temporary:
-    temporary.write_bytes(data)
+  with replacing(path) as made:
+    made.write_bytes(data)
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:
   """Replaces a file by this text, at once."""
-  with replacing(path) as temporary:
-    temporary.write_bytes(text.encode())
+  with replacing(path) as made:
+    made.write_bytes(text.encode())
 
 
 def write_json(path: str | os.PathLike, value: Any, **options) -> None:
@@ -235,4 +250,8 @@ def remove_temporaries(
   for name in os.listdir(folder):
     target = name.removeprefix(TEMPORARY).partition('-')[2]
     if name.startswith(TEMPORARY) and (names is None or target in names):
-      os.remove(os.path.join(folder, name))
+      path = epath.Path(folder) / name
+      if path.is_dir():
+        path.rmtree()
+      else:
+        path.unlink()

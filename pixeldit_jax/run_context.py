@@ -9,13 +9,22 @@ import jax
 from jax.sharding import Mesh, NamedSharding
 from ml_collections import ConfigDict
 
-from pixeldit_jax import sharding
+from pixeldit_jax import files, sharding
 from pixeldit_jax.config import RANDOM, model_config, validate
 from pixeldit_jax.convert.vision import CACHE, load_vision
 from pixeldit_jax.encoders.frozen import Frozen, random_encoder
 from pixeldit_jax.encoders.grounding import check_encoder
 from pixeldit_jax.model.config import ModelConfig
 from pixeldit_jax.sharding import Rules
+
+# Keys that are paths, perhaps of a kind: '~' is the home folder.
+_PATHS = (
+  ('', 'init_from'),
+  ('data', 'source'),
+  ('repa', 'teacher'),
+  ('eval', 'reference'),
+  ('eval', 'weights'),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,6 +62,9 @@ class RunContext:
     """
     validate(config)
     config = config.copy_and_resolve_references()
+    for section, name in _PATHS:
+      node = config[section] if section else config
+      node[name] = files.expand_user(node[name])
     mesh = sharding.make_mesh(config.mesh, devices)
     rules = sharding.make_rules(config.mesh)
     return cls(

@@ -7,6 +7,7 @@ or in a user's own code, and shows its traceback.
 
 import pathlib
 import re
+import signal
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -30,6 +31,9 @@ def run(main: Callable[[], None]) -> None:
   if {*sys.argv} & (_HELP | _FULL_HELP):
     print(_help(main, name))
     return
+  for number in (signal.SIGTERM, signal.SIGHUP):
+    if signal.getsignal(number) == signal.SIG_DFL:
+      signal.signal(number, _on_terminate)
   try:
     app.run(lambda argv: main(), flags_parser=_parse)
   except UserError as error:
@@ -37,6 +41,14 @@ def run(main: Callable[[], None]) -> None:
   except Stopped as stopped:
     print(f'{name}: {stopped}')
     sys.exit(EXIT_STOPPED)
+
+
+def _on_terminate(number: int, frame: object) -> None:
+  """Ends a command as an error does, so that it clears its temporary files."""
+  raise Stopped(
+    f'stopped by {signal.Signals(number).name}: the same command goes on where '
+    'it was.'
+  )
 
 
 def _command_name(main: Callable[[], None]) -> str:

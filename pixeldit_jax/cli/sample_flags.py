@@ -7,7 +7,7 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from pixeldit_jax import settings
-from pixeldit_jax.cli import config_flag
+from pixeldit_jax.cli import config_flag, path_flag
 from pixeldit_jax.errors import UserError
 
 if TYPE_CHECKING:  # --help loads neither
@@ -20,7 +20,9 @@ CONFIG = config_flag.define(
   '--config.sampler.guidance=2.5 changes one value of either.',
   required=False,
 )
-WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the run.')
+WORKDIR = path_flag.define(
+  'workdir', None, 'Folder of the run.', schemes=path_flag.BUCKETS
+)
 SOURCE = flags.DEFINE_string(
   'source',
   None,
@@ -35,6 +37,12 @@ LABELS = flags.DEFINE_string(
 SEED = flags.DEFINE_integer('seed', 0, 'Of the noise.')
 STEP = flags.DEFINE_integer('step', None, 'Checkpoint; the newest by default.')
 EMA = flags.DEFINE_bool('ema', True, 'Average of the weights, or the last.')
+VERIFY = flags.DEFINE_enum(
+  'verify',
+  'checksums',
+  ['checksums', 'sizes'],
+  'How files of weights are compared with what was written: sizes reads none.',
+)
 OVERWRITE = flags.DEFINE_bool(
   'overwrite', False, 'Samples of other settings in --out make room.'
 )
@@ -82,7 +90,9 @@ def read_run() -> 'tuple[RunContext, CheckpointRef]':
   if WORKDIR.value is None:
     raise UserError('--workdir is missing: the folder of the run.')
   context = RunContext.build(_read_config(WORKDIR.value))
-  return context, CheckpointRef(WORKDIR.value, STEP.value, EMA.value)
+  return context, CheckpointRef(
+    WORKDIR.value, STEP.value, EMA.value, VERIFY.value == 'checksums'
+  )
 
 
 def _convert(source: str, workdir: str, overrides: dict[str, object]):

@@ -11,6 +11,7 @@ import pathlib
 
 import jax
 
+from pixeldit_jax import outputs
 from pixeldit_jax.eval.reference import Reference
 from pixeldit_jax.eval.report import evaluate_images, write_result
 from pixeldit_jax.files import read_json
@@ -74,7 +75,10 @@ def evaluate_run(
   Returns:
     The result, in the first process.
   """
-  out = pathlib.Path(out)
+  out = outputs.local(out)
+  if jax.process_index() == 0:
+    pngs = [out / PNGS] if options.png else []
+    outputs.check([out / GRID, out / RESULT, *pngs])
   settings = make_sample_set(
     context,
     ref,
@@ -121,7 +125,8 @@ def measure_images(
     settings=settings or {},
     progress=Progress('Measured', images.count),
   )
-  write_result(pathlib.Path(out) / RESULT, result)
+  with outputs.replacing(outputs.local(out) / RESULT) as temporary:
+    write_result(temporary, result)
   return result
 
 

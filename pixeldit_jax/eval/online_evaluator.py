@@ -3,7 +3,7 @@
 import json
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import jax
 import numpy as np
@@ -16,6 +16,7 @@ from pixeldit_jax.metrics.feature_extractor import FeatureNetwork
 from pixeldit_jax.metrics.image_statistics import collect
 from pixeldit_jax.run_context import RunContext
 from pixeldit_jax.sampling.sampler import Sampler
+from pixeldit_jax.train.evaluator import never_stop
 from pixeldit_jax.typing import PyTree, UInt8
 
 log = logging.getLogger(__name__)
@@ -54,10 +55,13 @@ class OnlineEvaluator:
     self._shown = config.log.samples
 
   def __call__(
-    self, step: int, ema_params: PyTree
+    self,
+    step: int,
+    ema_params: PyTree,
+    check_stop: Callable[[], None] = never_stop,
   ) -> Iterator[tuple[str, float | UInt8[np.ndarray, 'H W 3']]]:
     """Yields metrics by name and, in the first process, a grid of samples."""
-    metrics, shown = self._measure(ema_params)
+    metrics, shown = self._measure(ema_params, check_stop)
     metrics = _of_first_process(metrics)
     line = '  '.join(f'{name} {value:.4f}' for name, value in metrics.items())
     log.info('step %s  %s', f'{step:,}', line)
@@ -67,14 +71,14 @@ class OnlineEvaluator:
       yield 'samples', image_grid(shown, columns)
 
   def _measure(
-    self, ema_params: PyTree
+    self, ema_params: PyTree, check_stop: Callable[[], None]
   ) -> tuple[dict[str, float], UInt8[np.ndarray, 'B H W 3'] | None]:
     """Metrics and the first images, in the first process."""
     batches = self._sampler.sample(ema_params, self._indices, self._labels)
     reference = self._reference
     if jax.process_index() or reference is None:
       for _ in batches:  # its devices take part
-        pass
+        check_stop()
       return {}, None
     first: list[np.ndarray] = []
 
@@ -83,6 +87,7 @@ class OnlineEvaluator:
         if sum(map(len, first)) < self._shown:
           first.append(images)
         yield images
+        check_stop()
 
     count, network = len(self._indices), self._network
     keep = count if network.classify else 0

@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import jax
 import numpy as np
@@ -14,6 +14,7 @@ from pixeldit_jax.images.grid import image_grid
 from pixeldit_jax.run_context import RunContext
 from pixeldit_jax.sampling.class_labels import read_class_names
 from pixeldit_jax.sampling.sampler import Sampler
+from pixeldit_jax.train.evaluator import never_stop
 from pixeldit_jax.typing import Condition, PyTree, TextCondition, UInt8
 
 
@@ -46,14 +47,21 @@ class SampleGridEvaluator:
     self._sampler = Sampler(context, batch_size=batch_size)
 
   def __call__(
-    self, step: int, ema_params: PyTree
+    self,
+    step: int,
+    ema_params: PyTree,
+    check_stop: Callable[[], None] = never_stop,
   ) -> Iterator[tuple[str, UInt8[np.ndarray, 'H W 3']]]:
     """Yields one picture, 'samples'."""
     del step
     indices = np.arange(self._count)
     batches = self._sampler.sample(ema_params, indices, *self._conditions)
+    drawn = []
+    for batch in batches:
+      drawn.append(batch)
+      check_stop()
     columns = math.ceil(math.sqrt(self._count))
-    images = np.concatenate(list(batches))
+    images = np.concatenate(drawn)
     labels, names = self._conditions[0], self._class_names
     if names and isinstance(labels, np.ndarray):
       yield 'samples', draw_classes(images, labels, names)

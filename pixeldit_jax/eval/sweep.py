@@ -4,13 +4,13 @@ import dataclasses
 import itertools
 import logging
 import os
-import pathlib
 from collections.abc import Sequence
 
+import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from pixeldit_jax import files
+from pixeldit_jax import outputs
 from pixeldit_jax.config import validate
 from pixeldit_jax.errors import UserError
 from pixeldit_jax.eval.evaluate_run import EvaluationOptions, evaluate_run
@@ -21,6 +21,7 @@ from pixeldit_jax.train.checkpoint.restore import CheckpointRef
 
 log = logging.getLogger(__name__)
 
+JSON, TEXT, PLOT = 'sweep.json', 'sweep.txt', 'sweep.png'
 FACTORS = ('guidance', 'interval', 'steps', 'shift', 'solver', 'ema')
 _TRUTH = {'true': True, 'false': False}
 
@@ -99,7 +100,9 @@ def sweep(
   Returns:
     The point of the lowest Frechet distance.
   """
-  out = pathlib.Path(out)
+  out = outputs.local(out)
+  if jax.process_index() == 0:
+    outputs.check([out / JSON, out / TEXT, out / PLOT])
   # All points are checked before any is sampled.
   changed = [at_point(context, ref, point) for point in points]
   results: list[dict] = []
@@ -131,13 +134,16 @@ def _write(out, points, results, best):
     dict(point=point, metrics=result['metrics'])
     for point, result in zip(points, results)
   ]
-  write_result(out / 'sweep.json', dict(points=rows, best=points[best]))
+  with outputs.replacing(out / JSON) as made:
+    write_result(made, dict(points=rows, best=points[best]))
   text = table_of(points, results, best)
-  files.write_text(out / 'sweep.txt', text + '\n')
+  with outputs.replacing(out / TEXT) as made:
+    made.write_text(text + '\n')
   log.info('%s', text)
   x_name = next(iter(points[0]))
   ylabel = _distance(results[0])[0]
-  line_plot(out / 'sweep.png', lines_of(points, results), x_name, ylabel)
+  with outputs.replacing(out / PLOT) as made:
+    line_plot(made, lines_of(points, results), x_name, ylabel)
 
 
 def table_of(points, results, best: int) -> str:

@@ -8,13 +8,12 @@ images for each of its prompts/*.txt. Both score them by their own programs.
 import json
 import os
 import pathlib
-import shutil
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from pixeldit_jax import files
+from pixeldit_jax import files, outputs
 from pixeldit_jax.errors import MissingFileError, UserError
 from pixeldit_jax.images.grid import write_png
 from pixeldit_jax.images.image_files import is_left_behind
@@ -75,7 +74,7 @@ class GenEval:
 
   def write(self, number: int, images: UInt8[np.ndarray, 'B H W 3']) -> None:
     """Writes the images of a prompt; its folder appears when complete."""
-    with files.replacing(self.path(number)) as folder:
+    with outputs.replacing(self.path(number), self.out.parent) as folder:
       (folder / 'samples').mkdir(parents=True)
       (folder / 'metadata.jsonl').write_text(
         self._lines[number] + '\n', encoding='utf-8'
@@ -120,7 +119,8 @@ class DPGBench:
     """Writes the four images of a prompt as one."""
     self.out.mkdir(parents=True, exist_ok=True)
     rows = [np.concatenate(list(images[i : i + 2]), 1) for i in (0, 2)]
-    write_png(self.path(number), np.concatenate(rows))
+    with outputs.replacing(self.path(number), self.out.parent) as temporary:
+      write_png(temporary, np.concatenate(rows))
 
 
 def open_export(spec: str, out: str | os.PathLike) -> GenEval | DPGBench:
@@ -230,9 +230,6 @@ def check_settings(
         'how it was made. Choose another folder, or --overwrite.'
       )
     provenance.check_same(benchmark.out, stored, asked)
-  for path in made:
-    if path.is_dir():
-      shutil.rmtree(path)
-    else:
-      path.unlink()
+  outputs.check(made, benchmark.out.parent)
+  outputs.remove(made)
   provenance.write_settings(benchmark.out, asked)

@@ -9,7 +9,7 @@ import numpy as np
 from pixeldit_jax.errors import UserError
 from pixeldit_jax.run_context import RunContext
 from pixeldit_jax.sampling.class_labels import read_class_names, read_labels
-from pixeldit_jax.train.run import workdir as run_folder
+from pixeldit_jax.train.run import trained_on
 from pixeldit_jax.typing import Condition, TextCondition
 
 # Classes by number or name, or prompts; a single one too.
@@ -83,5 +83,5 @@ class ConditionReader:
           'a released file of texts has no encoder: make a workdir of it with '
           'pixeldit convert --text_encoder=, and load that.'
         )
-      self._encoder = open_encoder(run_folder.read_text_encoder(self._workdir))
+      self._encoder = open_encoder(trained_on.read_text_encoder(self._workdir))
     return self._encoder

@@ -6,14 +6,16 @@ file, which appears under its name only when it is complete. Its bytes depend
 only on the images and labels.
 """
 
+import contextlib
 import os
 import pathlib
+import re
 import shutil
 import zipfile
 
 import numpy as np
 
-from pixeldit_jax import files
+from pixeldit_jax import files, outputs
 from pixeldit_jax.errors import UserError
 from pixeldit_jax.sampling import provenance
 from pixeldit_jax.settings import as_json
@@ -62,7 +64,7 @@ class SampleStore:
     stored = provenance.read_settings(self.path)
     if stored == asked:
       return
-    if overwrite:
+    if stored is not None and overwrite:
       self._remove()
     elif stored is not None:
       provenance.check_same(self.path, stored, asked)
@@ -75,9 +77,10 @@ class SampleStore:
     provenance.write_settings(self.path, asked)
 
   def _remove(self):
+    outputs.check([self.path])
     # The settings go last: images without them are never taken for a set's.
     self.path.unlink(missing_ok=True)
-    shutil.rmtree(self._folder, ignore_errors=True)
+    self._remove_shards()
     provenance.path_of(self.path).unlink(missing_ok=True)
 
   @property
@@ -139,11 +142,22 @@ class SampleStore:
     if not self.finished:
       # A process that was killed here left its half-written file.
       files.remove_temporaries(str(self.path.parent), [self.path.name])
-      with files.replacing(self.path) as temporary:
+      with outputs.replacing(self.path) as temporary:
         with open(temporary, 'wb') as file:
           self._join(file, labels)
-    shutil.rmtree(self._folder, ignore_errors=True)
+    self._remove_shards()
     return self.path
+
+  def _remove_shards(self):
+    """Removes the shards, and their folder where nothing else lies in it."""
+    if not self._folder.is_dir():
+      return
+    files.remove_temporaries(str(self._folder))
+    for file in self._folder.iterdir():
+      if re.fullmatch(r'\d{8,}\.raw(\.tmp)?', file.name):
+        file.unlink()
+    with contextlib.suppress(OSError):
+      self._folder.rmdir()
 
   def _join(self, file, labels):
     with zipfile.ZipFile(file, 'w') as archive:

@@ -10,14 +10,13 @@ import logging
 import math
 import os
 import pathlib
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from pixeldit_jax import files
+from pixeldit_jax import files, outputs
 from pixeldit_jax.images import contact_sheet
 from pixeldit_jax.images.grid import image_grid, write_png
 from pixeldit_jax.images.image_sets import NpzImages
@@ -227,14 +226,15 @@ def write_grid(
     )
   else:
     picture = image_grid(images, GRID_COLUMNS)
-  write_png(pathlib.Path(path), picture)
+  with outputs.replacing(path) as temporary:
+    write_png(temporary, picture)
   log.info('Wrote %s', path)
 
 
 def write_pngs(folder: str | os.PathLike, npz: str | os.PathLike) -> None:
   """Writes the images of a set as 000000.png and on.
 
-  The folder is replaced when all of them are written.
+  A folder of ours is replaced when all of them are written.
   """
   from PIL import Image
 
@@ -242,7 +242,7 @@ def write_pngs(folder: str | os.PathLike, npz: str | os.PathLike) -> None:
   images = NpzImages(npz)
   report, done = Progress('Wrote', images.count), 0
   files.remove_temporaries(str(folder.parent), [folder.name])
-  with files.replacing(folder) as temporary:
+  with outputs.replacing(folder) as temporary:
     temporary.mkdir()
 
     def write(numbered):
@@ -254,4 +254,3 @@ def write_pngs(folder: str | os.PathLike, npz: str | os.PathLike) -> None:
         list(pool.map(write, enumerate(batch, start=done)))
         done += len(batch)
         report(done)
-    shutil.rmtree(folder, ignore_errors=True)

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from PIL import Image
 
-from pixeldit_jax import files
+from pixeldit_jax import outputs
 from pixeldit_jax.images.grid import image_grid, write_png
 from pixeldit_jax.run_context import RunContext
 from pixeldit_jax.sampling.class_labels import parse_labels, read_class_names
@@ -18,6 +18,7 @@ from pixeldit_jax.typing import UInt8
 
 log = logging.getLogger(__name__)
 
+ANIMATION, STRIP = 'trajectory.png', 'trajectory_strip.png'
 MOMENTS = 12  # of the still strip
 FRAME_MS, LAST_MS = 60, 1500  # each frame, and the finished image
 
@@ -48,17 +49,18 @@ def draw_trajectory(
   if jax.process_index() == 0:
     out = pathlib.Path(out)
     out.mkdir(parents=True, exist_ok=True)
-    write_animation(out / 'trajectory.png', images)
+    write_animation(out / ANIMATION, images)
     moments = np.linspace(0, len(images) - 1, min(MOMENTS, len(images)))
     strip = images[np.rint(moments).astype(int)]
-    write_png(out / 'trajectory_strip.png', image_grid(strip, len(strip)))
-    log.info('Wrote %s', out / 'trajectory.png')
+    with outputs.replacing(out / STRIP) as temporary:
+      write_png(temporary, image_grid(strip, len(strip)))
+    log.info('Wrote %s', out / ANIMATION)
 
 
 def write_animation(path: pathlib.Path, images: UInt8[np.ndarray, 'I H W C']):
   """Writes an animated PNG, which keeps all colours; a GIF has 256."""
   frames = [Image.fromarray(image_grid(image[None], 1)) for image in images]
-  with files.replacing(path) as temporary:
+  with outputs.replacing(path) as temporary:
     frames[0].save(
       temporary,
       format='png',

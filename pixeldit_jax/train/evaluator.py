@@ -1,6 +1,6 @@
 """The protocol of evaluators, which are called on the EMA in training."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol
 
 import numpy as np
@@ -9,6 +9,10 @@ from pixeldit_jax.typing import PyTree, UInt8
 
 Scalar = float | np.floating
 Image = UInt8[np.ndarray, 'H W 3']
+
+
+def never_stop() -> None:
+  """What is called between batches where nobody asks to stop."""
 
 
 class Evaluator(Protocol):
@@ -21,9 +25,19 @@ class Evaluator(Protocol):
   every: int
 
   def __call__(
-    self, step: int, ema_params: PyTree
+    self,
+    step: int,
+    ema_params: PyTree,
+    check_stop: Callable[[], None] = never_stop,
   ) -> Iterator[tuple[str, Scalar | Image]]:
-    """Yields metrics and pictures by name."""
+    """Yields metrics and pictures by name.
+
+    Args:
+      step: of the run.
+      ema_params: the moving average of the weights.
+      check_stop: called after each batch of samples, equally often in all
+        processes; it raises where the run is to stop.
+    """
     ...
 
 

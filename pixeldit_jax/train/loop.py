@@ -33,8 +33,9 @@ from pixeldit_jax.train.inputs import (
 from pixeldit_jax.train.metric_logger import MetricLogger
 from pixeldit_jax.train.metrics import Clock, Writer
 from pixeldit_jax.train.program import CompiledStep, TrainProgram
+from pixeldit_jax.train.run import trained_on
 from pixeldit_jax.train.run import workdir as run_folder
-from pixeldit_jax.train.run.preemption import StopRequest
+from pixeldit_jax.train.run.preemption import StopAsked, StopRequest
 from pixeldit_jax.train.run.profiler import Tracer
 from pixeldit_jax.train.run.record import Record
 from pixeldit_jax.train.state import TrainState
@@ -80,7 +81,11 @@ def train(
     source = open_data(context.config)
   program = TrainProgram(context, source, teacher)
   _check_workdir(context.config, workdir, source, allow_change)
-  with Record(workdir, context.config) as record, StopRequest() as stop:
+  record = Record(
+    workdir, context.config, source.class_names, text_meta(source)
+  )
+  with record, StopRequest() as stop:
+    stop.nothing_to_save = True
     return _run(program, workdir, source, evaluators, record, stop)
 
 
@@ -103,6 +108,7 @@ def _run(
     checkpoints = Checkpoints(workdir, config.checkpoint)
     resources.callback(checkpoints.close)
     state, run_counters = _start(program, workdir, checkpoints, data, record)
+    record.begin(state.weights)
     if record.step >= config.steps and (
       record.step in record.eval_metrics or not evaluators
     ):
@@ -155,16 +161,17 @@ def _check_workdir(
   source: Source,
   allow_change: Collection[str],
 ) -> None:
-  """Raises UserError unless the run of a workdir, if any, can be continued.
-
-  Of a run with texts, the text encoder is noted there.
-  """
+  """Raises UserError unless the run of a workdir, if any, can be continued."""
   run_folder.check_same_run(workdir, config, allow_change)
+  begun = run_folder.is_begun(workdir)
   if config.model.text_width:
     meta = text_meta(source)
     if config.init_from:
-      run_folder.check_init_text_encoder(config.init_from, meta)
-    run_folder.keep_text_encoder(workdir, meta)
+      trained_on.check_init_text_encoder(config.init_from, meta)
+    if begun:
+      trained_on.check_text_encoder(workdir, meta)
+  elif begun:
+    trained_on.check_classes(workdir, source.class_names, allow_change)
 
 
 def _start(
@@ -177,9 +184,7 @@ def _start(
   """The state to go on from, and the run counters saved with it, if any."""
   if checkpoints.newest is None:
     record.start_anew()
-    state = program.new_state()
-    run_folder.write_overview(workdir, state.weights)
-    return state, {}
+    return program.new_state(), {}
   state, run_counters = checkpoints.restore(program.abstract_state, data)
   record.resume(checkpoints.newest, run_counters['seconds'])
   return state, run_counters
@@ -238,26 +243,42 @@ class TrainLoop:
     Raises:
       Stopped: there was a signal; all is saved.
     """
-    config, record, first = self.config, self.record, self.record.step
-    cut_short = first not in record.eval_metrics
-    if first and cut_short and self._evaluators_at(first):
-      self._evaluate(first)
-    record.goodput.start_phase('step')
-    with jax.transfer_guard('disallow'):
-      for step in range(first + 1, config.steps + 1):
-        if self.stop.now():
-          break
-        self._train_step(step)
-        with jax.transfer_guard('allow'):
-          self._after_step(step)
+    record, first = self.record, self.record.step
+    self.stop.nothing_to_save = False
+    stopped = False
+    try:
+      self._steps()
+    except StopAsked:
+      stopped = True
     if record.step > first:
       self._save(record.step)
       with record.goodput.phase('checkpoint'):
         self.checkpoints.wait()
       record.progress(self.checkpoints.newest)
-    if record.step < config.steps:
-      raise Stopped(f'stopped at step {record.step} of {config.steps}, saved.')
+    if stopped:
+      end = 'saved' if record.step > first else 'nothing new to save'
+      raise Stopped(
+        f'stopped at step {record.step} of {self.config.steps}, {end}.'
+      )
     return self.state
+
+  def _steps(self) -> None:
+    """All steps that are left, and an evaluation that was cut short before.
+
+    Raises:
+      StopAsked: there was a signal.
+    """
+    record, first = self.record, self.record.step
+    cut_short = first not in record.eval_metrics
+    if first and cut_short and self._evaluators_at(first):
+      self._evaluate(first)
+    record.goodput.start_phase('step')
+    with jax.transfer_guard('disallow'):
+      for step in range(first + 1, self.config.steps + 1):
+        self.stop.check()
+        self._train_step(step)
+        with jax.transfer_guard('allow'):
+          self._after_step(step)
 
   def _train_step(self, step: int) -> None:
     """Dispatches a step; reads the metrics of those before."""
@@ -302,6 +323,8 @@ class TrainLoop:
     self._read_metrics(everything=True)  # a run that diverged saves nothing
     if step <= self.checkpoints.last:
       return
+    self.record.check_lock()
+    self.record.claim()
     with self.record.goodput.phase('checkpoint'):
       run_counters = dict(
         seconds=self.record.goodput.seconds(), watch=self.logger.watch.state()
@@ -319,11 +342,15 @@ class TrainLoop:
     ]
 
   def _evaluate(self, step: int) -> None:
-    """Calls the evaluators of a step, and keeps what they find."""
+    """Calls the evaluators of a step, and keeps what they find.
+
+    Raises:
+      StopAsked: there was a signal; a start finds that it was cut short.
+    """
     found: list[tuple[str, Scalar | Image]] = []
     with self.record.goodput.phase('evaluation'):
       for evaluator in self._evaluators_at(step):
-        found += evaluator(step, self.state.ema)
+        found += evaluator(step, self.state.ema, self.stop.check)
     metrics, images = split_results(found)
     self.logger.evaluated(step, metrics, images)
     self.record.evaluated(step, metrics)

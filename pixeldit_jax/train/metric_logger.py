@@ -20,13 +20,14 @@ from pixeldit_jax.errors import DivergenceError
 from pixeldit_jax.train.evaluator import Image
 from pixeldit_jax.train.metrics import Clock, Writer
 from pixeldit_jax.train.run.goodput import Goodput
-from pixeldit_jax.train.state import TrainState
+from pixeldit_jax.train.state import TrainState, first_nonfinite
 from pixeldit_jax.train.step import Metrics
 from pixeldit_jax.typing import PyTree
 
 log = logging.getLogger(__name__)
 
 _MEMORY = 200  # gradient norms that the next one is compared with
+_WATCHED = ('bad_steps', 'gradient_norm', 'nonfinite_arrays')
 _ENOUGH = 20  # with fewer there is no median
 
 
@@ -101,7 +102,7 @@ class MetricLogger:
 
   def add(self, step: int, metrics: Metrics, log_now: bool) -> None:
     """Keeps the metrics of a step; if `log_now`, the next flush writes them."""
-    watched = {k: metrics[k] for k in ('bad_steps', 'gradient_norm')}
+    watched = {k: metrics[k] for k in _WATCHED}
     self._unread.append((step, watched))
     if log_now:
       self._to_write = (step, metrics)
@@ -118,7 +119,8 @@ class MetricLogger:
       everything: read even if none is to be logged.
 
     Raises:
-      DivergenceError: too many steps in a row were not finite.
+      DivergenceError: too many steps in a row were not finite, or a step spoilt
+        the state.
     """
     if self._to_write is None and not everything:
       return
@@ -127,6 +129,8 @@ class MetricLogger:
     for step, values in unread:
       bad_steps = int(values['bad_steps'])
       self._watch(step, bad_steps, float(values['gradient_norm']))
+      if values['nonfinite_arrays']:
+        raise DivergenceError(_spoilt(step, state))
       if bad_steps >= self._max_bad_steps:
         diverged = bad_steps
     self._write()
@@ -167,6 +171,19 @@ class MetricLogger:
     step, metrics = self._to_write
     self._to_write = None
     values = {k: float(v) for k, v in jax.device_get(metrics).items()}
+    del values['nonfinite_arrays']  # 0 in every run that goes on
     values['skipped_steps'] = self.watch.skipped
     values |= self._clock.read(step) | self._goodput.fractions()
     self._writer.progress(step, values)
+
+
+def _spoilt(step: int, state: TrainState) -> str:
+  """What to say of a step whose update was not finite."""
+  with jax.transfer_guard('allow'):
+    name = first_nonfinite(state)
+  return (
+    f'the update of step {step} was not finite, though its loss and gradients '
+    f'were: {name} holds NaN or infinity now. Nothing of it is saved, and the '
+    'same command goes on from the newest checkpoint; lower '
+    'optimizer.learning_rate or optimizer.weight_decay first.'
+  )

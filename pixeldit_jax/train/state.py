@@ -57,6 +57,36 @@ def join(weights: PyTree, projector: PyTree) -> PyTree:
   return {**weights, PROJECTOR: projector} if projector else weights
 
 
+def count_nonfinite(tree: PyTree) -> Int[Array, '']:
+  """How many arrays of a tree hold NaN or infinity."""
+  finite = [
+    jnp.isfinite(array).all()
+    for array in jax.tree.leaves(tree)
+    if jnp.issubdtype(array.dtype, jnp.inexact)
+  ]
+  return jnp.sum(~jnp.stack(finite), dtype=jnp.int32)
+
+
+def first_nonfinite(tree: PyTree) -> str:
+  """The name of the first array that holds NaN or infinity; '' if none does.
+
+  Args:
+    tree: of arrays on the devices; every process asks at once.
+  """
+  named = [
+    (jax.tree_util.keystr(path, simple=True, separator='.'), array)
+    for path, array in jax.tree.leaves_with_path(tree)
+    if jnp.issubdtype(array.dtype, jnp.inexact)
+  ]
+  finite = jax.device_get(_all_finite([array for _, array in named]))
+  return next((name for (name, _), ok in zip(named, finite) if not ok), '')
+
+
+@jax.jit
+def _all_finite(arrays: list[jax.Array]) -> list[jax.Array]:
+  return [jnp.isfinite(array).all() for array in arrays]
+
+
 def split(trained: PyTree) -> tuple[PyTree, PyTree]:
   """The inverse of `join`."""
   weights = {k: v for k, v in trained.items() if k != PROJECTOR}

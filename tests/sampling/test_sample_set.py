@@ -33,7 +33,8 @@ def test_a_set_and_its_pictures(tiny_run, tmp_path):
   np.testing.assert_array_equal(last, images[24])
   sample_set.write_grid(tmp_path / 'grid.png', path)
   assert Image.open(tmp_path / 'grid.png').size[0] > 800
-  assert sorted(p.name for p in tmp_path.iterdir()) == [
+  names = [p.name for p in tmp_path.iterdir() if p.name[0] != '.']
+  assert sorted(names) == [
     *('grid.png', 'images', 'samples.npz', 'samples.npz.json')
   ]
 

@@ -7,6 +7,7 @@ import importlib
 import logging
 from collections.abc import Sequence
 
+from pixeldit_jax import files
 from pixeldit_jax.data.source import Source
 from pixeldit_jax.data.sources.kinds import KINDS, describe_kinds, is_source
 from pixeldit_jax.errors import UserError
@@ -27,6 +28,7 @@ def open_source(spec: str, arrays: Sequence[str] = ()) -> Source:
     MissingFileError: the path does not exist.
     MissingPackageError: the kind needs a package that is not installed.
   """
+  spec = files.expand_user(spec)
   if spec and spec.partition(':')[0] not in KINDS:
     from pixeldit_jax.data.sources import detect_kind
 

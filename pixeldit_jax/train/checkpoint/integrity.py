@@ -5,6 +5,7 @@ were truncated, lost or changed later are found by it, and a start goes on from
 the newest checkpoint that is intact.
 """
 
+import concurrent.futures
 import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
@@ -57,20 +58,24 @@ def verify(
     listed = json.loads((folder / FILES).read_text())
   except (OSError, ValueError) as error:
     return [f'{FILES} cannot be read ({error})']
-  found = []
   names = [name for name in sorted(listed) if name.startswith(part)]
   if not names:
     return [f'{part} was not saved']
-  for name in names[process_index::process_count]:
+
+  def damage_of(name):
     size, crc = listed[name]
     path = folder / name
     if not path.exists():
-      found.append(f'{name} is missing')
-    elif (actual := path.stat().length) != size:
-      found.append(f'{name} has {actual:,} bytes of {size:,}')
-    elif checksums and files.crc32(path) != crc:
-      found.append(f'{name} has other bytes than were written')
-  return found
+      return f'{name} is missing'
+    if (actual := path.stat().length) != size:
+      return f'{name} has {actual:,} bytes of {size:,}'
+    if checksums and files.crc32(path) != crc:
+      return f'{name} has other bytes than were written'
+    return ''
+
+  with concurrent.futures.ThreadPoolExecutor() as pool:
+    mine = names[process_index::process_count]
+    return list(filter(None, pool.map(damage_of, mine)))
 
 
 def describe(damaged: Mapping[int, Sequence[str]]) -> str:
@@ -114,7 +119,7 @@ def newest_intact(
     )
     if not multihost.in_any(bool(found)):
       if damaged:
-        _move_aside(folder, damaged, step)
+        move_aside(folder, damaged, step)
       return step
     damaged[step] = found
   if damaged:
@@ -126,7 +131,7 @@ def newest_intact(
   return None
 
 
-def _move_aside(
+def move_aside(
   folder: epath.Path, damaged: Mapping[int, Sequence[str]], intact: int
 ) -> None:
   """Moves damaged checkpoints out of the way of later ones, and says so."""

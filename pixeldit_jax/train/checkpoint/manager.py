@@ -13,12 +13,13 @@ import grain
 import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
+from etils import epath
 from ml_collections import ConfigDict
 
-from pixeldit_jax.errors import OutputError
+from pixeldit_jax.errors import OutputError, UserError
 from pixeldit_jax.train.checkpoint import integrity, retention
 from pixeldit_jax.train.checkpoint.folders import ITEMS, folder_of, steps_in
-from pixeldit_jax.train.state import TrainState
+from pixeldit_jax.train.state import TrainState, first_nonfinite
 from pixeldit_jax.typing import PyTree
 
 # An array that is replicated on many devices is cut among them to be written,
@@ -29,6 +30,8 @@ _ARRAYS = ocp.type_handlers.create_type_handler_registry(
     ocp.type_handlers.ArrayHandler(min_slice_bytes_for_replica_parallel=2**20),
   )
 )
+
+_DELETED = 'deleted'  # in their folder: those that are being removed
 
 EvalMetrics = Mapping[
   int, Mapping[str, float]
@@ -60,6 +63,9 @@ class Checkpoints:
     )
     options = ocp.CheckpointManagerOptions(
       preservation_policy=self._policy,
+      # Renamed at once and removed afterwards: a kill meanwhile leaves nothing
+      # that looks like a checkpoint which lost some of its files.
+      todelete_subdir=_DELETED,
       cleanup_tmp_directories=True,
       async_options=ocp.options.AsyncOptions(
         # Threads that wait for a folder that could not be made would hold the
@@ -77,6 +83,7 @@ class Checkpoints:
       for item in ITEMS
     }
     handlers |= {k: ocp.JsonCheckpointHandler() for k in ('data', 'account')}
+    self._remove_deleted()  # what a start that was killed left
     self._manager = _Manager(
       self._folder, options=options, item_handlers=handlers
     )
@@ -134,6 +141,7 @@ class Checkpoints:
     """
     with self._explain_errors():
       self._manager.wait_until_finished()
+    self._remove_deleted()
     if self._saving is not None:
       self.newest, self._saving = self._saving, None
 
@@ -142,10 +150,36 @@ class Checkpoints:
   ) -> tuple[TrainState, PyTree]:
     """Reads the newest state, and the run counters that were saved with it.
 
+    A checkpoint with NaN or infinity is moved aside as a damaged one is.
+
     Args:
       abstract: shapes and shardings to restore to.
       data: the iterator, moved to the batch that comes next.
+
+    Raises:
+      UserError: no checkpoint is finite, or the state is of other tensors.
     """
+    spoilt: dict[int, list[str]] = {}
+    for step in reversed(steps_in(self._folder)):
+      state, items = self._read(step, abstract)
+      if not (name := first_nonfinite(state)):
+        break
+      spoilt[step] = [f'{name} holds NaN or infinity']
+    else:
+      raise UserError(
+        f'no checkpoint in {self._folder} is finite:\n'
+        f'{integrity.describe(spoilt)}\nStart anew in another --workdir.'
+      )
+    if spoilt:
+      integrity.move_aside(self._folder, spoilt, step)
+      self._manager.reload()
+      self.newest = step
+    data.set_state(items['data'])
+    return state, items['account']
+
+  def _read(self, step: int, abstract: TrainState) -> tuple[TrainState, PyTree]:
+    """The state of a step, and all items."""
+    _check_same_tensors(self._folder / str(step), _items(abstract))
     args = {
       k: ocp.args.PyTreeRestore(
         v, ocp.checkpoint_utils.construct_restore_args(v)
@@ -153,8 +187,7 @@ class Checkpoints:
       for k, v in _items(abstract).items()
     }
     args['data'] = args['account'] = ocp.args.JsonRestore()
-    items = self._manager.restore(self.newest, args=ocp.args.Composite(**args))
-    data.set_state(items['data'])
+    items = self._manager.restore(step, args=ocp.args.Composite(**args))
     state = TrainState(
       weights=items['weights'],
       ema=items['ema'],
@@ -162,12 +195,20 @@ class Checkpoints:
       projector=items['projector'] if abstract.projector else {},
       **items['progress'],
     )
-    return state, items['account']
+    return state, items
 
   def close(self) -> None:
     """Waits until all is written."""
     self.wait()
     self._manager.close()
+
+  def _remove_deleted(self) -> None:
+    """Removes the checkpoints that retention did not keep."""
+    deleted = self._folder / _DELETED
+    if jax.process_index() == 0 and deleted.is_dir():
+      # Else the next start does it: no reason to end a run.
+      with contextlib.suppress(OSError):
+        deleted.rmtree()
 
   def _before_commit(self) -> None:
     """Process 0, when all processes have written their files."""
@@ -193,6 +234,41 @@ class Checkpoints:
         f'{steps_in(self._folder)}. Make room, or allow writing there, and '
         'start again.'
       ) from error
+
+
+def _check_same_tensors(
+  folder: epath.Path, items: Mapping[str, PyTree]
+) -> None:
+  """Raises UserError where a checkpoint has not the tensors of a state."""
+  wrong: list[str] = []
+  for item, tree in items.items():
+    if not (folder / item).is_dir():
+      wrong.append(f'{item} was not saved')
+      continue
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+      stored = _shapes(reader.metadata(folder / item).item_metadata.tree)
+    asked = _shapes(tree)
+    wrong += [
+      f'{item} {name}: {stored.get(name, "absent")} there, '
+      f'{asked.get(name, "absent")} here'
+      for name in sorted(stored.keys() | asked.keys())
+      if stored.get(name) != asked.get(name)
+    ]
+  if wrong:
+    more = [f'and {len(wrong) - 5} more'] if wrong[5:] else []
+    raise UserError(
+      f'the checkpoint {folder} is of another network or optimizer: '
+      f'{"; ".join(wrong[:5] + more)}. Use the values of that run, or another '
+      '--workdir (--config.init_from takes its weights alone).'
+    )
+
+
+def _shapes(tree: PyTree) -> dict[str, tuple[int, ...]]:
+  """The shape of each array; an entry is named alike in all containers."""
+  return {
+    jax.tree_util.keystr(path, simple=True, separator='.'): tuple(leaf.shape)
+    for path, leaf in jax.tree.leaves_with_path(tree)
+  }
 
 
 class _Manager(ocp.CheckpointManager):

@@ -8,13 +8,14 @@ import dataclasses
 import logging
 import os
 import pathlib
-import uuid
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
+from pixeldit_jax import files, outputs
 from pixeldit_jax.config import get_config, model_config, validate
 from pixeldit_jax.config.family_recipes import sample_as_published
 from pixeldit_jax.convert.files import COMFYUI, TEXT, read_weights
@@ -35,7 +36,7 @@ from pixeldit_jax.settings import flatten
 from pixeldit_jax.train.checkpoint import integrity
 from pixeldit_jax.train.checkpoint.folders import FOLDER, folder_of
 from pixeldit_jax.train.checkpoint.restore import CheckpointRef
-from pixeldit_jax.train.run import workdir
+from pixeldit_jax.train.run import trained_on, workdir
 
 log = logging.getLogger(__name__)
 
@@ -159,8 +160,8 @@ def to_workdir(
     items = {item: native_of(tensors, model) for item, tensors in found.items()}
   except ValueError as error:
     raise UserError(f'{source} is not of config.model: {error}') from error
-  partial = target.with_name(f'{target.name}.{uuid.uuid4().hex}.part')
-  try:
+  files.remove_temporaries(str(target.parent), [target.name, _old(target).name])
+  with files.temporary(target) as partial:
     step = folder_of(str(partial)) / '0'
     for item, tensors in items.items():
       write_stored(step / item, _told(tensors))
@@ -170,11 +171,8 @@ def to_workdir(
     facts = dict(source=address(source), which=which)
     workdir.add_history(str(partial), workdir.CONVERTED, **facts)
     if text:
-      workdir.keep_text_encoder(str(partial), text)
+      trained_on.keep_text_encoder(str(partial), text)
     _replace(partial, target)
-  finally:
-    if partial.exists():
-      partial.rmtree()
   log.info('Wrote workdir %s', folder)
 
 
@@ -185,6 +183,7 @@ def from_workdir(
   which: str | None = None,
   dtype: str | None = None,
   step: int | None = None,
+  checksums: bool = True,
   overwrite: bool = False,
   form: str = 'release',
 ) -> None:
@@ -199,6 +198,7 @@ def from_workdir(
       them, and else 'ema'.
     dtype: 'float32' or 'bfloat16', the default of 'comfyui'.
     step: which checkpoint, the newest by default.
+    checksums: see `CheckpointRef`.
     overwrite: replace a file.
     form: 'release', or 'comfyui': a `.safetensors` of a network of texts.
 
@@ -207,36 +207,37 @@ def from_workdir(
     ImportError: PyTorch's files need PyTorch.
     UserError: a target that is there or cannot be, or a network of ours alone.
   """
-  target = pathlib.Path(target)
+  target = outputs.local(target)
   config = workdir.read_config(folder)
   model = model_config(config)
   _check_target(target, model.text_width, which, overwrite)
   _check_form(form, target, model.text_width)
   dtype = dtype or ('bfloat16' if form == 'comfyui' else 'float32')
-  main = CheckpointRef(folder, step, which != 'raw').resolve()
+  main = CheckpointRef(folder, step, which != 'raw', checksums).verified()
   raw = dataclasses.replace(main, ema=False)
   if which is None and target.suffix == '.ckpt':
     which = 'both' if raw.path.is_dir() else 'ema'
   if which == 'both':
-    raw.resolve()  # refuses where there are none
+    raw.verified()  # refuses where there are none
 
   def stored(ref):
     tensors = released_of(read_stored(ref.path), model)
     return _told(tensors.cast(dtype))
 
   weights = stored(main)
-  if form == 'comfyui':
-    names = {f'{COMFYUI}{TEXT}{name}': name for name in weights}
-    write_safetensors(target, weights.renamed(names))
-  elif target.suffix == '.safetensors':
-    write_safetensors(target, weights)
-  elif target.suffix == '.pth':
-    prefix = TEXT if model.text_width else ''
-    write_pth(target, weights.renamed({prefix + k: k for k in weights}))
-  else:
-    write_lightning(
-      target, stored(raw) if which == 'both' else stored(main), weights
-    )
+  with outputs.replacing(target) as made:
+    if form == 'comfyui':
+      names = {f'{COMFYUI}{TEXT}{name}': name for name in weights}
+      write_safetensors(made, weights.renamed(names))
+    elif target.suffix == '.safetensors':
+      write_safetensors(made, weights)
+    elif target.suffix == '.pth':
+      prefix = TEXT if model.text_width else ''
+      write_pth(made, weights.renamed({prefix + k: k for k in weights}))
+    else:
+      write_lightning(
+        made, stored(raw) if which == 'both' else stored(main), weights
+      )
   log.info('Wrote %s, of step %d', target, main.step)
 
 
@@ -286,6 +287,7 @@ def _check_target(
     raise UserError(f'{target}: only a .ckpt has both sets; write ema or raw.')
   if target.exists() and not overwrite:
     raise UserError(f'{target} is there already: --overwrite replaces it.')
+  outputs.check([target])
 
 
 def _check_form(form: str, target: pathlib.Path, text: int) -> None:
@@ -301,13 +303,17 @@ def _check_form(form: str, target: pathlib.Path, text: int) -> None:
 
 
 def _told(tensors: LazyTensors) -> LazyTensors:
-  """The same, which log how far their reading is."""
+  """The same, which log how far their reading is, and must be finite."""
   size = sum(spec.nbytes for spec in tensors.specs.values())
   count, done = -(-size // 10**6), 0
   report = Progress('Wrote', count, unit='MB')
 
-  def read(_, array):
+  def read(name, array):
     nonlocal done
+    if not np.isfinite(array).all():
+      raise UserError(
+        f'{name} holds NaN or infinity: such weights are not converted.'
+      )
     done += array.nbytes
     report(count if done == size else done // 10**6)
     return array
@@ -317,9 +323,11 @@ def _told(tensors: LazyTensors) -> LazyTensors:
 
 def _replace(partial: epath.Path, target: epath.Path) -> None:
   """Renames, and removes what was there before."""
-  old = partial.with_name(partial.name + '.old')
-  if target.exists():
-    target.rename(old)
-  partial.rename(target)
-  if old.exists():
-    old.rmtree()
+  with files.temporary(_old(target)) as old:
+    if target.exists():
+      target.rename(old)
+    partial.rename(target)
+
+
+def _old(target: epath.Path) -> epath.Path:
+  return target.with_name(f'{target.name}.old')

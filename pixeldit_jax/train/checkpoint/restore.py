@@ -6,6 +6,7 @@ Neither optimizer nor data iterator is read, and the run may train meanwhile.
 import dataclasses
 import logging
 
+import jax
 import orbax.checkpoint as ocp
 from etils import epath
 from jax.sharding import Mesh
@@ -17,6 +18,8 @@ from pixeldit_jax.model.pixeldit import abstract_model, axes_of, weights_of
 from pixeldit_jax.settings import flatten
 from pixeldit_jax.train.checkpoint import integrity
 from pixeldit_jax.train.checkpoint.folders import folder_of, steps_in
+from pixeldit_jax.train.run import multihost
+from pixeldit_jax.train.state import first_nonfinite
 from pixeldit_jax.typing import PyTree
 
 log = logging.getLogger(__name__)
@@ -30,11 +33,14 @@ class CheckpointRef:
     workdir: folder of the run.
     step: of the checkpoint; None is the newest that is complete.
     ema: the moving average, or the weights as trained.
+    checksums: read the files once to compare them with what was written, or
+      compare their sizes only.
   """
 
   workdir: str
   step: int | None = None
   ema: bool = True
+  checksums: bool = True
 
   @property
   def item(self) -> str:
@@ -52,7 +58,15 @@ class CheckpointRef:
     Raises:
       MissingFileError: no checkpoint, not of this step, or a damaged one.
     """
-    return dataclasses.replace(self, step=_complete_step(self))
+    return dataclasses.replace(self, step=_complete_step(self, False))
+
+  def verified(self) -> 'CheckpointRef':
+    """As `resolve`, once the bytes are what was written; all processes call it.
+
+    Raises:
+      MissingFileError: as `resolve`.
+    """
+    return dataclasses.replace(self, step=_complete_step(self, self.checksums))
 
 
 def restore_weights(
@@ -74,15 +88,18 @@ def restore_weights(
 
   Raises:
     MissingFileError: see `CheckpointRef.resolve`.
+    UserError: a weight is NaN or infinite.
   """
-  ref = ref.resolve()
+  ref = ref.verified()
   network = abstract_model(model)
   like = sharding.with_shardings(
     weights_of(network),
     sharding.weight_shardings(axes_of(network), mesh, rules),
   )
   with ocp.StandardCheckpointer() as checkpointer:
-    return checkpointer.restore(ref.path, like), ref
+    weights = checkpointer.restore(ref.path, like)
+  _check_finite(weights, ref)
+  return weights, ref
 
 
 def restore_init(workdir: str, like: PyTree) -> PyTree:
@@ -94,13 +111,15 @@ def restore_init(workdir: str, like: PyTree) -> PyTree:
 
   Raises:
     MissingFileError: the other run has no checkpoint.
-    UserError: tensors that are missing, too many, or of another shape.
+    UserError: tensors that are missing, too many, or of another shape, or that
+      hold NaN or infinity.
   """
-  ref = CheckpointRef(workdir).resolve()
+  ref = CheckpointRef(workdir).verified()
   with ocp.StandardCheckpointer() as checkpointer:
     stored = checkpointer.metadata(ref.path).item_metadata.tree
     _check_same_tensors(_shapes(stored), _shapes(like), ref.path)
     ema = checkpointer.restore(ref.path, like)
+  _check_finite(ema, ref)
   log.info(
     'Weights and EMA are the EMA of step %d of %s. Step, optimizer, data and '
     'noise start anew.',
@@ -110,7 +129,7 @@ def restore_init(workdir: str, like: PyTree) -> PyTree:
   return ema
 
 
-def _complete_step(ref: CheckpointRef) -> int:
+def _complete_step(ref: CheckpointRef, checksums: bool) -> int:
   """The step of a checkpoint that has all files of the item."""
   folder = folder_of(ref.workdir)
   steps = steps_in(folder)
@@ -126,10 +145,7 @@ def _complete_step(ref: CheckpointRef) -> int:
     )
   damaged: dict[int, list[str]] = {}
   for step in reversed(steps) if ref.step is None else [ref.step]:
-    path = folder / str(step)
-    # A checkpoint that other code wrote has no manifest to compare with.
-    listed = (path / integrity.FILES).exists()
-    found = listed and integrity.verify(path, checksums=False, part=ref.item)
+    found = _damage(folder / str(step), ref.item, checksums)
     if not found:
       if damaged:
         log.error(
@@ -141,6 +157,35 @@ def _complete_step(ref: CheckpointRef) -> int:
     f'no checkpoint in {folder} has all files of its {ref.item}:\n'
     f'{integrity.describe(damaged)}'
   )
+
+
+def _damage(path: epath.Path, item: str, checksums: bool) -> list[str]:
+  """What is wrong with an item of a checkpoint, told in all processes."""
+  if not (path / integrity.FILES).exists():
+    # Other code wrote it: there is nothing to compare with.
+    if checksums:
+      log.warning('%s has no %s: it is not verified.', path, integrity.FILES)
+    return []
+  if not checksums:
+    return integrity.verify(path, checksums=False, part=item)
+  found = integrity.verify(
+    path,
+    checksums=True,
+    part=item,
+    process_index=jax.process_index(),
+    process_count=jax.process_count(),
+  )
+  if multihost.in_any(bool(found)):
+    return found or ['files that other processes read']
+  return []
+
+
+def _check_finite(weights: PyTree, ref: CheckpointRef) -> None:
+  if name := first_nonfinite(weights):
+    raise UserError(
+      f'{ref.path}: {name} holds NaN or infinity, of which no image can be '
+      'made. Take an earlier --step, or another run.'
+    )
 
 
 def _shapes(tree: PyTree) -> dict[str, tuple[int, ...]]:

@@ -1,7 +1,9 @@
 """Stopping early: preemption and Ctrl-C, at one step in all processes.
 
-SIGTERM, which clusters send before they take a machine, and a first Ctrl-C let
-the run save and end. A second Ctrl-C ends it at once.
+SIGTERM, which clusters send before they take a machine, SIGHUP of a terminal
+that went away, SIGUSR1 of SLURM and a first Ctrl-C let the run save and end;
+evaluations hear them after each batch. A second Ctrl-C ends it at once. Before
+the first step there is nothing to save, and each of them ends the run at once.
 """
 
 import logging
@@ -12,14 +14,26 @@ import threading
 import jax
 from jax.experimental import multihost_utils
 
+from pixeldit_jax.errors import Stopped
+
 log = logging.getLogger(__name__)
+
+LIKE_TERMINATE = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
+
+
+class StopAsked(Exception):
+  """What was begun is left: the run is to save and to end."""
 
 
 class StopRequest:
-  """Listens while it is entered; what was there before comes back after."""
+  """Listens while it is entered; what was there before comes back after.
+
+  Attributes:
+    nothing_to_save: a signal then ends the run at once, by `Stopped`.
+  """
 
   def __init__(self):
-    self._asked = False
+    self._asked = self.nothing_to_save = False
     self._calls = 0
     self._before = {}
     # Then JAX listens for SIGTERM and agrees with the others on a step.
@@ -29,8 +43,11 @@ class StopRequest:
     # Python takes signals in the main thread only.
     if threading.current_thread() is threading.main_thread():
       self._listen(signal.SIGINT, self._on_interrupt)
-      if not self._together:
-        self._listen(signal.SIGTERM, self._on_terminate)
+      for number in LIKE_TERMINATE:
+        # nohup has SIGHUP ignored on purpose; with others, SIGTERM is JAX's.
+        ignored = signal.getsignal(number) is signal.SIG_IGN
+        if not (ignored or (self._together and number == signal.SIGTERM)):
+          self._listen(number, self._on_terminate)
     return self
 
   def __exit__(self, *error):
@@ -46,16 +63,28 @@ class StopRequest:
     self._calls += 1
     return multihost_utils.reached_preemption_sync_point(self._calls)
 
+  def check(self) -> None:
+    """Raises StopAsked where `now` says so: within work that can be left."""
+    if self.now():
+      raise StopAsked
+
   def _listen(self, number, handler):
     self._before[number] = signal.signal(number, handler)
 
   def _on_terminate(self, number, frame):
-    self._asked = True
+    self._ask()
 
   def _on_interrupt(self, number, frame):
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # the second kills
     log.warning('Saving, then stopping. Press Ctrl-C again to stop at once.')
+    self._ask()
+
+  def _ask(self):
     if self._together:
       os.kill(os.getpid(), signal.SIGTERM)  # JAX informs the others
-    else:
-      self._asked = True
+      return
+    self._asked = True
+    if self.nothing_to_save:
+      raise Stopped(
+        'stopped before the first step of this start: nothing new to save.'
+      )

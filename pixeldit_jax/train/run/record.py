@@ -9,7 +9,7 @@ import platform
 import shlex
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -17,8 +17,9 @@ from ml_collections import ConfigDict
 
 from pixeldit_jax import settings
 from pixeldit_jax.errors import Stopped, UserError
-from pixeldit_jax.train.run import lock, multihost, workdir
+from pixeldit_jax.train.run import lock, multihost, trained_on, workdir
 from pixeldit_jax.train.run.goodput import Goodput
+from pixeldit_jax.typing import PyTree
 
 log = logging.getLogger(__name__)
 
@@ -34,8 +35,25 @@ class Record:
     eval_metrics: what evaluations found, by step.
   """
 
-  def __init__(self, folder: str, config: ConfigDict):
+  def __init__(
+    self,
+    folder: str,
+    config: ConfigDict,
+    classes: Sequence[str] = (),
+    text_encoder: Mapping[str, Any] | None = None,
+  ):
+    """Nothing is written yet.
+
+    Args:
+      folder: the workdir.
+      config: all values.
+      classes: names of the classes of the data.
+      text_encoder: `meta` of the text encoder, of a run with texts.
+    """
     self._folder, self._config = folder, config
+    self._classes, self._text_encoder = classes, text_encoder
+    self._begun = self._claimed = False
+    self._held: lock.Held | None = None  # in process 0
     self._resources = contextlib.ExitStack()
     self.step = 0
     self.goodput = Goodput()
@@ -44,12 +62,36 @@ class Record:
     self._lock()
     self._before = workdir.read_progress(self._folder)
     self.eval_metrics = workdir.read_evaluations(self._folder)
+    return self
+
+  def begin(self, weights: PyTree) -> None:
+    """Notes the start, once nothing of it can be refused any more.
+
+    A folder without a checkpoint does not become that of this run by it.
+
+    Args:
+      weights: of the network, for the overview.
+    """
+    self._begun = True
     changed = workdir.changes(self._folder, self._config)
     if changed:
       log.info('Changed since the last start:\n%s', settings.describe(changed))
-    workdir.write_config(self._folder, self._config)
     workdir.add_history(self._folder, 'start', changed=changed, **environment())
-    return self
+    if self.step:
+      self.claim()
+    else:
+      workdir.write_overview(self._folder, weights)
+
+  def claim(self) -> None:
+    """Writes what this run is, before its first checkpoint, or at a resume."""
+    if self._claimed:
+      return
+    workdir.write_config(self._folder, self._config)
+    if self._text_encoder:
+      trained_on.keep_text_encoder(self._folder, self._text_encoder)
+    elif self._classes:
+      trained_on.write_classes(self._folder, self._classes)
+    self._claimed = True
 
   def __exit__(self, kind, error, trace):
     reason = 'done'
@@ -57,8 +99,17 @@ class Record:
       reason = str(error) if kind is Stopped else f'{kind.__name__}: {error}'
     # A full disk is reported by the error that ends the run.
     with contextlib.suppress(OSError):
-      workdir.add_history(self._folder, 'stop', step=self.step, reason=reason)
+      if self._begun:
+        workdir.add_history(self._folder, 'stop', step=self.step, reason=reason)
+      elif jax.process_index() == 0:
+        workdir.remove_empty_folders(self._folder)
     self._resources.close()
+
+  def check_lock(self) -> None:
+    """Raises UserError, in all processes, unless the lock is still ours."""
+    error = self._held.lost() if self._held else ''
+    if multihost.in_any(bool(error)):
+      raise UserError(error or 'process 0 has lost the workdir; it says why.')
 
   def start_anew(self) -> None:
     """Begins at step 0, unless the folder once had a checkpoint.
@@ -72,6 +123,8 @@ class Record:
         f'{self._before["saved"]}, but now it has none at all. Bring the '
         'folder "checkpoints" back, or use another --workdir to start anew.'
       )
+    workdir.forget_evaluations(self._folder)
+    self.eval_metrics = {}
     log.info('Starting at step 0 in %s.', self._folder)
 
   def resume(self, step: int, seconds: Mapping[str, float]) -> None:
@@ -118,7 +171,7 @@ class Record:
     error = None
     if jax.process_index() == 0:
       try:
-        self._resources.enter_context(lock.hold(self._folder))
+        self._held = self._resources.enter_context(lock.hold(self._folder))
       except (UserError, OSError) as caught:
         error = caught
     if multihost.in_any(error is not None):

@@ -6,6 +6,7 @@ evaluations.jsonl  the metrics of each evaluation, by step
 progress.json      the step it is at, and where the time went
 parameters.txt     the weights, for people
 text.json          the text encoder, of a run with texts
+classes.json       the names of the classes, in the order of their labels
 lock               who trains here now
 checkpoints/       one folder for each kept step
 damaged/           checkpoints that were found damaged
@@ -13,6 +14,7 @@ events/            TensorBoard, and traces
 """
 
 import datetime
+import difflib
 import json
 from collections.abc import Collection, Mapping
 from typing import Any
@@ -23,8 +25,9 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from pixeldit_jax import files, settings
-from pixeldit_jax.config import get_config
+from pixeldit_jax.config import KEYS, get_config, model_config
 from pixeldit_jax.errors import MissingFileError, UserError
+from pixeldit_jax.model.pixeldit import abstract_model, weights_of
 from pixeldit_jax.typing import PyTree
 
 # The event in the history of a workdir that was made of released weights.
@@ -56,7 +59,8 @@ PERFORMANCE_KEYS = (
   'data.num_workers',
   'data.prefetch',
 )
-_TEXT_ENCODER = 'text.json'
+# What a change is called that is none of a key.
+CLASSES = 'classes'
 
 
 def read_config(workdir: str) -> ConfigDict:
@@ -89,12 +93,28 @@ def _with_defaults(stored: Mapping[str, Any], defaults: Mapping[str, Any]):
   }
 
 
+def is_begun(workdir: str) -> bool:
+  """Whether a folder holds a run: it has a checkpoint, or had one."""
+  folder = epath.Path(workdir)
+  if not (folder / 'config.json').is_file():
+    return False
+  if read_progress(workdir).get('saved') is not None:
+    return True
+  places = [folder / name for name in ('checkpoints', 'damaged')]
+  return any(
+    path.name.isdigit()
+    for place in places
+    if place.is_dir()
+    for path in place.iterdir()
+  )
+
+
 def changes(workdir: str, config: ConfigDict) -> dict[str, tuple[Any, Any]]:
   """Keys of a run whose values are others now: (stored, asked) value.
 
-  Empty for a folder without a run.
+  Empty for a folder without a checkpoint, which holds nothing to go on from.
   """
-  if not (epath.Path(workdir) / 'config.json').is_file():
+  if not is_begun(workdir):
     return {}
   return settings.differences(
     settings.flatten(read_config(workdir).to_dict()),
@@ -110,10 +130,12 @@ def check_same_run(
   Args:
     workdir: folder of a run, old or new.
     config: values of this start.
-    allow_change: identity keys that may differ all the same ('data.source').
+    allow_change: identity keys that may differ all the same ('data.source');
+      never those that give weights other shapes.
 
   Raises:
-    UserError: it would become another run, or the folder has only weights.
+    UserError: it would become another run, the folder has only weights, or a
+      key is unknown.
   """
   if any(line['event'] == CONVERTED for line in read_history(workdir)):
     raise UserError(
@@ -121,75 +143,76 @@ def check_same_run(
       f'iterator. To start from them: --config.init_from={workdir} with '
       'another --workdir.'
     )
+  _check_allowed(allow_change)
   changed = {
     key: values
     for key, values in changes(workdir, config).items()
-    if key.split('.')[0] in RUN_IDENTITY_KEYS
-    and key not in (*PERFORMANCE_KEYS, *allow_change)
+    if key.split('.')[0] in RUN_IDENTITY_KEYS and key not in PERFORMANCE_KEYS
   }
-  if changed:
-    raise UserError(
-      f'workdir {workdir} holds a run of another configuration:\n'
-      f'{settings.describe(changed)}\nUse another --workdir, or the values of '
-      'that run. To change the run on purpose: '
-      f'--allow_change={",".join(changed)}'
-    )
-
-
-def keep_text_encoder(workdir: str, meta: Mapping[str, Any]) -> None:
-  """Writes the `meta` of the text encoder, or compares it with that of before.
-
-  The network knows the embeddings of this encoder only, so a run is continued
-  and sampled with the same one. Its name may change, as it may be a path.
-
-  Raises:
-    UserError: the texts were encoded anew by another encoder.
-  """
-  path = epath.Path(workdir) / _TEXT_ENCODER
-  if path.is_file():
-    stored = files.read_json(path)
-    _check_text_encoder(path, stored, meta, stored.keys() | meta.keys())
-  elif jax.process_index() == 0:
-    files.write_json(path, meta)
-
-
-def check_init_text_encoder(init_from: str, meta: Mapping[str, Any]) -> None:
-  """Compares the encoder of a new run with that of the run it starts from.
-
-  A new run may cut its texts, or instruct the encoder, in another way.
-
-  Raises:
-    UserError: the embeddings are others, so that it would learn words anew.
-  """
-  path = epath.Path(init_from) / _TEXT_ENCODER
-  if path.is_file():
-    keys = {'checksum', 'width'}
-    _check_text_encoder(path, files.read_json(path), meta, keys)
-
-
-def read_text_encoder(workdir: str) -> dict[str, Any]:
-  """The `meta` of the text encoder that a run was trained with.
-
-  Raises:
-    MissingFileError: the run is not of texts.
-  """
-  path = epath.Path(workdir) / _TEXT_ENCODER
-  if not path.is_file():
-    raise MissingFileError(
-      f'workdir {workdir} holds no run with texts: {path} is absent.'
-    )
-  return files.read_json(path)
-
-
-def _check_text_encoder(path, stored, meta, keys: Collection[str]) -> None:
-  settings.check_same(
-    f'the texts of the run of {path} were encoded with',
-    stored,
-    meta,
-    'Encode the captions as for that run (pixeldit encode-text), or use '
-    'another workdir.',
-    set(keys) - {'encoder'},
+  shaping = _changes_shapes(workdir, config, changed)
+  refused = {
+    key: values
+    for key, values in changed.items()
+    if key in shaping or key not in allow_change
+  }
+  if not refused:
+    return
+  told = (
+    f'workdir {workdir} holds a run of another configuration:\n'
+    f'{settings.describe(refused)}\nUse another --workdir, or the values of '
+    'that run.'
   )
+  if shaping:
+    raise UserError(
+      f'{told} {", ".join(shaping)} cannot change in a run, as its weights '
+      'would have other shapes.'
+    )
+  raise UserError(
+    f'{told} To change the run on purpose: --allow_change={",".join(refused)}'
+  )
+
+
+def _check_allowed(allow_change: Collection[str]) -> None:
+  """Raises UserError for a name that is no key of what a run is."""
+  for name in allow_change:
+    near = [key.name for key in KEYS] + [CLASSES]
+    if name in near and name.split('.')[0] in (*RUN_IDENTITY_KEYS, CLASSES):
+      continue
+    if name in near:
+      raise UserError(f'--allow_change={name}: it may change in any run.')
+    hint = difflib.get_close_matches(name, near, n=1)
+    raise UserError(
+      f'--allow_change={name}: there is no such key'
+      + (f'; did you mean {hint[0]}?' if hint else '.')
+    )
+
+
+def _changes_shapes(
+  workdir: str, config: ConfigDict, changed: Collection[str]
+) -> list[str]:
+  """Those of the changed keys that give weights other shapes."""
+  asked = settings.flatten(config.to_dict())
+  stored = read_config(workdir) if changed else config
+  if bool(stored.repa.weight) != bool(config.repa.weight):
+    return ['repa.weight']  # with or without a projector
+  before, found = None, []
+  for key in (key for key in changed if key.startswith('model.')):
+    before = before or _shapes_of(stored)
+    one = stored.copy_and_resolve_references()
+    with one.unlocked(), one.ignore_type():
+      one.update_from_flattened_dict({key: asked[key]})
+    if _shapes_of(one) != before:
+      found.append(key)
+  return found
+
+
+def _shapes_of(config: ConfigDict) -> dict[str, tuple[int, ...]] | None:
+  """The shapes of the weights by name; None where there is no such network."""
+  try:
+    weights = weights_of(abstract_model(model_config(config)))
+  except UserError:
+    return None
+  return {name: leaf.shape for name, leaf in settings.flatten(weights).items()}
 
 
 def write_config(workdir: str, config: ConfigDict) -> None:
@@ -236,6 +259,20 @@ def read_evaluations(workdir: str) -> dict[int, dict[str, float]]:
   for line in _read_lines(workdir, 'evaluations.jsonl'):
     metrics.setdefault(line.pop('step'), {}).update(line)
   return metrics
+
+
+def forget_evaluations(workdir: str) -> None:
+  """Removes what evaluations found in a start that left no checkpoint."""
+  if jax.process_index() == 0:
+    (epath.Path(workdir) / 'evaluations.jsonl').unlink(missing_ok=True)
+
+
+def remove_empty_folders(workdir: str) -> None:
+  """Removes the folders that a start made which was then refused."""
+  for name in ('checkpoints', 'events'):
+    folder = epath.Path(workdir) / name
+    if folder.is_dir() and not any(folder.iterdir()):
+      folder.rmdir()
 
 
 def read_history(workdir: str) -> list[dict[str, Any]]:

@@ -1,5 +1,6 @@
 """Two trainers on one workdir: the second refuses, until the first is gone."""
 
+import errno
 import json
 import os
 import pathlib
@@ -11,6 +12,7 @@ import threading
 import pytest
 
 from pixeldit_jax.config import get_config, make_debug
+from pixeldit_jax.errors import UserError
 from pixeldit_jax.run_context import RunContext
 from pixeldit_jax.train.loop import train
 from pixeldit_jax.train.run import lock
@@ -52,6 +54,40 @@ def test_a_second_trainer_refuses_until_the_first_is_killed(tmp_path, holder):
   with lock.hold(str(tmp_path)):
     pass
   assert json.loads((tmp_path / 'lock').read_text())['beat'] == 0
+
+
+def test_a_holder_notices_that_the_lock_is_no_longer_its_own(tmp_path):
+  with lock.hold(str(tmp_path)) as first:
+    assert not first.lost()
+    (tmp_path / 'lock').unlink()
+    assert 'no longer ours, but held by nobody' in first.lost()
+    with lock.hold(str(tmp_path)) as second:
+      first.beat(7)  # writes nothing over the second's
+      assert not second.lost()
+      assert f'process id {os.getpid()}' in first.lost()
+
+
+def test_a_folder_that_holds_nothing_but_the_lock_goes_with_it(tmp_path):
+  with lock.hold(str(tmp_path / 'run')):
+    assert (tmp_path / 'run/lock').exists()
+  assert not (tmp_path / 'run').exists()
+
+
+def test_without_locks_of_the_system_a_second_one_is_refused(
+  tmp_path, monkeypatch
+):
+  def none(file, how):
+    raise OSError(errno.ENOLCK, 'No locks available')
+
+  monkeypatch.setattr(lock.fcntl, 'flock', none)
+  with lock.hold(str(tmp_path), beat=0.05) as first:
+    with pytest.raises(UserError, match='is in use by the trainer'):
+      with lock.hold(str(tmp_path), beat=0.2):
+        pass
+    assert not first.lost()
+    (tmp_path / 'lock').write_text(json.dumps(dict(host='far', token='x')))
+    assert 'held by the trainer' in first.lost()
+  assert not (tmp_path / 'lock.held').exists()
 
 
 def test_another_host_that_beats_is_heard(tmp_path):

@@ -29,19 +29,26 @@ def test_starts_and_stops_are_told_with_what_changed(folder, caplog):
   caplog.set_level(logging.INFO)
   config = get_config()
   with Record(folder, config) as record:
+    record.begin({})
     record.advance(5)
+    record.claim()
+    record.progress(saved=5)
   config.optimizer.learning_rate = 3e-4
   with pytest.raises(Stopped), Record(folder, config) as record:
+    record.resume(5, {})
+    record.begin({})
     record.advance(7)
     raise Stopped('stopped at step 7 of 9, saved.')
-  with pytest.raises(OSError), Record(folder, config):
+  with pytest.raises(OSError), Record(folder, config) as record:
+    record.resume(5, {})
+    record.begin({})
     raise OSError('no room')
   history = read_history(folder)
   assert [line['event'] for line in history] == ['start', 'stop'] * 3
   assert [(line['step'], line['reason']) for line in history[1::2]] == [
     (5, 'done'),
     (7, 'stopped at step 7 of 9, saved.'),
-    (0, 'OSError: no room'),
+    (5, 'OSError: no room'),
   ]
   for start in history[::2]:
     assert {'command', 'git', 'packages', 'devices'} <= start.keys()
@@ -55,6 +62,7 @@ def test_starts_and_stops_are_told_with_what_changed(folder, caplog):
 def test_a_kill_leaves_a_start_without_stop_and_loses_time(folder):
   record = Record(folder, get_config())
   record.__enter__()
+  record.begin({})
   with record.goodput.phase('step'):
     pass
   seconds = record.goodput.seconds()
@@ -97,6 +105,16 @@ def test_the_metrics_of_evaluations_are_kept(folder):
   assert read_evaluations(folder) == {10: dict(fid=2.5)}
   with Record(folder, get_config()) as record:
     assert record.eval_metrics == {10: dict(fid=2.5)}
+    record.start_anew()  # no checkpoint of that start was left
+    assert record.eval_metrics == {}
+  assert read_evaluations(folder) == {}
+
+
+def test_a_start_that_is_refused_leaves_nothing(tmp_path):
+  with pytest.raises(ValueError), Record(str(tmp_path / 'run'), get_config()):
+    (tmp_path / 'run/checkpoints').mkdir()
+    raise ValueError('refused')
+  assert list(tmp_path.iterdir()) == []
 
 
 def test_a_start_knows_command_versions_and_devices(monkeypatch):

@@ -6,12 +6,14 @@ import jax
 import pytest
 
 from pixeldit_jax.config import get_config
-from pixeldit_jax.train.run import workdir
+from pixeldit_jax.errors import UserError
+from pixeldit_jax.train.run import trained_on, workdir
 
 
 @pytest.fixture
 def run(tmp_path):
   workdir.write_config(str(tmp_path), get_config())
+  workdir.write_progress(str(tmp_path), dict(saved=2))
   return str(tmp_path)
 
 
@@ -51,7 +53,6 @@ def test_this_may_change_freely(run, values):
 @pytest.mark.parametrize(
   'values',
   [
-    dict(model__width=64),
     dict(data__source='digits'),
     dict(data__batch_size=8),
     dict(data__flip=True),
@@ -71,7 +72,41 @@ def test_this_is_another_run_unless_it_is_named(run, values):
   assert str(error.value).endswith(f'--allow_change={key}')
   workdir.check_same_run(run, config, [key])
   with pytest.raises(ValueError):
-    workdir.check_same_run(run, config, ['model.heads'])
+    workdir.check_same_run(run, config, ['model.positions'])
+
+
+@pytest.mark.parametrize(
+  'values', [dict(model__width=64), dict(repa__weight=0.5)], ids=str
+)
+def test_what_changes_shapes_is_never_allowed(run, values):
+  config = changed(**values)
+  (key,) = (key.replace('__', '.') for key in values)
+  for allow in ([], [key]):
+    with pytest.raises(UserError) as error:
+      workdir.check_same_run(run, config, allow)
+    assert f'{key} cannot change in a run' in str(error.value)
+    assert '--allow_change' not in str(error.value)
+
+
+@pytest.mark.parametrize(
+  'name, told',
+  [
+    ('model.widht', 'did you mean model.width'),
+    ('optimizer.eps', 'may change in any run'),
+  ],
+)
+def test_only_keys_that_say_what_a_run_is_can_be_allowed(run, name, told):
+  with pytest.raises(UserError, match=told):
+    workdir.check_same_run(run, get_config(), [name])
+
+
+def test_a_folder_without_a_checkpoint_claims_nothing(run, tmp_path):
+  (tmp_path / 'progress.json').unlink()
+  assert workdir.changes(run, changed(seed=1)) == {}
+  workdir.check_same_run(run, changed(model__width=64))
+  (tmp_path / 'checkpoints/2').mkdir(parents=True)
+  with pytest.raises(UserError, match='seed: 0 stored, 1 asked for'):
+    workdir.check_same_run(run, changed(seed=1))
 
 
 def config_value(config, key):
@@ -123,7 +158,7 @@ def test_one_process_writes(run, tmp_path, monkeypatch):
   workdir.add_history(run, 'start')
   workdir.write_progress(run, dict(step=1))
   assert workdir.read_history(run) == []
-  assert workdir.read_progress(run) == {}
+  assert workdir.read_progress(run) == dict(saved=2)
 
 
 META = dict(encoder='/models/a', checksum='12', width=4, tokens=3)
@@ -131,28 +166,28 @@ META = dict(encoder='/models/a', checksum='12', width=4, tokens=3)
 
 def test_the_same_encoder_may_lie_elsewhere(tmp_path):
   with pytest.raises(FileNotFoundError, match='no run with texts'):
-    workdir.read_text_encoder(str(tmp_path))
-  workdir.keep_text_encoder(str(tmp_path), META)
-  workdir.keep_text_encoder(str(tmp_path), META | dict(encoder='/models/b'))
-  assert workdir.read_text_encoder(str(tmp_path)) == META
+    trained_on.read_text_encoder(str(tmp_path))
+  trained_on.keep_text_encoder(str(tmp_path), META)
+  trained_on.keep_text_encoder(str(tmp_path), META | dict(encoder='/models/b'))
+  assert trained_on.read_text_encoder(str(tmp_path)) == META
 
 
 @pytest.mark.parametrize('key', ['checksum', 'width', 'tokens', 'instruction'])
 def test_another_encoder_is_refused(tmp_path, key):
-  workdir.keep_text_encoder(str(tmp_path), META)
+  trained_on.keep_text_encoder(str(tmp_path), META)
   with pytest.raises(ValueError, match=f'  {key}: .* stored, 99 asked for'):
-    workdir.keep_text_encoder(str(tmp_path), META | {key: 99})
-  assert workdir.read_text_encoder(str(tmp_path)) == META
+    trained_on.keep_text_encoder(str(tmp_path), META | {key: 99})
+  assert trained_on.read_text_encoder(str(tmp_path)) == META
 
 
 def test_a_run_starts_from_one_that_knows_the_same_words(tmp_path):
-  workdir.check_init_text_encoder(
+  trained_on.check_init_text_encoder(
     str(tmp_path), META
   )  # not a run of texts: nothing is known
-  workdir.keep_text_encoder(str(tmp_path), META)
-  workdir.check_init_text_encoder(
+  trained_on.keep_text_encoder(str(tmp_path), META)
+  trained_on.check_init_text_encoder(
     str(tmp_path), META | dict(tokens=5, instruction='Paint: ')
   )
   for key in ('checksum', 'width'):
     with pytest.raises(ValueError, match=f'  {key}: .* stored, 99 asked for'):
-      workdir.check_init_text_encoder(str(tmp_path), META | {key: 99})
+      trained_on.check_init_text_encoder(str(tmp_path), META | {key: 99})
