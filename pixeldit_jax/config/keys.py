@@ -141,6 +141,24 @@ KEYS = (
   Key('data.num_threads', 0, '[0, 4096]', 'to decode; 0 is one for each core'),
   Key('data.num_workers', 0, '[0, 4096]', 'processes to decode; 0 is none'),
   Key('data.prefetch', 4, '[1, 4096]', 'batches that are made ahead'),
+  Key(
+    'objective',
+    'flow_matching',
+    ('flow_matching', 'mean_flow'),
+    'what the network is trained towards: velocities, or average ones',
+  ),
+  Key(
+    'mean_flow.beta',
+    1.0,
+    '[0, inf)',
+    'the scales of guidance that are trained fall as omega^-beta',
+  ),
+  Key(
+    'mean_flow.uniform',
+    0.0,
+    '[0, 1]',
+    'the share of images whose times are uniform',
+  ),
   Key('flow.shift', 1.0, '(0, inf)', 'of training times; above 1 is noisier'),
   Key(
     'flow.discrete_steps',

@@ -37,6 +37,7 @@ def validate(config: ConfigDict) -> None:
   _check_optimizer(config)
   _check_objective(config)
   _check_perceptual(config)
+  _check_mean_flow(config)
   if config.repa.weight:
     _check_repa(config, model)
   if config.eval.every:
@@ -171,6 +172,30 @@ def _check_perceptual(config: ConfigDict) -> None:
         f'perceptual.{name}_weight={weight} with model.in_channels={channels}: '
         'the network judges images of 1 or 3 channels; set it to 0.'
       )
+
+
+def _check_mean_flow(config: ConfigDict) -> None:
+  """Raises UserError for average velocities of a network that has none."""
+  told, solver = config.model.mean_flow, config.sampler.solver
+  trained = config.objective == 'mean_flow'
+  if (trained or solver == 'jump') and told == 'none':
+    key = 'objective' if trained else 'sampler.solver'
+    raise UserError(
+      f'{key}={config.objective if trained else solver!r} with model.mean_flow='
+      "'none': the network must be told of its steps; set model.mean_flow="
+      "'added', or 'tokens' for pMF."
+    )
+  if told == 'tokens' and not trained:
+    raise UserError(
+      f"model.mean_flow='tokens' with objective={config.objective!r}: pMF is "
+      "trained by objective='mean_flow'."
+    )
+  if trained and (config.repa.weight or config.model.grounding_width):
+    raise UserError(
+      f"objective='mean_flow' with repa.weight={config.repa.weight} and "
+      f'model.grounding_width={config.model.grounding_width}: average '
+      'velocities are trained without teacher and encoder; set both to 0.'
+    )
 
 
 def _check_eval(config: ConfigDict) -> None:

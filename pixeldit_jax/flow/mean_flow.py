@@ -122,7 +122,7 @@ def mean_flow_loss(
     perceptual: losses of the image that is predicted against the data.
     noisiest: from which time on they count.
     derivative: the same network by operations that have a forward derivative,
-      where those of `average` have none; it is evaluated once more then.
+      where those of `average` have none.
 
   Returns:
     The weighted sum, and 'loss', the mean square of W - v, its value without
@@ -158,12 +158,8 @@ def _derivative(average, derivative, x, tangent, y, draws):
   def of(f):
     return lambda x, s: f(x, s, q, y, omega, low, high)
 
-  directions = (tangent, jnp.ones_like(s))
-  if derivative is None:
-    return jax.jvp(of(average), (x, s), directions, has_aux=True)
-  _, dU, _ = jax.jvp(of(derivative), (x, s), directions, has_aux=True)
-  U, v = of(average)(x, s)
-  return U, dU, v
+  f = of(derivative or average)
+  return jax.jvp(f, (x, s), (tangent, jnp.ones_like(s)), has_aux=True)
 
 
 def _guided_velocity(average, x, data, draws, labels, null):

@@ -18,7 +18,7 @@ import numpy as np
 
 from pixeldit_jax.errors import UserError
 from pixeldit_jax.samplers.grid import time_grid
-from pixeldit_jax.typing import Array, Float, Int, Key
+from pixeldit_jax.typing import AnyArray, Array, Float, Int, Key
 
 STEPS = 1000  # times of a stage, and of all stages together
 LAST = 1 - 1 / STEPS  # the last time of a stage that the network is told of
@@ -65,7 +65,7 @@ class Stages:
     last[-1] = STEPS - 1
     return np.stack([first, last], 1)
 
-  def time_of(self, stage: int, t: Float[Array, '*B']) -> Float[Array, '*B']:
+  def time_of(self, stage: int, t: Float[AnyArray, '*B']) -> Float[Array, '*B']:
     """What the network is told at a time t in [0, 1] of a stage."""
     first, last = self.told[stage]
     return first + (last - first) / LAST * jnp.asarray(t, jnp.float32)

@@ -72,6 +72,8 @@ def attend(
       implementation, or one that does not run on this platform.
   """
   _check(q_BLNK, k_BSNK, v_BSNK, mask_BS)
+  if implementation == 'plain':
+    return xla_attention(q_BLNK, k_BSNK, v_BSNK, mask_BS)
   mesh = jax.sharding.get_abstract_mesh() if mesh is None else mesh
   on = platform(mesh)
   if implementation == 'auto':

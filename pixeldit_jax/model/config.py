@@ -21,7 +21,7 @@ PREDICTIONS = ('velocity', 'image', 'noise')
 INIT = ('uniform', 'xavier', 'narrow')
 DTYPES = ('float32', 'bfloat16')
 REMAT = ('none', 'matmuls', 'full')
-ATTENTION = ('auto', 'xla', 'blockwise', 'splash', 'flash', 'cudnn')
+ATTENTION = ('auto', 'plain', 'xla', 'blockwise', 'splash', 'flash', 'cudnn')
 
 
 @dataclasses.dataclass(frozen=True)

@@ -30,7 +30,7 @@ from pixeldit_jax.model.rope import Rotary, rotary_2d, unrotated_first
 from pixeldit_jax.model.self_attention import SelfAttention
 from pixeldit_jax.model.stack import run_blocks, stack_blocks
 from pixeldit_jax.sharding import constrain
-from pixeldit_jax.typing import Array, Float, Int
+from pixeldit_jax.typing import AnyArray, Array, Float, Int
 
 unit_variance = jax.nn.initializers.variance_scaling(1.0, 'fan_in', 'normal')
 # Tokens of each condition, in their order in front of the patches.
@@ -52,7 +52,7 @@ class Step(NamedTuple):
   t_min: Float[Array, 'B']
   t_max: Float[Array, 'B']
 
-  def inputs(self) -> dict[str, Float[Array, 'B']]:
+  def inputs(self) -> dict[str, Float[AnyArray, 'B']]:
     """Numbers in [0, 1], which are embedded."""
     return self._asdict() | dict(omega=1 - 1 / self.omega)
 
@@ -138,11 +138,11 @@ class PixelMeanFlow(nnx.Module):
   def __call__(
     self,
     x: Float[Array, 'B H W C'],
-    h: Float[Array, 'B'],
-    y: Int[Array, 'B'],
-    omega: Float[Array, 'B'],
-    t_min: Float[Array, 'B'],
-    t_max: Float[Array, 'B'],
+    h: Float[AnyArray, '#B'] | float,
+    y: Int[AnyArray, 'B'],
+    omega: Float[AnyArray, '#B'] | float,
+    t_min: Float[AnyArray, '#B'] | float,
+    t_max: Float[AnyArray, '#B'] | float,
   ) -> Float[Array, 'B H W C']:
     """The image of the u branch, float32; u = (x - image) / max(t, 0.05).
 
@@ -154,17 +154,20 @@ class PixelMeanFlow(nnx.Module):
     Raises:
       UserError: an image of another size than there are positions for.
     """
-    return self.branches(x, y, Step(h, omega, t_min, t_max))[0]
+    step = Step(
+      *(jnp.asarray(n, jnp.float32) for n in (h, omega, t_min, t_max))
+    )
+    return self.branches(x, y, step)[0]
 
   def branches(
-    self, x: Float[Array, 'B H W C'], y: Int[Array, 'B'], step: Step
+    self, x: Float[Array, 'B H W C'], y: Int[AnyArray, 'B'], step: Step
   ) -> tuple[Float[Array, 'B H W C'], Float[Array, 'B H W C'] | None]:
     """The images of u and of v, None without that branch; see `__call__`."""
     config = self.config
     with matmul_precision(config.dtype):
       grid = config.grid(*x.shape[1:3])
       step = Step(*(jnp.broadcast_to(n, x.shape[:1]) for n in step))
-      s = self.tokens(x.astype(config.dtype), y, step, grid)
+      s = self.tokens(x.astype(config.dtype), jnp.asarray(y), step, grid)
       rotary = rotary_2d(*grid, config.head_size, config.rotary)
       rotary = unrotated_first(rotary, PREFIX)
       s = self._run(self.patch_blocks, s, rotary)

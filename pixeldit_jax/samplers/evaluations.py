@@ -22,7 +22,7 @@ def num_function_evaluations(sampler: ConfigDict) -> int:
     decided_at = starts + ends
   elif sampler.solver == 'heun_reuse':
     decided_at = starts[:1] + ends
-  if sampler.guidance == 1:
+  if sampler.guidance == 1 or sampler.solver == 'jump':
     return len(decided_at)
   guided = (
     is_guided(t, sampler.interval, sampler.interval_bounds) for t in decided_at

@@ -1,6 +1,6 @@
-"""Average velocities of a network, and images in a few jumps by them.
+"""Average velocities of a network, guided without a second branch.
 
-pMF (arXiv 2601.22158) draws in one evaluation, guided without a second branch.
+pMF (arXiv 2601.22158) draws in one evaluation by them.
 """
 
 from collections.abc import Callable
@@ -8,12 +8,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from pixeldit_jax.errors import UserError
 from pixeldit_jax.flow.prediction import as_velocity
 from pixeldit_jax.model.mean_flow import PixelMeanFlow, Step
-from pixeldit_jax.typing import Array, Float, Int
+from pixeldit_jax.typing import Array, Int
 
 
 def average_of(model: Any) -> Callable[..., tuple[jax.Array, jax.Array | None]]:
@@ -51,42 +50,20 @@ def average_of(model: Any) -> Callable[..., tuple[jax.Array, jax.Array | None]]:
   return of_tokens if isinstance(model, PixelMeanFlow) else added
 
 
-def jump(
-  average: Callable[[jax.Array, jax.Array, jax.Array], jax.Array],
-  x: Float[Array, 'B H W C'],
-  times: np.ndarray,
-  return_trajectory: bool = False,
-) -> Float[Array, '*steps B H W C']:
-  """x += (q - s) U(x, s, q) for each pair of neighbouring times.
-
-  Args:
-    average: U(x, s, q), the average velocity of images from time s to q, two
-      numbers.
-    x: noise.
-    times: from 0 to 1; two make one evaluation.
-    return_trajectory: x after each step [steps, B, H, W, C].
-  """
-  t = jnp.asarray(times, jnp.float32)
-
-  def step(x, span):
-    s, q = span
-    x = x + (q - s) * average(x, s, q)
-    return x, x if return_trajectory else None
-
-  x, states = jax.lax.scan(step, x, (t[:-1], t[1:]))
-  return states if return_trajectory else x
-
-
 def guided_average(
   model: Any,
   y: Int[Array, 'B'],
-  omega: float,
+  omega: float | jax.Array,
   interval: tuple[float, float] = (0.0, 1.0),
-) -> Callable[[jax.Array, jax.Array, jax.Array], jax.Array]:
-  """U(x, s, q) of labels, at one scale and interval of guidance, for `jump`."""
+) -> Callable[..., jax.Array]:
+  """U(x, s, q) of labels, at one scale and interval of guidance.
+
+  Without q it is the velocity at s. `solvers.jump` draws with it.
+  """
   average = average_of(model)
 
-  def at(x, s, q):
+  def at(x, s, q=None):
+    q = s if q is None else q
     numbers = (omega, *interval)
     omega_B, low_B, high_B, s_B, q_B = (
       jnp.full(x.shape[:1], n, jnp.float32) for n in (*numbers, s, q)

@@ -64,6 +64,25 @@ def euler(
   return integrate(step, (x,), _steps(times))
 
 
+def jump(
+  velocity: Callable[[jax.Array, jax.Array, jax.Array], jax.Array],
+  x: Float[Array, 'B H W C'],
+  times: np.ndarray,
+  integrate: Integrate = last_state,
+) -> Float[Array, '*steps B H W C']:
+  """x += (q - s) U(x, s, q) from each time s to the next, q.
+
+  U is the average velocity of `samplers.mean_flow`: two times, 0 and 1, draw
+  in one evaluation.
+  """
+
+  def step(carry, span):
+    (x,), (t, t_next, _) = carry, span
+    return (x + (t_next - t) * velocity(x, t, t_next),)
+
+  return integrate(step, (x,), _steps(times))
+
+
 def heun(
   velocity: VelocityFn,
   x: Float[Array, 'B H W C'],
@@ -249,7 +268,16 @@ def _dpm_steps(times: np.ndarray) -> tuple[jax.Array, ...]:
   return tuple(jnp.asarray(spans))
 
 
-SOLVERS = (euler, heun, heun_reuse, flow_dpm, adams2, adams3, dpm_solver)
+SOLVERS = (
+  euler,
+  heun,
+  heun_reuse,
+  flow_dpm,
+  adams2,
+  adams3,
+  dpm_solver,
+  jump,
+)
 SLOPES_AHEAD = (heun, heun_reuse)
 
 

@@ -39,7 +39,7 @@ def stage_velocity(
 def sample_stages(
   conditional: StageVelocity,
   unconditional: StageVelocity,
-  noise: Sequence[Float[Array, 'B h w C']],
+  noise: Sequence[Float[Array, 'B _ _ C']],
   *,
   stages: Stages,
   scale: float,
@@ -48,7 +48,7 @@ def sample_stages(
   solver: str = 'euler',
   rtol: float = 1e-3,
   atol: float = 1e-6,
-) -> list[tuple[Float[Array, 'B h w C'], Float[Array, 'B h w C']]]:
+) -> list[tuple[Float[Array, 'B _ _ C'], Float[Array, 'B _ _ C']]]:
   """The start and the end of every stage; the last end is the image.
 
   Args:

@@ -14,6 +14,7 @@ from pixeldit_jax.flow.prediction import as_velocity
 from pixeldit_jax.model.pixeldit import abstract_model
 from pixeldit_jax.run_context import RunContext
 from pixeldit_jax.samplers.guidance import guide
+from pixeldit_jax.samplers.mean_flow import guided_average
 from pixeldit_jax.typing import (
   Condition,
   PyTree,
@@ -44,11 +45,16 @@ def guided_velocity(
 
   Returns:
     A function of x, t and the time that decides about guidance, see `guide`.
+    Of a network of average velocities that is told the scale, of x, t and the
+    end of a step, see `guided_average`.
   """
   options, model = context.config.sampler, context.config.model
   network = nnx.merge(nnx.graphdef(abstract_model(context.model)), weights)
+  told = model.mean_flow == 'tokens' or options.solver == 'jump'
   away: Condition | None = unconditional
   labels: Any = condition  # of a network of classes
+  if told:
+    return guided_average(network, labels, guidance, tuple(options.interval))
   if not isinstance(condition, TextCondition):
     away = jnp.full_like(labels, model.num_classes)
   encoder = encoder or context.encoder

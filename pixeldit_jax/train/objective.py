@@ -96,15 +96,15 @@ def make_losses(
       image = output if prediction == 'image' else x + left * velocity
       seen = t >= config.perceptual.start
       for name, judge in judges.items():
-        distance = _distance(judge, weights[name], image, data, context.model)
-        found[name] = jnp.where(seen, distance, 0.0)
+        value = distance(judge, weights[name], image, data, context.model)
+        found[name] = jnp.where(seen, value, 0.0)
         total += config.perceptual[f'{name}_weight'] * found[name]
     return total, found
 
   return losses
 
 
-def _distance(
+def distance(
   config: JudgeConfig,
   weights: PyTree,
   image: Float[Array, 'B H W C'],

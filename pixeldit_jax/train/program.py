@@ -86,7 +86,7 @@ class TrainProgram:
     state = init()
     if not config.init_from:
       return state
-    weights = restore_init(config.init_from, abstract.ema)
+    weights = restore_init(config.init_from, abstract.ema, state.ema)
     # A copy, as the buffers of weights and EMA are donated separately.
     return state.replace(weights=weights, ema=jax.tree.map(jnp.copy, weights))
 

@@ -19,10 +19,12 @@ from pixeldit_jax.encoders.grounding import ground
 from pixeldit_jax.errors import UserError
 from pixeldit_jax.flow.condition_dropout import drop_conditions
 from pixeldit_jax.flow.loss import drop_labels
+from pixeldit_jax.flow.mean_flow import MeanFlowDraws
 from pixeldit_jax.flow.path import interpolate
 from pixeldit_jax.flow.time import sample_time
 from pixeldit_jax.model.pixeldit import abstract_model
 from pixeldit_jax.run_context import RunContext
+from pixeldit_jax.train.mean_flow import draws_of, make_mean_flow_loss
 from pixeldit_jax.train.objective import make_losses
 from pixeldit_jax.train.optim.optimizer import make_schedule, update_ema
 from pixeldit_jax.train.repa import (
@@ -56,6 +58,7 @@ class TrainingInputs(NamedTuple):
     teacher_features: of a teacher, where they are stored with the data.
     dropout: keys of the network's dropout, where it has any.
     ungrounded: of a grounded network, images that get no features.
+    draws: with `objective=mean_flow`, what else is drawn.
   """
 
   data: Float[Array, 'B H W C']
@@ -65,6 +68,7 @@ class TrainingInputs(NamedTuple):
   teacher_features: Float[Array, 'B S G'] | None = None
   dropout: Key | None = None
   ungrounded: Bool[Array, 'B'] | None = None
+  draws: MeanFlowDraws | None = None
 
 
 def sample_training_inputs(
@@ -88,6 +92,10 @@ def sample_training_inputs(
   if config.data.flip:
     flipped = jax.random.bernoulli(keys[3], 0.5, (B, 1, 1, 1))
     data = jnp.where(flipped, data[:, :, ::-1], data)
+  if config.objective == 'mean_flow':
+    draws = draws_of(keys[1], B, config)
+    noise = config.flow.noise_scale * jax.random.normal(keys[0], data.shape)
+    return TrainingInputs(data, noise, draws.s, batch['label'], draws=draws)
   flow = config.flow
   condition, ungrounded = _condition(keys[2], batch, config)
   noise = jax.random.normal(keys[0], data.shape)
@@ -198,6 +206,8 @@ def make_gradients(
     repa = alignment(projector, tokens, inputs, teacher, weight)
     return total + weight * repa, losses | dict(repa=repa)
 
+  if config.objective == 'mean_flow':
+    loss_fn = make_mean_flow_loss(context, judges or {})
   gradient_fn = jax.grad(loss_fn, has_aux=True)
 
   def gradients(

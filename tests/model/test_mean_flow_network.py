@@ -49,7 +49,7 @@ def test_every_block_is_the_public_codes(golden, assert_close):
   for name, found in model.step_embed(step).items():
     released = dict(t_min='cfg_t_start', t_max='cfg_t_end').get(name, name)
     assert_close(found, a[f'{released}_embedder'])
-  assert_close(model.class_embed(a['y']), a['y_embedder'])
+  assert_close(model.class_embed(jnp.asarray(a['y'])), a['y_embedder'])
   grid = model.config.grid(*a['x'].shape[2:])
   s = model.tokens(nhwc(a['x']), jnp.asarray(a['y']), step, grid)
   rotary = rotary_2d(*grid, model.config.head_size, 'row_column')

@@ -11,7 +11,8 @@ from pixeldit_jax.model.config import ModelConfig
 from pixeldit_jax.model.families import preset
 from pixeldit_jax.model.pixeldit import abstract_model
 from pixeldit_jax.samplers.grid import time_grid
-from pixeldit_jax.samplers.mean_flow import average_of, guided_average, jump
+from pixeldit_jax.samplers.mean_flow import average_of, guided_average
+from pixeldit_jax.samplers.solvers import all_states, jump
 
 
 def nhwc(x):
@@ -27,7 +28,7 @@ def test_jumps_are_the_public_codes(golden, assert_close, steps):
   average = guided_average(
     model, jnp.asarray(arrays['y']), float(arrays['omega']), interval
   )
-  path = jax.jit(lambda x: jump(average, x, time_grid(steps), True))(
+  path = jax.jit(lambda x: jump(average, x, time_grid(steps), all_states))(
     nhwc(arrays['z'])
   )
   for i, state in enumerate(path, 1):

@@ -102,12 +102,21 @@ def restore_weights(
   return weights, ref
 
 
-def restore_init(workdir: str, like: PyTree) -> PyTree:
+NEW = 'step_embed'  # what starts without effect where it is not stored
+
+
+def restore_init(
+  workdir: str, like: PyTree, start: PyTree | None = None
+) -> PyTree:
   """Reads the newest EMA of another run, which a new run starts from.
+
+  A network that is told of its steps (`model.mean_flow`) also starts from one
+  that is not: what it has for that is taken from `start`.
 
   Args:
     workdir: folder of the other run.
     like: shapes and shardings of the weights of the new run.
+    start: weights of a run that starts anew; without them all must be stored.
 
   Raises:
     MissingFileError: the other run has no checkpoint.
@@ -117,6 +126,9 @@ def restore_init(workdir: str, like: PyTree) -> PyTree:
   ref = CheckpointRef(workdir).verified()
   with ocp.StandardCheckpointer() as checkpointer:
     stored = checkpointer.metadata(ref.path).item_metadata.tree
+    added = start is not None and NEW in like and NEW not in stored
+    if added:
+      like = {name: part for name, part in like.items() if name != NEW}
     _check_same_tensors(_shapes(stored), _shapes(like), ref.path)
     ema = checkpointer.restore(ref.path, like)
   _check_finite(ema, ref)
@@ -126,6 +138,9 @@ def restore_init(workdir: str, like: PyTree) -> PyTree:
     ref.step,
     workdir,
   )
+  if start is not None and added:
+    log.info('%s has no %s: it starts without effect.', workdir, NEW)
+    ema = ema | {NEW: start[NEW]}
   return ema
 
 

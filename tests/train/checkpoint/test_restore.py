@@ -67,6 +67,27 @@ def test_weights_and_average_are_that_ema_and_the_step_is_zero(
   ) in caplog.text
 
 
+def test_a_network_told_of_its_steps_starts_from_one_that_is_not(
+  other, tmp_path
+):
+  workdir, there = other
+  config = small_config(1)
+  config.init_from, config.objective = workdir, 'mean_flow'
+  config.model.mean_flow = 'added'
+  config.optimizer.learning_rate = 0.0
+  here = train(RunContext.build(config), str(tmp_path))
+  ema = jax.device_get(here.ema)
+  new = ema.pop('step_embed')
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-7),
+    ema,
+    jax.device_get(there.ema),
+  )
+  for embed in new.values():
+    np.testing.assert_array_equal(embed['down']['kernel'], 0)
+    assert np.abs(embed['up']['kernel']).max() > 0
+
+
 def test_tensors_that_do_not_fit_are_all_named(other):
   like = other[1].ema
   first = like['patch_blocks']['mlp']['down']['kernel']
