@@ -1,8 +1,9 @@
 """Operations and traffic of a compiled program, for one device.
 
 Operations are 2 for a multiply-add of dots and convolutions (a TPU program has
-dots as convolutions) and those that a kernel declares. Traffic is what one
-device receives in each collective of a group of n:
+dots as convolutions) and those that a kernel declares; JAX's splash attention
+declares none. Traffic is what one device receives in each collective of a group
+of n:
 
 | all-gather         | (n - 1) / n of the result         |
 | reduce-scatter     | (n - 1) / n of the operand        |
