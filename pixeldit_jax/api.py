@@ -346,7 +346,7 @@ class Model:
   def velocity(
     self,
     x: Float[AnyArray, 'B H W C'],
-    t: Float[AnyArray, '#B'] | float,
+    t: Float[AnyArray, '#B'] | Sequence[float] | float,
     condition: Wanted | None,
     guidance: float = 1.0,
   ) -> Float[Array, 'B H W C']:

@@ -9,7 +9,7 @@ from pixeldit_jax.typing import Array, Float
 def interpolate(
   data: Float[Array, 'B H W C'],
   noise: Float[Array, 'B H W C'],
-  t: Float[Array, '*B'],
+  t: Float[Array, '*times'],
 ) -> Float[Array, 'B H W C']:
   """x_t = t * data + (1 - t) * noise: t=0 is noise, t=1 is data.
 

@@ -1,6 +1,6 @@
 """Solvers of dx/dt = v(x, t) along a grid of times, each one compiled loop.
 
-`integrate` decides what is made of the steps: `last_state` gives the last x,
+A solver returns what `integrate` makes of its steps: `last_state` the last x,
 `all_states` x after each step [steps, B, H, W, C]. Editing has its own.
 """
 
@@ -54,7 +54,7 @@ def euler(
   x: Float[Array, 'B H W C'],
   times: np.ndarray,
   integrate: Integrate = last_state,
-) -> Float[Array, '*steps B H W C']:
+) -> Any:
   """First order, one evaluation a step."""
 
   def step(carry, span):
@@ -89,7 +89,7 @@ def heun(
   times: np.ndarray,
   integrate: Integrate = last_state,
   ahead: SlopeAhead | None = None,
-) -> Float[Array, '*steps B H W C']:
+) -> Any:
   """Second order, two evaluations a step; the last step is Euler's.
 
   Args:
@@ -117,7 +117,7 @@ def heun_reuse(
   times: np.ndarray,
   integrate: Integrate = last_state,
   ahead: SlopeAhead | None = None,
-) -> Float[Array, '*steps B H W C']:
+) -> Any:
   """Heun whose end slope opens the next step: one evaluation a step.
 
   The release's Heun sampler with `exact_henu` off. `ahead` is as for `heun`.
@@ -143,7 +143,7 @@ def flow_dpm(
   x: Float[Array, 'B H W C'],
   times: np.ndarray,
   integrate: Integrate = last_state,
-) -> Float[Array, '*steps B H W C']:
+) -> Any:
   """Two-step Adams-Bashforth, x += dt * (1.5 v - 0.5 v_before).
 
   One evaluation a step; the first step is Euler's. The coefficients are
@@ -167,7 +167,7 @@ def adams2(
   x: Float[Array, 'B H W C'],
   times: np.ndarray,
   integrate: Integrate = last_state,
-) -> Float[Array, '*steps B H W C']:
+) -> Any:
   """Adams-Bashforth of the last two velocities, for grids that are not even.
 
   One evaluation a step; the first step is Euler's. DeCo and PixNerd draw their
@@ -181,7 +181,7 @@ def adams3(
   x: Float[Array, 'B H W C'],
   times: np.ndarray,
   integrate: Integrate = last_state,
-) -> Float[Array, '*steps B H W C']:
+) -> Any:
   """`adams2` of the last three velocities."""
   return _adams(3, velocity, x, times, integrate)
 
@@ -231,7 +231,7 @@ def dpm_solver(
   x: Float[Array, 'B H W C'],
   times: np.ndarray,
   integrate: Integrate = last_state,
-) -> Float[Array, '*steps B H W C']:
+) -> Any:
   """DPM-Solver++ (2M) (arXiv 2211.01095, algorithm 2), of data predictions.
 
   One evaluation a step, of second order on any grid; the first and the last

@@ -69,10 +69,9 @@ def set_range(page, name, value):
 
 
 def ended(page, state):
-  page.wait_for_function(
-    'state => document.querySelector("#state").textContent == state', arg=state
-  )
   page.wait_for_selector('#go:not([disabled])')
+  assert page.inner_text('#error') == ''
+  assert page.inner_text('#state') == state
 
 
 @pytest.fixture
