@@ -15,7 +15,7 @@ import numpy as np
 from pixeldit_jax.errors import UserError
 from pixeldit_jax.flow.path import interpolate
 from pixeldit_jax.samplers.solvers import Integrate, euler, last_state
-from pixeldit_jax.typing import AnyArray, Array, Float, Int, VelocityFn
+from pixeldit_jax.typing import Array, Float, Int, VelocityFn
 
 # f(number): the standard normal images of one draw [B, H, W, C], fresh for
 # each number.
@@ -40,7 +40,7 @@ def edit_direction(
   velocities: tuple[VelocityFn, VelocityFn],
   x_source: Float[Array, 'B H W C'],
   z: Float[Array, 'B H W C'],
-  t: Float[AnyArray, ''],
+  t: Float[Array, ''],
   draws: Draws,
   first: Int[Array, ''] | int,
   average: int,
