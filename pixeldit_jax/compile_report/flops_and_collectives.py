@@ -1,9 +1,9 @@
 """Operations and traffic of a compiled program, for one device.
 
 Operations are 2 for a multiply-add of dots and convolutions (a TPU program has
-dots as convolutions) and those that a kernel declares; JAX's splash attention
-declares none. Traffic is what one device receives in each collective of a group
-of n:
+dots as convolutions), those that a kernel declares, and those of JAX's splash
+attention, which declares none. Traffic is what one device receives in each
+collective of a group of n:
 
 | all-gather         | (n - 1) / n of the result         |
 | reduce-scatter     | (n - 1) / n of the operand        |
@@ -72,8 +72,35 @@ def flops_of(
     declared = re.search(
       r'"cost_estimate":\{"flops":"(\d+)"', instruction.attributes
     )
-    return int(declared[1]) if declared else 0
+    if declared:
+      return int(declared[1])
+    return _splash_flops(instruction, computation)
   return 0
+
+
+def _splash_flops(instruction: Instruction, computation: Computation) -> int:
+  """Operations of JAX's splash attention, known by the names of its kernels.
+
+  Each product of queries [B, N, L, K] with keys [B, N, S, K], or of the scores
+  with either, has B N L S K multiply-adds. Two make the output. The gradients
+  take five in one kernel, which has dq in parts as its result of five axes, or
+  four for keys and values and three for queries in two kernels.
+  """
+  phase = re.match(r'splash_m[hq]a_(fwd|dkv|dq)_', instruction.name)
+  if phase is None:
+    return 0
+  ranks = [len(buffer.shape) for buffer in instruction.result]
+  products = {'fwd': 2, 'dq': 3, 'dkv': 5 if 5 in ranks else 4}[phase[1]]
+  operands = (
+    computation.instructions[name].result[0]
+    for name in instruction.operands
+    if name in computation.instructions
+  )
+  # Before them are the indices of blocks. The axes of a pair may be swapped.
+  q, k, *_ = (b.shape for b in operands if len(b.shape) == 4)
+  head_size = next(b.shape[-1] for b in instruction.result if len(b.shape) > 3)
+  tokens = math.prod(k[-2:]) // head_size
+  return 2 * products * math.prod(q) * tokens
 
 
 class _Window(NamedTuple):

@@ -180,6 +180,30 @@ def test_a_kernel_counts_the_operations_that_it_declares():
   assert count_flops(Program(line.replace('cost_estimate', 'other'))) == 0
 
 
+@pytest.mark.parametrize(
+  'name, result, products',
+  [
+    ('splash_mha_fwd_residuals.1', 'bf16[2,4,512,80], f32[2,4,512,128]', 2),
+    ('splash_mha_dkv_segmented_no_residuals.2', 'bf16[2,1,4,512,80]', 5),
+    ('splash_mha_dkv_no_residuals', 'bf16[2,4,1024,80]', 4),
+    ('splash_mha_dq_no_residuals', 'bf16[2,4,512,80]', 3),
+    ('another_kernel.1', 'bf16[2,4,512,80]', 0),
+  ],
+)
+def test_splash_attention_counts_though_it_declares_nothing(
+  name, result, products
+):
+  text = f"""ENTRY %main (q: bf16[2,4,80,512]) -> bf16[8] {{
+  %block = s8[1,1,1] parameter(0)
+  %q = bf16[2,4,80,512]{{3,2,1,0}} parameter(1)
+  %k = bf16[2,4,80,1024]{{3,2,1,0}} parameter(2)
+  ROOT %{name} = (f32[2,512,128], {result}) custom-call(%block, %q, %k, %k), custom_call_target="tpu_custom_call"
+}}
+"""  # noqa: E501
+  expected = 2 * products * 2 * 4 * 512 * 1024 * 80
+  assert count_flops(Program(text)) == expected
+
+
 def test_a_slice_in_a_fusion_in_a_fusion_reads_the_slice_only():
   text = """%inner (p: bf16[26,16], i: s32[]) -> bf16[1,16] {
   %p = bf16[26,16]{1,0} parameter(0)
