@@ -120,7 +120,9 @@ class TimeEmbed(nnx.Module):
     self.up = linear(TIME_FEATURES, config.width, (None, 'embed'))
     self.down = linear(config.width, config.width, ('embed', None))
 
-  def __call__(self, t: Float[Array, 'B']) -> Float[Array, 'B D']:
+  def __call__(
+    self, t: Float[Array, 'B'] | Int[Array, 'B']
+  ) -> Float[Array, 'B D']:
     half = TIME_FEATURES // 2
     k = jnp.arange(half, dtype=jnp.float32)
     frequencies = self.period ** (-k / (half - self.closed))

@@ -51,6 +51,7 @@ from pixeldit_jax.model.rope import (
 from pixeldit_jax.model.stack import run_blocks, split_blocks, stack_blocks
 from pixeldit_jax.sharding import constrain
 from pixeldit_jax.typing import (
+  AnyArray,
   Array,
   Condition,
   Float,
@@ -133,10 +134,10 @@ class PixelDiT(nnx.Module):
   def __call__(
     self,
     x: Float[Array, 'B H W C'],
-    t: Float[Array, 'B'] | Float[Array, ''] | float,
+    t: Float[Array, 'B'] | Int[Array, 'B'] | Float[Array, ''] | float,
     y: Condition,
     dropout: Key | None = None,
-    latent_size: Int[Array, 'B'] | int | None = None,
+    latent_size: Int[AnyArray, 'B'] | int | None = None,
     step: Step | None = None,
   ) -> Float[Array, 'B H W O']:
     """Velocity, image or noise, float32.
@@ -170,9 +171,9 @@ class PixelDiT(nnx.Module):
   def with_features(
     self,
     x: Float[Array, 'B H W C'],
-    t: Float[Array, 'B'] | Float[Array, ''] | float,
+    t: Float[Array, 'B'] | Int[Array, 'B'] | Float[Array, ''] | float,
     y: Condition,
-    latent_size: Int[Array, 'B'] | int | None = None,
+    latent_size: Int[AnyArray, 'B'] | int | None = None,
   ) -> tuple[Float[Array, 'B H W O'], dict[str, Float[Array, 'depth ...']]]:
     """`__call__`, and the outputs of all blocks by path ('patch_blocks', ...).
 
@@ -187,7 +188,7 @@ class PixelDiT(nnx.Module):
   def with_patch_feature(
     self,
     x: Float[Array, 'B H W C'],
-    t: Float[Array, 'B'] | Float[Array, ''] | float,
+    t: Float[Array, 'B'] | Int[Array, 'B'] | Float[Array, ''] | float,
     y: Condition,
     feature_layer: int,
     dropout: Key | None = None,
