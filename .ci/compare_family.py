@@ -4,9 +4,9 @@
 
 Operations are those that PixelDiT takes for so many steps; every network gets
 the recipe `mnist:model=...` and as many steps as they pay for, its encoder
-counted. Draws configs/family_curves.png and configs/family_samples.png (one row
-a network, from the same noise) and prints the table of configs/README.md.
-Stopped and run again, it goes on where it was.
+counted. Prints a table, and draws curves.png and samples.png in the folder (one
+row a network, from the same noise). Stopped and run again, it goes on where it
+was.
 """
 
 import pathlib
@@ -28,7 +28,6 @@ from pixeldit_jax.sampling.sampler import Sampler
 from pixeldit_jax.train.loop import train
 from pixeldit_jax.train.run.workdir import read_evaluations
 
-CONFIGS = pathlib.Path(__file__).resolve().parents[1] / 'configs'
 # Name in the table, option of mnist.py, whether it is grounded.
 ROWS = [
   ('PixelDiT', 'pixeldit', False),
@@ -81,18 +80,18 @@ def main(folder: pathlib.Path, steps_of_pixeldit: int) -> None:
       f'{config.steps} | {curves[name][-1][1]:.1f}% |',
       flush=True,
     )
-    draw(curves, rows)
+    draw(folder, curves, rows)
 
 
-def draw(curves: dict, rows: list) -> None:
+def draw(folder: pathlib.Path, curves: dict, rows: list) -> None:
   line_plot(
-    CONFIGS / 'family_curves.png',
+    folder / 'curves.png',
     curves,
     'operations of training, 10^12',
     'samples that show their digit, %',
   )
   grid = image_grid(np.concatenate(rows), columns=len(rows[0]))
-  write_png(CONFIGS / 'family_samples.png', grid[::2, ::2])
+  write_png(folder / 'samples.png', grid[::2, ::2])
 
 
 def step_flops(context: RunContext) -> float:
