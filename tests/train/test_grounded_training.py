@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from pixeldit_jax import run_context
 from pixeldit_jax.config import get_config, make_debug, validate
 from pixeldit_jax.convert.dinov3 import to_dinov3
 from pixeldit_jax.convert.official import from_official, rename_to_official
@@ -124,6 +125,11 @@ def test_losses_and_gradients_are_the_public_codes(case, assert_close):
   theirs = rename_to_official(found, network.config)
   for name, gradient in below(f'{case}/grad/').items():
     assert_close(theirs[name], gradient, 1e-3 if target else 1e-4)
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+  monkeypatch.setattr(run_context, 'CACHE', tmp_path / 'cache')
 
 
 def tiny(**more):

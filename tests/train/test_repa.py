@@ -13,6 +13,8 @@ from ml_collections import ConfigDict
 
 from pixeldit_jax import sharding
 from pixeldit_jax.config import get_config, model_config, validate
+from pixeldit_jax.convert.dinov3 import to_dinov3
+from pixeldit_jax.convert.safetensors import write_safetensors
 from pixeldit_jax.data.prepare import (
   prepare,
 )
@@ -21,7 +23,8 @@ from pixeldit_jax.data.prepare import (
 )
 from pixeldit_jax.data.prepare.write_shard import PrepareSettings
 from pixeldit_jax.data.transforms import normalize
-from pixeldit_jax.encoders.frozen import put_frozen
+from pixeldit_jax.encoders.dinov3 import DINOv3Config
+from pixeldit_jax.encoders.frozen import put_frozen, random_encoder
 from pixeldit_jax.encoders.vision import (
   DINOv2,
   VisionConfig,
@@ -30,10 +33,11 @@ from pixeldit_jax.encoders.vision import (
 from pixeldit_jax.flow.repa import abstract_projector, repa_loss
 from pixeldit_jax.model.pixeldit import abstract_model, weights_of
 from pixeldit_jax.run_context import RunContext
+from pixeldit_jax.train import repa
 from pixeldit_jax.train.checkpoint.restore import CheckpointRef, restore_weights
 from pixeldit_jax.train.loop import train
 from pixeldit_jax.train.optim.optimizer import make_optimizer
-from pixeldit_jax.train.repa import StoredFeatures, repa_weight
+from pixeldit_jax.train.repa import StoredFeatures, load_teacher, repa_weight
 from pixeldit_jax.train.state import init_state
 from pixeldit_jax.train.step import (
   make_gradients,
@@ -380,3 +384,23 @@ def test_stored_features_are_not_mirrored():
   config.data.flip = True
   with pytest.raises(ValueError, match='data.flip=False'):
     validate(config)
+
+
+def test_a_dinov3_is_a_teacher_too(tmp_path, batch, monkeypatch):
+  """Read as DINOv2 is; its positions are not learnt and have no offset."""
+  monkeypatch.setattr(repa, 'CACHE', tmp_path / 'cache')
+  path = tmp_path / 'dinov3.safetensors'
+  write_safetensors(path, to_dinov3(*random_encoder(64, heads=1)))
+  config = small_config(teacher=str(path))
+  target, weights = load_teacher(config)
+  assert isinstance(target, DINOv3Config) and target.width == 64
+  inputs = sample_training_inputs(jax.random.key(1), batch, config)
+  gradients = make_gradients(RunContext.build(config), target)
+  state = jax.eval_shape(lambda: fresh(config, target.width))
+  losses, found = jax.eval_shape(gradients, state.trained, inputs, weights)
+  assert losses['repa'].shape == ()
+  third = found['repa_projector']['third']['kernel']
+  assert third.shape == (config.model.width, 64)
+  config.repa.position_offset = 0.1
+  with pytest.raises(ValueError, match='position_offset=0.1 with a DINOv3'):
+    load_teacher(config)
