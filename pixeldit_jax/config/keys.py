@@ -245,7 +245,10 @@ KEYS = (
     'the time from which both count: before there is too much noise',
   ),
   Key(
-    'optimizer.name', 'adamw', ('adamw', 'came'), 'the rule; came needs less'
+    'optimizer.name',
+    'adamw',
+    ('adamw', 'came', 'muon'),
+    'the rule; came needs less memory, muon is of matrices',
   ),
   Key('optimizer.learning_rate', 1e-4, '[0, inf)', 'the rate after warmup'),
   Key(

@@ -155,13 +155,23 @@ def state_shardings(
   trained = sharding.weight_shardings(axes, mesh, rules)
   weights, projector = split(trained)
   everywhere = sharding.replicated(mesh)
+
+  def masked(a):  # a weight that another rule moves, of several
+    return isinstance(a, optax.MaskedNode)
+
+  def place(a, w, split):
+    if masked(a):
+      return a
+    return split if a.shape == w.shape else everywhere
+
   opt_state = optax.tree_utils.tree_map_params(
     tx,
-    lambda a, w, split: split if a.shape == w.shape else everywhere,
+    place,
     jax.eval_shape(tx.init, shapes),
     shapes,
     trained,
     transform_non_params=lambda _: everywhere,
+    is_leaf=masked,
   )
   # Shardings in place of arrays.
   tree: Any = TrainState

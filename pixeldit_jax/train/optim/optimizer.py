@@ -1,4 +1,4 @@
-"""AdamW or CAME with schedule and clipping, and the EMA of the weights."""
+"""AdamW, CAME or Muon with schedule and clipping; the EMA of the weights."""
 
 import chex
 import jax
@@ -11,6 +11,7 @@ from pixeldit_jax.model.pixeldit import abstract_model, matrix_axes_of
 from pixeldit_jax.run_context import RunContext
 from pixeldit_jax.train.optim.adam import clip_by_global_norm, scale_by_adam
 from pixeldit_jax.train.optim.came import MatrixAxes, scale_by_came
+from pixeldit_jax.train.optim.muon import scale_by_muon
 from pixeldit_jax.typing import Array, Int, PyTree
 
 
@@ -44,7 +45,7 @@ def make_schedule(config: ConfigDict) -> optax.Schedule:
 def make_optimizer(
   context: RunContext,
 ) -> optax.GradientTransformationExtraArgs:
-  """Clipping by global norm, then AdamW or CAME.
+  """Clipping by global norm, then AdamW, CAME or Muon.
 
   `update(..., finite=False)` changes no state, whatever the gradients are.
   """
@@ -52,6 +53,11 @@ def make_optimizer(
   if o.name == 'came':
     betas = dict(beta1=o.beta1, beta2=o.beta2, beta3=o.beta3)
     rule = _if_finite(scale_by_came(_matrix_axes(context.model), **betas))
+  elif o.name == 'muon':
+    muon = scale_by_muon(
+      _matrix_axes(context.model), beta1=o.beta1, beta2=o.beta2, eps=o.eps
+    )
+    rule = _if_finite(muon)
   else:
     rule = scale_by_adam(o.beta1, o.beta2, o.eps)
   return optax.chain(
@@ -80,7 +86,7 @@ def _if_finite(
 
 
 def _matrix_axes(model: ModelConfig) -> MatrixAxes:
-  """The axes by which CAME factors the kernels of each block."""
+  """The axes of the matrices of each block, for CAME and Muon."""
   network = matrix_axes_of(abstract_model(model))
   of_path = dict(
     jax.tree_util.tree_leaves_with_path(
