@@ -80,21 +80,35 @@ def write_json(path: str | os.PathLike, value: Any, **options) -> None:
   write_text(path, json.dumps(value, **dict(indent=2) | options) + '\n')
 
 
-def read_json(path: str | os.PathLike, kind: type = dict) -> Any:
-  """Reads a JSON file whose outermost value is of `kind`.
+def read_json(
+  path: str | os.PathLike, kind: type = dict, form: Any = None
+) -> Any:
+  """Reads a JSON file whose outermost value is of `kind`, and of a form.
+
+  A form is a type; a list of one form, for lists of such values; or a dict of
+  forms by key, those with '?' behind their name need not be there. `float`
+  takes integers as well, `object` takes all.
 
   Raises:
     FileNotFoundError: it is absent.
     UserError: it is no JSON, or of another kind.
   """
-  return parse_json(epath.Path(path).read_text(), path, kind)
+  try:
+    text = epath.Path(path).read_text()
+  except UnicodeDecodeError as error:
+    raise UserError(
+      f'{path} is damaged ({error}): bring back a copy, or correct it by hand.'
+    ) from error
+  return parse_json(text, path, kind, form)
 
 
-def parse_json(text: str, path: str | os.PathLike, kind: type = dict) -> Any:
+def parse_json(
+  text: str, path: str | os.PathLike, kind: type = dict, form: Any = None
+) -> Any:
   """Parses JSON text that was read from `path`; see `read_json`."""
   try:
     value = json.loads(text)
-  except ValueError as error:
+  except (ValueError, RecursionError) as error:
     raise UserError(
       f'{path} is damaged ({error}): bring back a copy, or correct it by hand.'
     ) from error
@@ -103,7 +117,50 @@ def parse_json(text: str, path: str | os.PathLike, kind: type = dict) -> Any:
       f'{path} is damaged: it holds {type(value).__name__}, not '
       f'{kind.__name__}: bring back a copy, or correct it by hand.'
     )
+  if form is not None and (wrong := differs(value, form)):
+    raise UserError(
+      f'{path} is damaged: {wrong}. Bring back a copy, or correct it by hand.'
+    )
   return value
+
+
+def differs(value: Any, form: Any, key: str = '') -> str:
+  """What of a JSON value is not of a form (see `read_json`); '' if it is."""
+  where = key or 'it'
+  if isinstance(form, list):
+    if not isinstance(value, list):
+      return f'{where} is {_shown(value)}, expected a list'
+    found = (differs(v, form[0], f'{key}[{i}]') for i, v in enumerate(value))
+    return next(filter(None, found), '')
+  if isinstance(form, dict):
+    if not isinstance(value, dict):
+      return f'{where} is {_shown(value)}, expected an object'
+    for name, inner in form.items():
+      path = f'{key}.{name}'.strip('.?')
+      name = name.removesuffix('?') if (optional := name[-1] == '?') else name
+      if name in value:
+        if wrong := differs(value[name], inner, path):
+          return wrong
+      elif not optional:
+        return f'{path} is absent'
+    return ''
+  kinds = (int, float) if form is float else form
+  if not isinstance(value, kinds) or (
+    isinstance(value, bool) and form not in (bool, object)
+  ):
+    return f'{where} is {_shown(value)}, expected {form.__name__}'
+  return ''
+
+
+def _shown(value: Any) -> str:
+  text = ascii(value)
+  return text if len(text) < 60 else f'{text[:60]}...'
+
+
+def is_inside(name: str) -> bool:
+  """Whether a relative path stays in the folder that it is of."""
+  parts = name.replace('\\', '/').split('/')
+  return bool(name) and '..' not in parts and not os.path.isabs(name)
 
 
 def read_manifest(
@@ -128,6 +185,11 @@ def read_manifest(
       f'{path} is no manifest of the format {form!r}, but of '
       f'{manifest.get("format")!r}'
     )
+  lists = [v for v in manifest.values() if isinstance(v, list)]
+  for entry in (e for listed in lists for e in listed if isinstance(e, dict)):
+    name = entry.get('file', '-')
+    if not isinstance(name, str) or not is_inside(name):
+      raise UserError(f'{path} is damaged: {name!a} is no file beside it.')
   return manifest
 
 

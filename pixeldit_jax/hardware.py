@@ -4,6 +4,9 @@ TPUs: cloud.google.com/tpu/docs. GPUs: NVIDIA's data sheets of the SXM modules,
 of the A100 that with 80 GB.
 """
 
+import contextlib
+import os
+import pathlib
 from typing import NamedTuple
 
 import jax
@@ -67,3 +70,15 @@ def peak_flops(device: jax.Device) -> float | None:
     return chip_of(device).flops
   except UserError:
     return None
+
+
+def host_memory() -> float:
+  """Bytes of memory of this machine, or of the container if that has less."""
+  total = float(os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES'))
+  for path in (
+    '/sys/fs/cgroup/memory.max',
+    '/sys/fs/cgroup/memory/memory.limit_in_bytes',
+  ):
+    with contextlib.suppress(OSError, ValueError):  # 'max', or no such file
+      total = min(total, float(pathlib.Path(path).read_text()))
+  return total

@@ -22,6 +22,7 @@ _PATHS = (
   ('', 'init_from'),
   ('data', 'source'),
   ('repa', 'teacher'),
+  ('grounding', 'encoder'),
   ('eval', 'reference'),
   ('eval', 'weights'),
 )

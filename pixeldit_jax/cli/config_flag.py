@@ -18,6 +18,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 import pixeldit_jax.configs
+from pixeldit_jax.cli import run_command
 from pixeldit_jax.errors import UserError
 
 DEFAULTS = pathlib.Path(__file__).resolve().parents[1] / 'config/defaults.py'
@@ -38,7 +39,12 @@ def define(
   # The defaults take seconds to load, which --help should not.
   overridden = any(re.match(r'--?(no)?config\.', arg) for arg in sys.argv)
   default = str(DEFAULTS) if overridden and not required else None
-  holder = config_flags.DEFINE_config_file('config', default, description)
+  try:
+    holder = config_flags.DEFINE_config_file('config', default, description)
+  except (AttributeError, KeyError) as error:
+    # With a default, overrides are read here, before the command runs.
+    name = pathlib.Path(sys.argv[0]).stem.removeprefix('pixeldit-')
+    sys.exit(f'{name.replace("_", "-")}: {run_command.unknown_key(error)}')
   flags.FLAGS['config'].parser = _ConfigParser()
   if required:
     flags.mark_flag_as_required('config')

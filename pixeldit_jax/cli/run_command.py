@@ -99,7 +99,7 @@ def _parse(argv: list[str]) -> list[str]:
       cause = UserError(_flag_error(str(error)))
     raise cause from error
   except (AttributeError, KeyError) as error:
-    raise UserError(_unknown_key(error)) from error
+    raise UserError(unknown_key(error)) from error
   if argv[1:]:
     raise UserError(f'{argv[1:]} are not flags; write --name=value.')
   return argv
@@ -111,11 +111,11 @@ def _flag_error(text: str) -> str:
   return f'--{missing[1]} is missing; see --help.' if missing else text
 
 
-def _unknown_key(error: Exception) -> str:
+def unknown_key(error: Exception) -> str:
   """The message of ml_collections for an unknown key."""
   said: Any = error
   while isinstance(said, Exception):
     said = said.args[0]
   key, *near = said.replace('"', '').splitlines()
-  more = ' '.join([*near, 'All keys: pixeldit_jax/config/keys.py.'])
+  more = ' '.join([*near, 'All keys: configs/KEYS.md.'])
   return f'--config has no key {key}. {more}'

@@ -1,6 +1,5 @@
 """Flags of `sample.py` and `evaluate.py`: which run, weights and sampler."""
 
-import functools
 from typing import TYPE_CHECKING
 
 from absl import flags
@@ -63,9 +62,7 @@ def _read_config(workdir: str) -> ConfigDict:
     _check_network(config, CONFIG.value)
     config.sampler.update(CONFIG.value.sampler)
   for key, value in overrides.items():
-    there = functools.reduce(
-      lambda node, name: node[name], key.split('.'), config
-    )
+    there = settings.flatten(config.to_dict()).get(key, settings.ABSENT)
     free = key.startswith('sampler.') or key == 'grounding.encoder'
     if not free and value != there:
       raise UserError(

@@ -15,7 +15,7 @@ from typing import Any
 from pixeldit_jax.errors import UserError
 from pixeldit_jax.flow.frequency import MODES
 from pixeldit_jax.metrics.table import FEATURE_NETWORKS
-from pixeldit_jax.model.config import ModelConfig
+from pixeldit_jax.model.config import CHOICES, LEAST, ModelConfig
 from pixeldit_jax.samplers.guidance import BOUNDS
 from pixeldit_jax.samplers.solvers import SOLVERS
 from pixeldit_jax.sharding import RULES
@@ -84,7 +84,10 @@ def _is_number(value: Any, interval: str) -> bool:
   """Whether a value is a number in an interval as '[0, 1)'; '' has all."""
   if isinstance(value, bool) or not isinstance(value, numbers.Real):
     return False
-  number = float(value)
+  try:
+    number = float(value)
+  except OverflowError:  # an integer of hundreds of digits
+    return False
   if not interval or math.isnan(number):
     return not interval
   low, high = map(float, interval[1:-1].split(','))
@@ -94,14 +97,53 @@ def _is_number(value: Any, interval: str) -> bool:
 
 
 def _model_keys() -> tuple[Key, ...]:
-  """The fields of `ModelConfig`, which checks their values itself."""
+  """The fields of `ModelConfig`, with the ranges that it knows of them."""
   text = inspect.getdoc(ModelConfig) or ''
   found = re.findall(r'^  (\w+): (.*(?:\n    .*)*)', text, re.M)
   meanings = {name: ' '.join(words.split()) for name, words in found}
   return tuple(
-    Key(f'model.{field.name}', field.default, '', meanings.get(field.name, ''))
+    Key(
+      f'model.{field.name}',
+      field.default,
+      _model_range(field.name, field.default),
+      meanings.get(field.name, ''),
+    )
     for field in dataclasses.fields(ModelConfig)
   )
+
+
+def _model_range(name: str, default: Any) -> str | Sequence[str]:
+  """What a field of `ModelConfig` may be."""
+  if isinstance(default, bool):
+    return ''
+  if isinstance(default, int):
+    # Above it no network fits anywhere, and sizes overflow.
+    return f'[{LEAST.get(name, 0)}, 1e6]'
+  if isinstance(default, float):
+    return '(-inf, inf)'  # ModelConfig knows more
+  return CHOICES.get(name, '')
+
+
+def describe_keys() -> str:
+  """The page of the documentation: all keys as tables of Markdown."""
+  lines = [
+    '# All keys',
+    '',
+    'Made from `pixeldit_jax/config/keys.py` by `python -m '
+    'pixeldit_jax.config.keys > configs/KEYS.md`.',
+    'A value of another type or outside its range is refused before anything '
+    'is made.',
+  ]
+  section = None
+  for key in KEYS:
+    head = key.name.rpartition('.')[0]
+    if head != section:
+      section = head
+      lines += ['', f'## `{head or "the run"}`', '']
+      lines += ['| key | default | values | meaning |', '|---|---|---|---|']
+    cells = (f'`{key.name}`', f'`{key.default!r}`', key.expected, key.meaning)
+    lines.append('| ' + ' | '.join(c.replace('|', '\\|') for c in cells) + ' |')
+  return '\n'.join(lines) + '\n'
 
 
 KEYS = (
@@ -365,3 +407,7 @@ KEYS = (
     for axis, default in RULES.items()
   ),
 )
+
+
+if __name__ == '__main__':
+  print(describe_keys(), end='')

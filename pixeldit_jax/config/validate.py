@@ -87,8 +87,7 @@ def _check_values(config: ConfigDict) -> None:
       near = difflib.get_close_matches(name, known, n=1)
       hint = f'did you mean {near[0]}? ' if near else ''
       raise UserError(
-        f'config.{name} is not known: {hint}All keys: '
-        'pixeldit_jax/config/keys.py.'
+        f'config.{name} is not known: {hint}All keys: configs/KEYS.md.'
       )
   for name, key in known.items():
     if name not in values:

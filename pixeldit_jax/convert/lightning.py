@@ -101,6 +101,31 @@ def _tensors(found: Any, keys: tuple[str, ...]) -> dict[str, Any]:
   return {k: v for k, v in found.items() if hasattr(v, 'data_ptr')}
 
 
+def _spec_of(path: str | os.PathLike, name: Any, tensor) -> Spec:
+  """Shape and dtype of a tensor, once it was found to be a plain one."""
+  import torch
+
+  kind = ''
+  if not isinstance(name, str):
+    kind = 'under a name that is no text'
+  elif tensor.is_meta:
+    kind = 'on the meta device, without values'
+  elif tensor.is_quantized:
+    kind = 'quantized'
+  elif tensor.layout != torch.strided:
+    kind = 'sparse'
+  if kind:
+    raise UserError(
+      f'{path}: {name!a} is {kind}; expected plain arrays. Save it as '
+      'tensor.to_dense().float().'
+    )
+  dtype = str(tensor.dtype).removeprefix('torch.')
+  try:
+    return Spec(tuple(tensor.shape), np.dtype(dtype))
+  except TypeError as error:
+    raise UserError(f'{path}: {name!a} is {dtype}, unknown here.') from error
+
+
 def _to_numpy(tensor) -> np.ndarray:
   """A copy in memory of its own; bfloat16, new to NumPy, goes as bits."""
   import torch
@@ -108,6 +133,9 @@ def _to_numpy(tensor) -> np.ndarray:
   tensor = tensor.detach().contiguous()
   if tensor.dtype == torch.bfloat16:
     return tensor.view(torch.int16).numpy().copy().view(ml_dtypes.bfloat16)
+  if tensor.dtype.itemsize == 1 and tensor.is_floating_point():
+    name = str(tensor.dtype).removeprefix('torch.')
+    return tensor.view(torch.uint8).numpy().copy().view(np.dtype(name))
   return tensor.numpy().copy()
 
 
@@ -139,10 +167,7 @@ def read_lightning(
     raise UserError(
       f'{path} holds no tensors by name, neither at the top nor under {keys}.'
     )
-  specs = {
-    name: Spec(tuple(t.shape), np.dtype(str(t.dtype).removeprefix('torch.')))
-    for name, t in tensors.items()
-  }
+  specs = {name: _spec_of(path, name, t) for name, t in tensors.items()}
   mapped = 0
 
   def read(name):

@@ -9,6 +9,7 @@ import json
 import os
 import pathlib
 from collections.abc import Mapping
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -19,7 +20,7 @@ from pixeldit_jax.convert.lazy import (
   specs_of,
 )
 from pixeldit_jax.errors import UserError
-from pixeldit_jax.files import replacing
+from pixeldit_jax.files import differs, parse_json, replacing
 
 DTYPES = {
   'F64': np.dtype(np.float64),
@@ -32,7 +33,11 @@ DTYPES = {
   'I8': np.dtype(np.int8),
   'U8': np.dtype(np.uint8),
   'BOOL': np.dtype(np.bool_),
+  'F8_E4M3': np.dtype(ml_dtypes.float8_e4m3fn),
+  'F8_E5M2': np.dtype(ml_dtypes.float8_e5m2),
 }
+HEADER = 100_000_000  # bytes, as the form allows
+_ENTRY = {'dtype': str, 'shape': [int], 'data_offsets': [int]}
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
@@ -49,20 +54,17 @@ def read_safetensors(path: str | os.PathLike) -> LazyTensors:
     start = 8 + int.from_bytes(file.read(8), 'little')
     if not 8 < start <= size:
       raise UserError(f'{path} is no safetensors file, or is cut off.')
-    header = json.loads(file.read(start - 8))
-  header.pop('__metadata__', None)
-  end = start + max((e['data_offsets'][1] for e in header.values()), default=0)
-  if end > size:
-    raise UserError(
-      f'{path} is cut off: {size} bytes of {end}. Download it again.'
-    )
-  specs = {}
-  for name, entry in header.items():
-    if entry['dtype'] not in DTYPES:
+    if start > HEADER:
       raise UserError(
-        f'{path}: {name} is {entry["dtype"]}; expected one of {[*DTYPES]}.'
+        f'{path}: a header of {start:,} bytes; the form allows {HEADER:,}.'
       )
-    specs[name] = Spec(tuple(entry['shape']), DTYPES[entry['dtype']])
+    text = file.read(start - 8).decode(errors='replace')
+  header = parse_json(text, f'the header of {path}')
+  header.pop('__metadata__', None)
+  specs = {
+    name: _spec_of(path, name, entry, size, start)
+    for name, entry in header.items()
+  }
 
   def read(name):
     begin, end = header[name]['data_offsets']
@@ -70,6 +72,35 @@ def read_safetensors(path: str | os.PathLike) -> LazyTensors:
     return data.view(specs[name].dtype).reshape(specs[name].shape)
 
   return LazyTensors(specs, read)
+
+
+def _spec_of(
+  path: pathlib.Path, name: str, entry: Any, size: int, start: int
+) -> Spec:
+  """What the header says of a tensor, once it was found to be possible."""
+  shown = ascii(name)[1:-1]  # of a stranger
+  where = f'{path}: {shown}'
+  if wrong := differs(entry, _ENTRY):
+    raise UserError(f'{where}: {wrong}.')
+  if entry['dtype'] not in DTYPES:
+    raise UserError(
+      f'{where} is {entry["dtype"]}; expected one of {[*DTYPES]}.'
+    )
+  spec = Spec(tuple(entry['shape']), DTYPES[entry['dtype']])
+  offsets = entry['data_offsets']
+  if len(offsets) != 2 or min((*spec.shape, *offsets)) < 0:
+    raise UserError(f'{where}: impossible shape or offsets.')
+  if offsets[1] - offsets[0] != spec.nbytes:
+    raise UserError(
+      f'{where}: {offsets[1] - offsets[0]} bytes for {spec.shape} of '
+      f'{entry["dtype"]}.'
+    )
+  if start + offsets[1] > size:
+    raise UserError(
+      f'{path} is cut off: {size} bytes of at least {start + offsets[1]} (the '
+      f'end of {shown}). Download it again.'
+    )
+  return spec
 
 
 def write_safetensors(

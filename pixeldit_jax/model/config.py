@@ -23,6 +23,49 @@ DTYPES = ('float32', 'bfloat16')
 REMAT = ('none', 'matmuls', 'full')
 ATTENTION = ('auto', 'plain', 'xla', 'blockwise', 'splash', 'flash', 'cudnn')
 
+# The least value of each integer, and the words that a text may be.
+LEAST = {
+  'num_classes': 0,
+  'text_width': 0,
+  'text_tokens': 1,
+  'in_channels': 1,
+  'patch_size': 1,
+  'patch_depth': 1,
+  'pixel_depth': 0,
+  'field_ratio': 1,
+  'position_grid': 0,
+  'bottleneck': 0,
+  'branch_depth': 0,
+  'context_tokens': 0,
+  'context_start': 0,
+  'condition_silu': 1,
+  'grounding_width': 0,
+  'grounding_depth': 1,
+  'grounding_heads': 0,
+  'mlp_multiple': 0,
+}
+CHOICES = {
+  'decoder': DECODERS,
+  'pixel_attention': PIXEL_ATTENTION,
+  'pixel_adaln': PIXEL_ADALN,
+  'modulation': MODULATION,
+  'norm': NORMS,
+  'attention_norm': ATTENTION_NORMS,
+  'qk_norm': QK_NORMS,
+  'mlp': MLPS,
+  'mean_flow': MEAN_FLOW,
+  'output_norm': OUTPUT_NORMS,
+  'positions': POSITIONS,
+  'rotary': ROTARY,
+  'time': TIME,
+  'init': INIT,
+  'prediction': PREDICTIONS,
+  'dtype': DTYPES,
+  'patch_remat': REMAT,
+  'pixel_remat': REMAT,
+  'attention': ATTENTION,
+}
+
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
@@ -188,26 +231,7 @@ class ModelConfig:
   attention: str = 'auto'
 
   def __post_init__(self):
-    for name, least in (
-      ('num_classes', 0),
-      ('text_width', 0),
-      ('text_tokens', 1),
-      ('in_channels', 1),
-      ('patch_size', 1),
-      ('patch_depth', 1),
-      ('pixel_depth', 0),
-      ('field_ratio', 1),
-      ('position_grid', 0),
-      ('bottleneck', 0),
-      ('branch_depth', 0),
-      ('context_tokens', 0),
-      ('context_start', 0),
-      ('condition_silu', 1),
-      ('grounding_width', 0),
-      ('grounding_depth', 1),
-      ('grounding_heads', 0),
-      ('mlp_multiple', 0),
-    ):
+    for name, least in LEAST.items():
       if getattr(self, name) < least:
         raise UserError(
           f'model.{name}={getattr(self, name)}: at least {least}.'
@@ -219,27 +243,7 @@ class ModelConfig:
         'text; set one of them and let the other be 0.'
       )
     _check_heads('', self.width, self.heads)
-    for name, known in (
-      ('decoder', DECODERS),
-      ('pixel_attention', PIXEL_ATTENTION),
-      ('pixel_adaln', PIXEL_ADALN),
-      ('modulation', MODULATION),
-      ('norm', NORMS),
-      ('attention_norm', ATTENTION_NORMS),
-      ('qk_norm', QK_NORMS),
-      ('mlp', MLPS),
-      ('mean_flow', MEAN_FLOW),
-      ('output_norm', OUTPUT_NORMS),
-      ('positions', POSITIONS),
-      ('rotary', ROTARY),
-      ('time', TIME),
-      ('init', INIT),
-      ('prediction', PREDICTIONS),
-      ('dtype', DTYPES),
-      ('patch_remat', REMAT),
-      ('pixel_remat', REMAT),
-      ('attention', ATTENTION),
-    ):
+    for name, known in CHOICES.items():
       if getattr(self, name) not in known:
         raise UserError(
           f'model.{name}={getattr(self, name)!r}: use one of {known}.'

@@ -18,7 +18,7 @@ def read_class_names(workdir: str) -> tuple[str, ...]:
   path = epath.Path(workdir) / CLASSES
   if not path.is_file():
     return ()
-  return tuple(files.read_json(path).get('names', ()))
+  return tuple(files.read_json(path, form={'names': [str]})['names'])
 
 
 def parse_labels(

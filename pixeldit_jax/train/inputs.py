@@ -40,6 +40,11 @@ def open_data(config: ConfigDict) -> Source:
       f'data.source={data.source!r} has {source.num_classes} classes, '
       f'but model.num_classes={model.num_classes}.'
     )
+  if model.in_channels != 3:
+    raise UserError(
+      f'model.in_channels={model.in_channels}: images are read as RGB, so that '
+      'a network is trained with model.in_channels=3.'
+    )
   if data.buckets and not source.buckets:
     raise UserError(
       f'data.buckets=True with data.source={data.source!r}: only shards of '

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from pixeldit_jax import sharding
+from pixeldit_jax import hardware, sharding
 from pixeldit_jax.data.pipeline.iterator import BatchIterator
 from pixeldit_jax.data.source import Source
 from pixeldit_jax.encoders.frozen import Frozen
@@ -152,6 +152,17 @@ def _check_batch_size(context: RunContext) -> None:
     raise UserError(
       f'data.batch_size={config.data.batch_size} does not divide over {shards} '
       f'devices x optimizer.accumulate={config.optimizer.accumulate}.'
+    )
+  # Decoded ahead, and the batch on its way to the devices.
+  rows = config.data.batch_size // jax.process_count()
+  batches = max(1, config.data.num_workers) * config.data.prefetch + 2
+  needed = rows * batches * 3 * config.data.resolution**2
+  if needed > (there := hardware.host_memory()):
+    raise UserError(
+      f'data.batch_size={config.data.batch_size} at data.resolution='
+      f'{config.data.resolution}: {batches} batches are in memory at once '
+      f'(data.prefetch={config.data.prefetch}), {needed / 1e9:,.1f} GB of '
+      f'{there / 1e9:,.1f} GB that this machine has. Lower one of them.'
     )
 
 

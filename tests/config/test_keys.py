@@ -1,8 +1,12 @@
 """The table of keys: every default is allowed, every meaning is written."""
 
+import math
+import pathlib
+
 import pytest
 
 from pixeldit_jax.config import KEYS, Key
+from pixeldit_jax.config.keys import describe_keys
 from pixeldit_jax.errors import UserError
 
 
@@ -47,6 +51,39 @@ def test_types_and_intervals(key, good, bad):
   for value in bad:
     with pytest.raises(UserError, match='a='):
       key.check(value)
+
+
+def test_the_page_of_the_documentation_is_made_of_the_table():
+  page = pathlib.Path(__file__).parents[2] / 'configs' / 'KEYS.md'
+  assert page.read_text() == describe_keys()
+
+
+NUMERIC = [
+  key for key in KEYS if not isinstance(key.default, bool | str | tuple)
+]
+BAD = [math.nan, math.inf, -math.inf, -1, 0, 10**20, 10**400, 'x', True]
+
+
+@pytest.mark.parametrize('key', NUMERIC, ids=lambda key: key.name)
+def test_no_numeric_key_takes_what_it_cannot_be(key):
+  """What is taken is finite, of the type, and in the range."""
+  for value in [*BAD, None]:
+    try:
+      key.check(value)
+    except UserError as error:
+      assert str(error).startswith(f'{key.name}=')
+      assert len(str(error).splitlines()) == 1
+      continue
+    if value is None:
+      assert key.default is None
+      continue
+    assert type(value) in (int, float)
+    assert math.isfinite(value) or key.name == 'optimizer.clip_norm'
+    assert value in (-1, 0, 10**20) or value == math.inf
+    low, high = map(float, str(key.allowed)[1:-1].split(','))
+    assert low <= value <= high
+    if isinstance(key.default, int):
+      assert isinstance(value, int) and abs(value) < 2**63
 
 
 def test_a_refusal_names_key_value_and_range():

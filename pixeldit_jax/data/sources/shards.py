@@ -25,6 +25,17 @@ from pixeldit_jax.typing import Int
 FORMAT = 'pixeldit_jax shards 1'
 MANIFEST = precomputed_arrays.IMAGES
 BUCKET_INDEX = 'buckets.npy'
+_FILE = {'file': str, 'bytes': int, 'sha256?': str}
+_FORM = {
+  'job?': dict,
+  'resolution': int,
+  'buckets': [[int]],
+  'examples': int,
+  'captions': int,
+  'class_names': [str],
+  'shards': [_FILE | {'examples': int}],
+  'indices': [_FILE],
+}
 
 
 def pack(header: dict[str, Any], image: bytes) -> bytes:
@@ -46,11 +57,15 @@ def read_manifest(path: str) -> dict[str, Any]:
     MissingFileError: there is none: not prepared, or not to the end.
     UserError: it is damaged, or no manifest of this format.
   """
-  return files.read_manifest(
-    os.path.join(path, MANIFEST),
+  name = os.path.join(path, MANIFEST)
+  manifest = files.read_manifest(
+    name,
     FORMAT,
     f'run pixeldit prepare-data --out={path} (again, if it was interrupted)',
   )
+  if wrong := files.differs(manifest, _FORM):
+    raise UserError(f'{name} is damaged: {wrong}. Prepare the data again.')
+  return manifest
 
 
 def check_shards(

@@ -56,8 +56,17 @@ def verify(
   """
   try:
     listed = json.loads((folder / FILES).read_text())
-  except (OSError, ValueError) as error:
+  except (OSError, ValueError, RecursionError) as error:
     return [f'{FILES} cannot be read ({error})']
+  if not isinstance(listed, dict):
+    return [f'{FILES} cannot be read (it is no object)']
+  for name, entry in listed.items():
+    if (
+      files.differs(entry, [int])
+      or len(entry) != 2
+      or not files.is_inside(name)
+    ):
+      return [f'{FILES} cannot be read (at {name!a})']
   names = [name for name in sorted(listed) if name.startswith(part)]
   if not names:
     return [f'{part} was not saved']

@@ -11,6 +11,7 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
@@ -304,6 +305,9 @@ def _check_form(form: str, target: pathlib.Path, text: int) -> None:
 
 def _told(tensors: LazyTensors) -> LazyTensors:
   """The same, which log how far their reading is, and must be finite."""
+  for name, spec in tensors.specs.items():
+    if not jnp.issubdtype(spec.dtype, jnp.floating):
+      raise UserError(f'{name} is {spec.dtype}: weights are floats.')
   size = sum(spec.nbytes for spec in tensors.specs.values())
   count, done = -(-size // 10**6), 0
   report = Progress('Wrote', count, unit='MB')

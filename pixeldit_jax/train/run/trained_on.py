@@ -91,7 +91,7 @@ def check_classes(
   path = epath.Path(workdir) / _CLASSES
   if not path.is_file() or run_folder.CLASSES in allow_change:
     return
-  stored = files.read_json(path).get('names', [])
+  stored = files.read_json(path, form={'names': [str]})['names']
   if list(names) == stored:
     return
   gone = [name for name in stored if name not in set(names)]

@@ -79,7 +79,16 @@ def read_config(workdir: str) -> ConfigDict:
       'that pixeldit train was given.'
     )
   defaults = json.loads(get_config().to_json())
-  return ConfigDict(_with_defaults(files.read_json(path), defaults))
+  form = {f'{k}?': dict for k, v in defaults.items() if isinstance(v, dict)}
+  stored = files.read_json(path, form=form)
+  config = ConfigDict(_with_defaults(stored, defaults))
+  known = settings.flatten(config.to_dict())
+  for key in KEYS:
+    try:
+      key.check(known[key.name])
+    except UserError as error:
+      raise UserError(f'{path}: {error}') from error
+  return config
 
 
 def _with_defaults(stored: Mapping[str, Any], defaults: Mapping[str, Any]):
@@ -236,7 +245,16 @@ def write_progress(workdir: str, progress: Mapping[str, Any]) -> None:
 def read_progress(workdir: str) -> dict[str, Any]:
   """The values of the last `write_progress`; empty before."""
   path = epath.Path(workdir) / 'progress.json'
-  return files.read_json(path) if path.is_file() else {}
+  form = {'step?': int, 'seconds?': dict}
+  if not path.is_file():
+    return {}
+  progress = files.read_json(path, form=form)
+  for name, value in progress.get('seconds', {}).items():
+    if wrong := files.differs(value, float, f'seconds.{name}'):
+      raise UserError(f'{path} is damaged: {wrong}.')
+  if progress.get('saved') is not None:
+    files.parse_json(json.dumps(progress), path, form={'saved': int})
+  return progress
 
 
 def add_history(workdir: str, event: str, **facts) -> None:
@@ -256,7 +274,7 @@ def add_evaluation(
 def read_evaluations(workdir: str) -> dict[int, dict[str, float]]:
   """All metrics by step; later lines of a step add to those before."""
   metrics: dict[int, dict[str, float]] = {}
-  for line in _read_lines(workdir, 'evaluations.jsonl'):
+  for line in _read_lines(workdir, 'evaluations.jsonl', {'step': int}):
     metrics.setdefault(line.pop('step'), {}).update(line)
   return metrics
 
@@ -277,15 +295,15 @@ def remove_empty_folders(workdir: str) -> None:
 
 def read_history(workdir: str) -> list[dict[str, Any]]:
   """Every start and stop, in order."""
-  return _read_lines(workdir, 'history.jsonl')
+  return _read_lines(workdir, 'history.jsonl', {'event': str})
 
 
-def _read_lines(workdir: str, name: str) -> list[dict[str, Any]]:
+def _read_lines(workdir: str, name: str, form: Any) -> list[dict[str, Any]]:
   path = epath.Path(workdir) / name
   if not path.is_file():
     return []
   text = path.read_text()
-  return [files.parse_json(line, path) for line in text.splitlines()]
+  return [files.parse_json(line, path, form=form) for line in text.splitlines()]
 
 
 def _append(workdir: str, name: str, line: Mapping[str, Any]) -> None:
