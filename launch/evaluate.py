@@ -151,7 +151,8 @@ def _count() -> int:
 def _read_run():
   """The run with its weights, and the points of the sweep, all checked."""
   from pixeldit_jax.eval import sweep
-  from pixeldit_jax.sampling.class_labels import parse_labels, read_class_names
+  from pixeldit_jax.sampling.class_labels import parse_labels
+  from pixeldit_jax.train.run.trained_on import read_class_names
 
   context, ref = sample_flags.read_run()
   model = context.config.model

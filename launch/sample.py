@@ -59,7 +59,7 @@ def main():
 
   from pixeldit_jax.cli.log import start_log
   from pixeldit_jax.sampling import benchmark_exports, sample_set, trajectory
-  from pixeldit_jax.sampling.class_labels import read_class_names
+  from pixeldit_jax.train.run.trained_on import read_class_names
 
   cluster_flags.initialize()
   start_log(jax.process_index())

@@ -40,6 +40,7 @@ def test_they_run(tmp_path):
   environment = os.environ | dict(
     PATH=f'{scripts}{os.pathsep}{os.environ["PATH"]}',
     JUPYTER_PLATFORM_DIRS='1',
+    XLA_FLAGS='',  # one device, as people have
   )
   done = subprocess.run(
     [sys.executable, '-m', 'pytest', '--nbmake', '-q', '-p', 'no:cacheprovider']

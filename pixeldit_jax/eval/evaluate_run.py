@@ -20,7 +20,6 @@ from pixeldit_jax.metrics.feature_extractor import FeatureNetwork
 from pixeldit_jax.progress import Progress
 from pixeldit_jax.run_context import RunContext
 from pixeldit_jax.sampling import provenance
-from pixeldit_jax.sampling.class_labels import read_class_names
 from pixeldit_jax.sampling.sample_set import (
   make_sample_set,
   write_grid,
@@ -28,6 +27,7 @@ from pixeldit_jax.sampling.sample_set import (
 )
 from pixeldit_jax.settings import as_json, differences
 from pixeldit_jax.train.checkpoint.restore import CheckpointRef
+from pixeldit_jax.train.run.trained_on import read_class_names
 
 log = logging.getLogger(__name__)
 

@@ -12,9 +12,9 @@ from pixeldit_jax.data.source import Source
 from pixeldit_jax.images.contact_sheet import draw_classes
 from pixeldit_jax.images.grid import image_grid
 from pixeldit_jax.run_context import RunContext
-from pixeldit_jax.sampling.class_labels import read_class_names
 from pixeldit_jax.sampling.sampler import Sampler
 from pixeldit_jax.train.evaluator import never_stop
+from pixeldit_jax.train.run.trained_on import read_class_names
 from pixeldit_jax.typing import Condition, PyTree, TextCondition, UInt8
 
 

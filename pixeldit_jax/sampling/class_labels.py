@@ -4,21 +4,9 @@ import difflib
 from collections.abc import Sequence
 
 import numpy as np
-from etils import epath
 
-from pixeldit_jax import files
 from pixeldit_jax.errors import UserError
 from pixeldit_jax.typing import Int
-
-CLASSES = 'classes.json'
-
-
-def read_class_names(workdir: str) -> tuple[str, ...]:
-  """The names of a run's classes by label; () of a run that keeps none."""
-  path = epath.Path(workdir) / CLASSES
-  if not path.is_file():
-    return ()
-  return tuple(files.read_json(path, form={'names': [str]})['names'])
 
 
 def parse_labels(

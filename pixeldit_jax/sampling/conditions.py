@@ -8,8 +8,9 @@ import numpy as np
 
 from pixeldit_jax.errors import UserError
 from pixeldit_jax.run_context import RunContext
-from pixeldit_jax.sampling.class_labels import read_class_names, read_labels
+from pixeldit_jax.sampling.class_labels import read_labels
 from pixeldit_jax.train.run import trained_on
+from pixeldit_jax.train.run.trained_on import read_class_names
 from pixeldit_jax.typing import Condition, TextCondition
 
 # Classes by number or name, or prompts; a single one too.

@@ -23,14 +23,12 @@ from pixeldit_jax.images.image_sets import NpzImages
 from pixeldit_jax.progress import Progress
 from pixeldit_jax.run_context import RunContext
 from pixeldit_jax.sampling.checkpoint_weights import image_settings
-from pixeldit_jax.sampling.class_labels import (
-  parse_labels,
-  read_class_names,
-)
+from pixeldit_jax.sampling.class_labels import parse_labels
 from pixeldit_jax.sampling.npz_writer import SHARD, SampleStore
 from pixeldit_jax.sampling.sampler import Sampler
 from pixeldit_jax.sampling.text_sampler import Prompts, TextSampler
 from pixeldit_jax.train.checkpoint.restore import CheckpointRef, restore_weights
+from pixeldit_jax.train.run.trained_on import read_class_names
 from pixeldit_jax.typing import Int, PyTree, UInt8
 
 log = logging.getLogger(__name__)

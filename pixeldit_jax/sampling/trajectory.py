@@ -11,9 +11,10 @@ from PIL import Image
 from pixeldit_jax import outputs
 from pixeldit_jax.images.grid import image_grid, write_png
 from pixeldit_jax.run_context import RunContext
-from pixeldit_jax.sampling.class_labels import parse_labels, read_class_names
+from pixeldit_jax.sampling.class_labels import parse_labels
 from pixeldit_jax.sampling.sampler import Sampler
 from pixeldit_jax.train.checkpoint.restore import CheckpointRef, restore_weights
+from pixeldit_jax.train.run.trained_on import read_class_names
 from pixeldit_jax.typing import UInt8
 
 log = logging.getLogger(__name__)

@@ -105,6 +105,14 @@ def check_classes(
   )
 
 
+def read_class_names(workdir: str) -> tuple[str, ...]:
+  """The names of a run's classes by label; () of a run that keeps none."""
+  path = epath.Path(workdir) / _CLASSES
+  if not path.is_file():
+    return ()
+  return tuple(files.read_json(path).get('names', ()))
+
+
 def write_classes(workdir: str, names: Sequence[str]) -> None:
   """Keeps the names of the classes, by label."""
   if jax.process_index() == 0:
