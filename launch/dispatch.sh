@@ -35,6 +35,22 @@ need_script() { # [SCRIPT...]
   [ $# -gt 0 ] && [ -f "$root/$1" ] ||
     fail "'${1:-}' is not a script of $root" \
       'After the options comes what to run: launch/train.py --config=...'
+  local word name
+  for word; do
+    case $word in
+    --config=*) name=${word#--config=} name=${name%%:*} ;;
+    *) continue ;;
+    esac
+    # The checkout alone is sent; a run may lie on a disk of the workers.
+    [ ! -f "$root/configs/${name%.py}.py" ] || continue
+    case $name in
+    /*.py | *../*.py) ;;
+    *.py) [ ! -f "$root/$name" ] || continue ;;
+    */*) continue ;;
+    esac
+    fail "--config=$name is no configuration of $root, which is what is sent" \
+      "There are: $(cd "$root/configs" && echo [a-z]*.py)"
+  done
 }
 
 # What a worker needs of the checkout, in $packed/pixeldit_jax.tgz.

@@ -5,6 +5,21 @@ are also what Python's own names say, so that `except FileNotFoundError` works.
 """
 
 
+def escaped(text: str) -> str:
+  """Text for a terminal: control characters of strangers' names as `\\x1b`.
+
+  Line ends stay. Names can so neither colour nor rewrite what is shown.
+  """
+  return ''.join(
+    c
+    if c.isprintable() or c in '\n\t'
+    else c.encode('ascii', 'backslashreplace').decode()
+    if not c.isascii()
+    else f'\\x{ord(c):02x}'
+    for c in text
+  )
+
+
 class UserError(ValueError):
   """What was given cannot be used; the message names the fix."""
 

@@ -5,6 +5,15 @@ import sys
 
 import absl.logging
 
+from pixeldit_jax.errors import escaped
+
+
+class _Escaping(logging.Formatter):
+  """Shows names of files and classes without what they do to a terminal."""
+
+  def format(self, record: logging.LogRecord) -> str:
+    return escaped(super().format(record))
+
 
 def start_log(process_index: int = 0, level: str = 'INFO') -> None:
   """Prints the log lines of this package, and warnings of others.
@@ -17,9 +26,7 @@ def start_log(process_index: int = 0, level: str = 'INFO') -> None:
   package = logging.getLogger('pixeldit_jax')
   if not package.handlers:
     handler = logging.StreamHandler(sys.stdout)
-    handler.setFormatter(
-      logging.Formatter('%(asctime)s %(message)s', '%H:%M:%S')
-    )
+    handler.setFormatter(_Escaping('%(asctime)s %(message)s', '%H:%M:%S'))
     package.addHandler(handler)
   package.propagate = False
   package.setLevel(level if process_index == 0 else 'WARNING')

@@ -14,7 +14,7 @@ from typing import Any
 
 from absl import app, flags
 
-from pixeldit_jax.errors import EXIT_STOPPED, Stopped, UserError
+from pixeldit_jax.errors import EXIT_STOPPED, Stopped, UserError, escaped
 
 _HELP = {'--help', '-help', '-h', '-?', '--helpshort'}
 _FULL_HELP = {'--helpfull', '-helpfull'}
@@ -37,7 +37,7 @@ def run(main: Callable[[], None]) -> None:
   try:
     app.run(lambda argv: main(), flags_parser=_parse)
   except UserError as error:
-    sys.exit(f'{name}: {error}')
+    sys.exit(f'{name}: {escaped(str(error))}')
   except Stopped as stopped:
     print(f'{name}: {stopped}')
     sys.exit(EXIT_STOPPED)

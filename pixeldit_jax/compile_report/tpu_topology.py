@@ -70,8 +70,41 @@ class Compiled(NamedTuple):
   hbm_bytes: int
 
 
+# The slices of Cloud TPU by the names of their types; in v4 and v5p names the
+# number is of cores, two to a chip. cloud.google.com/tpu/docs
+_FLAT = {1: '1x1', 4: '2x2', 8: '2x4', 16: '4x4', 32: '4x8', 64: '8x8'}
+_FLAT |= {128: '8x16', 256: '16x16'}
+_CUBES = {8: '2x2x1', 16: '2x2x2', 32: '2x2x4', 64: '2x4x4', 128: '4x4x4'}
+_CUBES |= {256: '4x4x8', 512: '4x8x8', 1024: '8x8x8', 2048: '8x8x16'}
+_TYPES = {
+  'v5litepod': ('v5e', _FLAT),
+  'v5e': ('v5e', _FLAT),
+  'v6e': ('v6e', _FLAT),
+  'v5p': ('v5p', _CUBES),
+  'v4': ('v4', _CUBES),
+}
+
+
+def topology_of(name: str) -> str:
+  """'v5litepod-16', as slices are asked for, to 'v5e:4x4'.
+
+  Raises:
+    UserError: a type without a slice of that size.
+  """
+  kind, dash, count = name.partition('-')
+  if not dash or kind not in _TYPES or ':' in name:
+    return name
+  chip, shapes = _TYPES[kind]
+  if not count.isdigit() or int(count) not in shapes:
+    known = ', '.join(f'{kind}-{n}' for n in shapes)
+    raise UserError(f'topology {name!r}: slices are {known}.')
+  return f'{chip}:{shapes[int(count)]}'
+
+
 def make_topology(name: str, slices: int = 1) -> list[jax.Device]:
   """The devices of a topology such as 'v5e:4x4', for a number of slices.
+
+  The names that slices are asked for by, as v5litepod-16, are taken as well.
 
   Raises:
     UserError: a name that libtpu does not know.
@@ -82,6 +115,7 @@ def make_topology(name: str, slices: int = 1) -> list[jax.Device]:
       'the TPU compiler is in libtpu, which is not installed: '
       "pip install 'pixeldit_jax[tpu]' (Linux on x86-64)."
     )
+  name = topology_of(name)
   os.environ.setdefault('TPU_SKIP_MDS_QUERY', '1')  # there is no TPU host
   os.environ.setdefault('ALLOW_MULTIPLE_LIBTPU_LOAD', '1')
   from jax.experimental import topologies

@@ -65,6 +65,11 @@ def read_prompts(text: str | None, path: str | None) -> list[str]:
   if text is not None and path is not None:
     raise UserError('--prompts and --prompts_file: give one of them.')
   if text is not None:
+    if pathlib.Path(text.strip()).suffix in ('.txt', '.json', '.jsonl', '.csv'):
+      raise UserError(
+        f'--prompts={text}: that is the name of a file, which would be drawn '
+        f'as a prompt. Read it by --prompts_file={text}'
+      )
     parts = text.split(';')
   elif path is not None:
     # Editors of Windows write a mark before the first line.

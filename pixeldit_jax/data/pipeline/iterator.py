@@ -63,7 +63,8 @@ class BatchIterator(grain.DatasetIterator):
     self._position += self._batch_size
     for name in batch.skipped:
       if name not in self.skipped:
-        log.warning('skipped a bad example: %s', name)
+        # Of a name with a line end only this line is shown.
+        log.warning('skipped a bad example: %s', name.replace('\n', '\\n'))
       self.skipped[name] = self.skipped.get(name, 0) + 1
     return batch.entries
 
