@@ -95,6 +95,7 @@ def make_debug(config: ConfigDict) -> None:
     pixel_heads=0,
     position_grid=4 if model.position_grid else 0,
     bottleneck=min(8, model.bottleneck),
+    branch_depth=min(1, model.branch_depth),
     context_tokens=min(2, model.context_tokens),
     context_start=min(1, model.context_start),
     grounding_width=min(16, model.grounding_width),

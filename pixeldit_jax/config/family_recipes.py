@@ -19,7 +19,9 @@ DINOV3 = {
   384: 'facebook/dinov3-vits16-pretrain-lvd1689m',
   768: 'facebook/dinov3-vitb16-pretrain-lvd1689m',
 }
-LARGEST = dict(deco='XL', pixnerd='XL', flatdit='XL', jit='H', pixeldit2='H')
+LARGEST = dict(
+  deco='XL', pixnerd='XL', flatdit='XL', jit='H', pixeldit2='H', pmf='H'
+)
 EPOCH = 1_251  # steps of 1024 images
 # Of networks of images: noisy times, mirrored images, a rate that warms up.
 IMAGES: dict[str, Any] = {
@@ -37,6 +39,16 @@ ALIGNED: dict[str, Any] = {
   'repa.teacher': DINOV2,
   'repa.position_offset': 0.1,
 }
+# Of average velocities: Muon, no warmup; half of the EMA is 2M images old.
+AVERAGE: dict[str, Any] = {
+  'objective': 'mean_flow',
+  'flow.time_std': 0.8,
+  'data.batch_size': 1024,
+  'optimizer.name': 'muon',
+  'optimizer.learning_rate': 1e-3,
+  'optimizer.beta2': 0.95,
+  'ema.decay': 0.99965,
+}
 # What is the same at every size and resolution.
 SHARED: dict[str, dict[str, Any]] = {
   'deco': ALIGNED | {'flow.frequency_weight': 1.0},
@@ -44,6 +56,7 @@ SHARED: dict[str, dict[str, Any]] = {
   'flatdit': ALIGNED,
   'jit': IMAGES,
   'pixeldit2': IMAGES | ALIGNED,
+  'pmf': AVERAGE,
 }
 SAMPLERS: dict[str, dict[str, Any]] = {
   'deco': dict(solver='euler', steps=100, interval_bounds='upper'),
@@ -51,6 +64,7 @@ SAMPLERS: dict[str, dict[str, Any]] = {
   'flatdit': dict(solver='euler', steps=50),
   'jit': dict(solver='heun', steps=50, interval_bounds='zero'),
   'pixeldit2': dict(solver='heun', steps=50, interval_bounds='zero'),
+  'pmf': dict(solver='jump', steps=1),
 }
 # Of XL, and of JiT-H and PixelDiT2-H. DeCo and PixNerd reach 512 by going on
 # from a run at 256 (init_from) for so many steps.
@@ -64,6 +78,8 @@ STEPS = {
   ('jit', 512): 600 * EPOCH,
   ('pixeldit2', 256): 750_000,
   ('pixeldit2', 512): 850_000,
+  ('pmf', 256): 360 * EPOCH,
+  ('pmf', 512): 360 * EPOCH,
 }
 GUIDANCE = {
   ('deco', 256): 3.2,
@@ -75,10 +91,14 @@ GUIDANCE = {
   ('jit', 512): 2.3,
   ('pixeldit2', 256): 2.4,
   ('pixeldit2', 512): 2.1,
+  ('pmf', 256): 7.0,
+  ('pmf', 512): 5.5,
 }
 INTERVAL = {
   ('pixeldit2', 256): (0.125, 0.9),
   ('pixeldit2', 512): (0.1, 0.925),
+  ('pmf', 256): (0.4, 0.8),
+  ('pmf', 512): (0.4, 0.9),
 }
 # Where a size differs from the largest.
 SIZES: dict[tuple[str, str, int], dict[str, Any]] = {
@@ -89,6 +109,33 @@ SIZES: dict[tuple[str, str, int], dict[str, Any]] = {
   ('jit', 'B', 512): {'sampler.guidance': 3.0},
   ('jit', 'L', 512): {'sampler.guidance': 2.5},
   ('pixeldit2', 'B', 256): {'repa.block': 4},
+  ('pmf', 'B', 256): {
+    'steps': 320 * EPOCH,
+    'flow.time_mean': -0.8,
+    'sampler.guidance': 8.5,
+    'sampler.interval': (0.3, 0.9),
+  },
+  ('pmf', 'B', 512): {
+    'steps': 320 * EPOCH,
+    'flow.time_mean': -0.8,
+    'flow.noise_scale': 2.0,
+    'sampler.guidance': 6.5,
+    'sampler.interval': (0.3, 0.9),
+  },
+  ('pmf', 'L', 256): {
+    'steps': 320 * EPOCH,
+    'flow.time_mean': -0.8,
+    'mean_flow.beta': 2.0,
+    'sampler.interval': (0.3, 0.8),
+  },
+  ('pmf', 'L', 512): {
+    'steps': 320 * EPOCH,
+    'flow.noise_scale': 4.0,
+    'sampler.guidance': 7.5,
+    'sampler.interval': (0.4, 0.8),
+  },
+  ('pmf', 'H', 256): {'flow.noise_scale': 2.0, 'mean_flow.uniform': 0.1},
+  ('pmf', 'H', 512): {'flow.noise_scale': 4.0, 'mean_flow.uniform': 0.1},
 }
 
 
@@ -159,15 +206,22 @@ def sample_as_published(config: ConfigDict, model: str) -> None:
     guidance=GUIDANCE[model, resolution],
     interval=INTERVAL.get((model, resolution), (0.1, 1.0)),
   )
+  if config.model.prediction == 'image':
+    config.flow.noise_scale = 2.0 if resolution == 512 else 1.0
+  if config.model.mean_flow == 'tokens':
+    config.objective = 'mean_flow'
+    config.flow.noise_scale = 1.0  # or that of the size
   for size, fields in families.SIZES[model].items():
     if all(config.model[k] == fields[k] for k in ('width', 'patch_depth')):
       changes = SIZES.get((model, size, resolution), {})
       config.update_from_flattened_dict(
-        {k: v for k, v in changes.items() if k.startswith('sampler.')}
+        {
+          k: v
+          for k, v in changes.items()
+          if k.startswith('sampler.') or k == 'flow.noise_scale'
+        }
       )
   config.grounding.encoder = DINOV3.get(config.model.grounding_width, '')
-  if config.model.prediction == 'image':
-    config.flow.noise_scale = 2.0 if resolution == 512 else 1.0
 
 
 def _network(model: str, size: str, resolution: int) -> dict[str, Any]:
@@ -175,7 +229,7 @@ def _network(model: str, size: str, resolution: int) -> dict[str, Any]:
   if resolution == 512 and (model, size) == ('pixeldit2', 'H'):
     size = 'H512'
   fields = preset(model, size)
-  if resolution == 512 and model == 'jit':
+  if resolution == 512 and model in ('jit', 'pmf'):
     fields['patch_size'] = 32  # as many patches as at 256
   return fields
 
@@ -203,9 +257,14 @@ def digits(config: ConfigDict, model: str) -> None:
     context_tokens=min(4, config.model.context_tokens),
     context_start=min(1, config.model.context_start),
     position_grid=4 if config.model.position_grid else 0,
+    branch_depth=min(2, config.model.branch_depth),
     grounding_width=min(64, config.model.grounding_width),
   )
-  flow = {k: v for k, v in SHARED[model].items() if k.startswith('flow.')}
+  flow = {
+    k: v
+    for k, v in SHARED[model].items()
+    if k.startswith(('flow.', 'objective'))
+  }
   if config.model.prediction == 'image':
     flow['flow.shift'] = 1.0  # its times are noisy as they are
   config.update_from_flattened_dict(flow)

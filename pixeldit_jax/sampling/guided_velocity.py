@@ -10,6 +10,7 @@ from flax import nnx
 
 from pixeldit_jax.encoders.frozen import Frozen, with_weights
 from pixeldit_jax.encoders.grounding import ground
+from pixeldit_jax.errors import UserError
 from pixeldit_jax.flow.prediction import as_velocity
 from pixeldit_jax.model.pixeldit import abstract_model
 from pixeldit_jax.run_context import RunContext
@@ -47,9 +48,18 @@ def guided_velocity(
     A function of x, t and the time that decides about guidance, see `guide`.
     Of a network of average velocities that is told the scale, of x, t and the
     end of a step, see `guided_average`.
+
+  Raises:
+    UserError: a network that has no such velocity.
   """
   options, model = context.config.sampler, context.config.model
   network = nnx.merge(nnx.graphdef(abstract_model(context.model)), weights)
+  if model.prediction == 'noise' or model.size_embed:
+    raise UserError(
+      f'model.prediction={model.prediction!r} with model.size_embed='
+      f'{model.size_embed}: DiT and PixelFlow have no velocity from noise to '
+      'image; draw with samplers.ddpm or samplers.stages.'
+    )
   told = model.mean_flow == 'tokens' or options.solver == 'jump'
   away: Condition | None = unconditional
   labels: Any = condition  # of a network of classes

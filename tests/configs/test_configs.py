@@ -48,7 +48,7 @@ def test_it_trains_its_debug_steps(path, tmp_path):
   )
 
 
-FAMILY = ('pixeldit2', 'deco', 'pixnerd', 'flatdit', 'jit')
+FAMILY = ('pixeldit2', 'deco', 'pixnerd', 'flatdit', 'jit', 'pmf')
 
 
 @pytest.mark.parametrize(
@@ -120,6 +120,36 @@ def test_the_family_trains_and_samples_as_its_papers(
   joint = config.grounding.joint_dropout
   assert joint == (0.05 if (name, arg) == ('imagenet512', 'pixeldit2') else 0)
   assert bool(config.grounding.encoder) == (model == 'pixeldit2')
+
+
+@pytest.mark.parametrize(
+  'side, size, millions, sigma, mean, beta, omega, interval',
+  [
+    (256, 'B', 175, 1, -0.8, 1, 8.5, (0.3, 0.9)),
+    (512, 'B', 179, 2, -0.8, 1, 6.5, (0.3, 0.9)),
+    (256, 'L', 512, 1, -0.8, 2, 7.0, (0.3, 0.8)),
+    (512, 'L', 517, 4, 0.0, 1, 7.5, (0.4, 0.8)),
+    (256, 'H', 1114, 2, 0.0, 1, 7.0, (0.4, 0.8)),
+    (512, 'H', 1120, 4, 0.0, 1, 5.5, (0.4, 0.9)),
+  ],
+)
+def test_pmf_trains_and_samples_as_its_code(
+  side, size, millions, sigma, mean, beta, omega, interval
+):
+  """Its times are 1 - ours: means change their sign, intervals turn round."""
+  path = ROOT / 'configs' / f'imagenet{side}.py'
+  config = load(path, f'model=pmf,size={size}')
+  validate(config)
+  assert round(count_parameters(model_config(config)) / 1e6) == millions
+  assert config.flow.noise_scale == sigma
+  assert (config.flow.time_mean, config.flow.time_std) == (mean, 0.8)
+  assert config.mean_flow.beta == beta
+  assert config.mean_flow.uniform == (0.1 if size == 'H' else 0)
+  s, o = config.sampler, config.optimizer
+  assert (s.solver, s.steps, s.guidance) == ('jump', 1, omega)
+  assert tuple(s.interval) == interval
+  assert (o.name, o.learning_rate, o.clip_norm) == ('muon', 1e-3, float('inf'))
+  assert config.steps == (360 if size == 'H' else 320) * 1251
 
 
 @pytest.mark.parametrize('name', ['imagenet256', 'imagenet512'])

@@ -26,16 +26,16 @@ FAMILIES = {
   'jit': ({'model.context_start': 2}, 'heun'),
   'pixeldit2': ({'model.context_start': 2}, 'heun'),
 }
+SAMPLED = FAMILIES | {'pmf': ({}, 'jump')}
 
 
-@pytest.fixture(params=FAMILIES)
-def converted(request, golden, tmp_path):
-  """The family, its released weights, and a workdir of them."""
-  family = request.param
-  weights = golden(f'rivals/{family}').below('w')
+def convert(family, golden, tmp_path):
+  """The released weights of a family, a workdir of them, and its folder."""
+  name = 'one_step' if family == 'pmf' else f'rivals/{family}'
+  weights = golden(name).below('w')
   file, run = tmp_path / 'released.safetensors', str(tmp_path / 'run')
   write_safetensors(file, weights)
-  known, solver = FAMILIES[family]
+  known, solver = SAMPLED[family]
   overrides = known | {'data.resolution': 16, 'sampler.steps': 2}
   if family == 'pixeldit2':
     overrides['grounding.encoder'] = 'random'
@@ -45,8 +45,16 @@ def converted(request, golden, tmp_path):
   return weights, run, tmp_path
 
 
-def test_a_file_is_sampled_at_once_and_comes_back(converted, same_bits):
-  weights, run, tmp_path = converted
+@pytest.fixture(params=FAMILIES)
+def converted(request, golden, tmp_path):
+  return convert(request.param, golden, tmp_path)
+
+
+@pytest.mark.parametrize('family', SAMPLED)
+def test_a_file_is_sampled_at_once_and_comes_back(
+  family, golden, tmp_path, same_bits
+):
+  weights, run, tmp_path = convert(family, golden, tmp_path)
   context = RunContext.build(read_config(run))
   native, _ = restore_weights(CheckpointRef(run), context.model, context.mesh)
   labels = np.arange(8, dtype=np.int32) % context.model.num_classes
