@@ -54,6 +54,12 @@ _DTYPE = flags.DEFINE_enum(
   ['float32', 'bfloat16'],
   'Of the tensors in --out: float32, and bfloat16 for ComfyUI, by default.',
 )
+_CARD = flags.DEFINE_bool(
+  'card',
+  False,
+  'Also writes README.md beside --out: what the weights are, how they were '
+  'trained and measured, and a picture of samples.',
+)
 _STEP = flags.DEFINE_integer('step', None, 'Checkpoint; the newest by default.')
 _VERIFY = flags.DEFINE_enum(
   'verify',
@@ -143,8 +149,18 @@ def _read_text(config):
 
 
 def _out_of_workdir(out: str):
-  from pixeldit_jax.train.checkpoint import released
+  import pathlib
 
+  from pixeldit_jax.train.checkpoint import released
+  from pixeldit_jax.train.checkpoint.model_card import (
+    check_card,
+    write_model_card,
+  )
+  from pixeldit_jax.train.checkpoint.restore import CheckpointRef
+
+  target = pathlib.Path(out)
+  if _CARD.value:
+    check_card(target)
   released.from_workdir(
     _WORKDIR.value,
     out,
@@ -155,6 +171,9 @@ def _out_of_workdir(out: str):
     overwrite=_OVERWRITE.value,
     form=_TO.value,
   )
+  if _CARD.value:
+    ref = CheckpointRef(_WORKDIR.value, _STEP.value, _WEIGHTS.value != 'raw')
+    write_model_card(_WORKDIR.value, target, ref.resolve().step or 0)
 
 
 if __name__ == '__main__':
