@@ -125,6 +125,10 @@ def _measure(first: bool):
   elif _IMAGES.value:
     images = image_sets.open_images(_IMAGES.value, _NUM_SAMPLES.value)
     resolution = images.shape[0]
+    sizes = images.sizes()
+    if len(sizes) > 1:
+      print(f'{_IMAGES.value} holds images of {len(sizes)} sizes.')
+      resolution = None  # the reference keeps its sizes too
   reference = None
   if first:
     reference = _read_reference(network, _RESOLUTION.value or resolution)

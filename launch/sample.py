@@ -45,6 +45,13 @@ _NEGATIVE = flags.DEFINE_string(
 )
 _HEIGHT = flags.DEFINE_integer('height', None, 'Pixels; as trained by default.')
 _WIDTH = flags.DEFINE_integer('width', None, 'Pixels; as trained by default.')
+_SIZES = flags.DEFINE_string(
+  'sizes',
+  None,
+  'Several sizes in turn, as 480x544,544x480 (height x width), or "buckets": '
+  "those of the run's data, in their shares. Each is a set of its own, and all "
+  'images are below images/.',
+)
 _TEXT_ENCODER = flags.DEFINE_string(
   'text_encoder', '', 'Where the encoder of the run is now, if elsewhere.'
 )
@@ -79,6 +86,14 @@ def main():
       drawn += [trajectory.ANIMATION, trajectory.STRIP]
     outputs.check(out / name for name in drawn)
   count = len(prompts.texts) if prompts else 100
+  if _SIZES.value:
+    given = count if _NUM_SAMPLES.value is None else _NUM_SAMPLES.value
+    sample_set.make_sized_sets(
+      *(context, ref, out, given, prompts),
+      _read_sizes(context.config, _SIZES.value),
+      overwrite=overwrite,
+    )
+    return
   sample_set.make_sample_set(
     context,
     ref,
@@ -100,7 +115,8 @@ def main():
 
 def _read_prompts(config, workdir):
   """What the flags ask a text network for, and the benchmark if it is one's."""
-  asked = (_PROMPTS, _PROMPTS_FILE, _EXPORT, _NEGATIVE, _HEIGHT, _WIDTH)
+  of_size = (_HEIGHT, _WIDTH, _SIZES)
+  asked = (_PROMPTS, _PROMPTS_FILE, _EXPORT, _NEGATIVE, *of_size)
   if not config.model.text_width:
     for flag in asked:
       if flag.value not in (None, ''):
@@ -114,7 +130,7 @@ def _read_prompts(config, workdir):
 
   benchmark = None
   if _EXPORT.value:
-    for flag in (_PROMPTS, _PROMPTS_FILE, _NUM_SAMPLES):
+    for flag in (_PROMPTS, _PROMPTS_FILE, _NUM_SAMPLES, _SIZES):
       if flag.value is not None:
         raise UserError(f'--{flag.name} with --export, which has its own.')
     benchmark = benchmark_exports.open_export(_EXPORT.value, _OUT.value)
@@ -131,6 +147,30 @@ def _read_prompts(config, workdir):
     texts, encoder, _NEGATIVE.value, (height, width)
   )
   return prompts, benchmark
+
+
+def _read_sizes(config, text):
+  """Sizes with their shares: of a flag, or of the data of the run."""
+  if _HEIGHT.value or _WIDTH.value:
+    raise UserError('--sizes with --height or --width: give one of them.')
+  if text == 'buckets':
+    from pixeldit_jax.data.sources.open_source import open_source
+    from pixeldit_jax.train.inputs import image_sizes
+
+    if not config.data.buckets:
+      raise UserError(
+        '--sizes=buckets: the run was trained on squares (data.buckets=False); '
+        'give sizes, as 480x544,544x480.'
+      )
+    return image_sizes(config, open_source(config.data.source))
+  try:
+    sizes = [tuple(map(int, part.split('x'))) for part in text.split(',')]
+    return {(height, width): 1.0 for height, width in sizes}
+  except ValueError:
+    raise UserError(
+      f'--sizes={text!r}: write heights and widths as 480x544,544x480, or '
+      'buckets.'
+    ) from None
 
 
 if __name__ == '__main__':

@@ -172,6 +172,18 @@ KEYS = (
     "the encoder that the texts must come from; '' is any",
   ),
   Key(
+    'data.encode_texts',
+    False,
+    '',
+    'embed captions while training, by data.text_encoder; nothing is stored',
+  ),
+  Key(
+    'data.text_instruction',
+    '',
+    '',
+    "what data.encode_texts puts before captions: default, a file, or '' none",
+  ),
+  Key(
     'data.caption_weights',
     '',
     '',

@@ -106,6 +106,14 @@ def _check_data(config: ConfigDict) -> None:
       f'data.caption_weights={config.data.caption_weights!r}: weights must be '
       'finite.'
     )
+  if config.data.encode_texts and not (
+    config.model.text_width and config.data.text_encoder
+  ):
+    raise UserError(
+      'data.encode_texts=True with '
+      f'data.text_encoder={config.data.text_encoder!r} and model.text_width='
+      f'{config.model.text_width}: name an encoder, and its width.'
+    )
   if config.data.batch_size % config.optimizer.accumulate:
     raise UserError(
       f'data.batch_size={config.data.batch_size} does not divide into '

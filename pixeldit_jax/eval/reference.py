@@ -16,6 +16,8 @@
 import concurrent.futures
 import dataclasses
 import hashlib
+import itertools
+import logging
 import os
 import pathlib
 from collections.abc import Callable, Iterator
@@ -24,7 +26,7 @@ import numpy as np
 
 from pixeldit_jax.data.sources.kinds import is_source
 from pixeldit_jax.data.sources.open_source import open_source
-from pixeldit_jax.data.transforms import BadExample, center_crop, decode
+from pixeldit_jax.data.transforms import BadExample, crop, decode
 from pixeldit_jax.errors import UserError
 from pixeldit_jax.eval import statistics_file
 from pixeldit_jax.files import sha256
@@ -36,6 +38,8 @@ from pixeldit_jax.images.image_sets import (
 from pixeldit_jax.metrics.feature_extractor import FeatureNetwork
 from pixeldit_jax.metrics.image_statistics import ImageStatistics, collect
 from pixeldit_jax.typing import UInt8
+
+log = logging.getLogger(__name__)
 
 KEPT_FEATURES = 10_000  # as many images as ADM's batches hold
 _BATCH = 256
@@ -61,32 +65,57 @@ class Reference:
 
 
 class SourceImages:
-  """All images of a source in its order, cropped as for training.
+  """All images of a source, cropped as for training.
+
+  In the order of the source; of one with aspect-ratio buckets that are kept,
+  bucket by bucket.
 
   Attributes:
     count: number of images.
-    shape: (H, W, 3) of each.
   """
 
   def __init__(self, spec: str, resolution: int | None):
     """Opens the source.
 
+    Args:
+      spec: of the source.
+      resolution: side of the squares; None is that of prepared data, whose
+        aspect-ratio buckets are kept.
+
     Raises:
       MissingFileError: there are no such data.
-      UserError: not a source, or no resolution.
+      UserError: not a source, no resolution, or another than it is of.
     """
+    self._spec, self._source = spec, open_source(spec)
+    square = bool(resolution)
+    own = self._source.resolution
+    if own and resolution not in (None, 0, own):
+      raise UserError(
+        f'the reference {spec} was prepared at {own} pixels, and images of '
+        f'{resolution} are asked for: prepare it again with pixeldit '
+        f'prepare-data --resolution={resolution}, or give what it was made of.'
+      )
+    resolution = resolution or own
     if not resolution:
       raise UserError(
         f'{spec} has images of any size; give --resolution=256 or the like.'
       )
-    self._spec, self._source = spec, open_source(spec)
-    self.count, self.shape = len(self._source), (resolution, resolution, 3)
+    self.count = len(self._source)
+    self._order = np.arange(self.count)
+    self._size_of = dict.fromkeys([0], (resolution, resolution))
+    self._bucket_of = np.zeros(self.count, np.int64)
+    if self._source.buckets and square:
+      log.info('%s has aspect-ratio buckets: its images are cut square.', spec)
+    elif self._source.buckets:
+      self._bucket_of = self._source.bucket_of_examples()
+      self._order = np.argsort(self._bucket_of, kind='stable')
+      self._size_of = dict(enumerate(self._source.buckets))
     self._digest = hashlib.sha256()
 
   def _decode(self, index: int) -> np.ndarray:
     try:
       image = decode(self._source[index]['image'])
-      return center_crop(image, self.shape[0])
+      return crop(image, *self._size_of[int(self._bucket_of[index])])
     except (BadExample, OSError) as error:
       raise UserError(
         f'{self._spec}: image {index} cannot be read ({error}). Leave such '
@@ -94,14 +123,16 @@ class SourceImages:
       ) from error
 
   def batches(self, size: int) -> Iterator[UInt8[np.ndarray, 'B H W 3']]:
-    """Yields images in the order of the source, `size` at a time."""
+    """Yields images of one size, `size` at a time at most."""
     self._digest = hashlib.sha256()
     with concurrent.futures.ThreadPoolExecutor(_DECODERS) as pool:
       for start in range(0, self.count, size):
-        stop = min(start + size, self.count)
-        images = np.stack(list(pool.map(self._decode, range(start, stop))))
-        self._digest.update(images.data)
-        yield images
+        part = self._order[start : start + size].tolist()
+        found = pool.map(self._decode, part)
+        for _, alike in itertools.groupby(found, lambda image: image.shape):
+          images = np.stack(list(alike))
+          self._digest.update(images.data)
+          yield images
 
   def checksum(self) -> str:
     """SHA-256 of the pixels; called once all batches have been drawn."""
@@ -123,7 +154,8 @@ def read_reference(
     network: the network that also sees the samples.
     progress: f(count) gives a function that is called with the number of
       images done.
-    resolution: side of the images that a data source is cropped to.
+    resolution: side of the squares that a data source is cropped to; None is
+      that of prepared data, whose aspect-ratio buckets are kept.
     keep: images whose features are kept; all by default, of a source 10,000.
 
   Raises:

@@ -7,6 +7,7 @@ An ADM batch (arXiv 2105.05233) is a `.npz` with uint8 `arr_0` [N, H, W, 3]. At
 import concurrent.futures
 import contextlib
 import hashlib
+import itertools
 import os
 import pathlib
 import zipfile
@@ -20,6 +21,7 @@ from pixeldit_jax.images.image_files import is_image, walk
 from pixeldit_jax.typing import Int, UInt8
 
 _UNFINISHED = ('.tmp', '.part', '.partial', '.crdownload')
+MOST_SIZES = 64  # each is a program of its own to compile
 _DECODERS = 8  # threads; Pillow decodes without Python's lock
 
 
@@ -112,6 +114,11 @@ class NpzImages:
           data = stream.read(int(np.prod(shape)))
         yield np.frombuffer(data, np.uint8).reshape(shape)
 
+  def sizes(self) -> set[tuple[int, int]]:
+    """Height and width, of all images alike."""
+    height, width, _ = self.shape
+    return {(height, width)}
+
   def labels(self) -> Int[np.ndarray, 'N'] | None:
     """The class of each image, if the file has them (`arr_1`).
 
@@ -147,12 +154,13 @@ def _refuse_damage(path):
 class FolderImages:
   """The image files of a folder and of those below, in the order of names.
 
-  Opaque images of any 8-bit mode count as RGB.
+  Opaque images of any 8-bit mode count as RGB. They may have a few sizes, as
+  samples of a run with aspect-ratio buckets do.
 
   Attributes:
     path: the folder.
     count: number of images.
-    shape: (H, W, 3) of the first; the others must agree.
+    shape: (H, W, 3) of the first.
   """
 
   def __init__(self, path: str | os.PathLike):
@@ -183,19 +191,40 @@ class FolderImages:
     except (OSError, SyntaxError, ValueError) as error:
       raise UserError(f'{self.path / name} is no image: {error}.') from error
 
+  def sizes(self) -> set[tuple[int, int]]:
+    """Heights and widths, by the heads of the files.
+
+    Raises:
+      UserError: more than `MOST_SIZES`, or a file that is no image.
+    """
+    with concurrent.futures.ThreadPoolExecutor(_DECODERS) as pool:
+      found = set(pool.map(self._size_of, self._names))
+    if len(found) > MOST_SIZES:
+      raise UserError(
+        f'{self.path} holds images of {len(found)} sizes: expected one, or as '
+        f'many as there are aspect-ratio buckets, {MOST_SIZES} at most.'
+      )
+    return found
+
+  def _size_of(self, name: str) -> tuple[int, int]:
+    from PIL import Image
+
+    try:
+      with Image.open(self.path / name) as image:
+        return image.height, image.width
+    except (OSError, SyntaxError, ValueError) as error:
+      raise UserError(f'{self.path / name} is no image: {error}.') from error
+
   def batches(self, size: int) -> Iterator[UInt8[np.ndarray, 'B H W 3']]:
-    """Yields images in the order of their names, `size` at a time."""
+    """Yields images in the order of their names, at most `size` at a time.
+
+    Those of a batch have one size.
+    """
     with concurrent.futures.ThreadPoolExecutor(_DECODERS) as pool:
       for start in range(0, self.count, size):
-        names = self._names[start : start + size]
-        images = list(pool.map(self._decode, names))
-        for name, image in zip(names, images):
-          if image.shape != self.shape:
-            raise UserError(
-              f'{self.path / name} is of {image.shape}, but the first image of '
-              f'{self.shape}: all images of a set must have one size.'
-            )
-        yield np.stack(images)
+        images = pool.map(self._decode, self._names[start : start + size])
+        for _, alike in itertools.groupby(images, lambda image: image.shape):
+          yield np.stack(list(alike))
 
   def labels(self) -> None:
     """A folder of images has no classes."""

@@ -101,7 +101,7 @@ class Extractor:
     While one batch is computed the next is read; no more is held.
 
     Raises:
-      UserError: a batch is not uint8 [B, H, W, 3] or of another size.
+      UserError: a batch is not uint8 [B, H, W, 3].
     """
     running = None
     for images, count in self._padded(batches):
@@ -113,10 +113,14 @@ class Extractor:
       yield _fetch(*running)
 
   def _padded(self, batches):
-    """Regroups into full batches; the last is filled up with zeros."""
+    """Regroups into full batches; the last of a size is filled with zeros."""
     shape, full, filled = None, np.empty(0, np.uint8), 0
     for images in batches:
-      shape = _check(images, shape)
+      _check(images)
+      if filled and images.shape[1:] != shape:
+        yield full, filled
+        filled = 0
+      shape = images.shape[1:]
       while len(images):
         if not filled:
           full = np.zeros((self.batch_size, *shape), np.uint8)
@@ -131,18 +135,12 @@ class Extractor:
       yield full, filled
 
 
-def _check(images: np.ndarray, shape: tuple[int, ...] | None):
+def _check(images: np.ndarray) -> None:
   if images.ndim != 4 or images.shape[3] != 3 or images.dtype != np.uint8:
     raise UserError(
       f'Got images of shape {images.shape} and dtype {images.dtype}; metrics '
       'are of uint8 [B, H, W, 3] with values 0 to 255.'
     )
-  if shape is not None and images.shape[1:] != shape:
-    raise UserError(
-      f'Got images of {images.shape[1:]} after images of {shape}; all images '
-      'of a set must have one size.'
-    )
-  return images.shape[1:]
 
 
 def _fetch(features: Features, count: int) -> Features:

@@ -6,11 +6,12 @@ continued.
 """
 
 import concurrent.futures
+import dataclasses
 import logging
 import math
 import os
 import pathlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import jax
 import numpy as np
@@ -96,6 +97,67 @@ def make_sample_set(
     store.finish(None if prompts else classes)
   multihost_utils.sync_global_devices(f'samples {path}')
   return dict(settings, count=count, workdir=str(ref.workdir))
+
+
+def make_sized_sets(
+  context: RunContext,
+  ref: CheckpointRef,
+  out: str | os.PathLike,
+  count: int,
+  prompts: Prompts,
+  sizes: Mapping[tuple[int, int], float],
+  *,
+  overwrite: bool = False,
+) -> None:
+  """Makes a set, a grid and files for each of several sizes.
+
+  Of 480 x 544 they are 480x544.npz, 480x544.png and images/480x544/. Prompts
+  take turns over all sizes; the noise of an image depends on the seed and its
+  number in the set of its size.
+
+  Args:
+    context: of the run, with the sampler and seed wanted.
+    ref: the weights.
+    out: the folder to write to.
+    count: images in all.
+    prompts: used in turn.
+    sizes: heights and widths, with the share of the images that each gets.
+    overwrite: remove sets of other settings first.
+
+  Raises:
+    UserError: as `make_sample_set`, before any image is made.
+  """
+  out = pathlib.Path(out)
+  for size in sizes:
+    context.model.grid(*size)
+  for size, texts in split_over_sizes(prompts.texts, count, sizes).items():
+    name = '{}x{}'.format(*size)
+    mine = dataclasses.replace(prompts, texts=texts, size=size)
+    make_sample_set(
+      *(context, ref, out / f'{name}.npz', len(texts)),
+      prompts=mine,
+      overwrite=overwrite,
+    )
+    if jax.process_index() == 0:
+      (out / 'images').mkdir(exist_ok=True)
+      write_pngs(out / 'images' / name, out / f'{name}.npz')
+      write_grid(out / f'{name}.png', out / f'{name}.npz', mine)
+
+
+def split_over_sizes(
+  texts: Sequence[str], count: int, sizes: Mapping[tuple[int, int], float]
+) -> dict[tuple[int, int], list[str]]:
+  """The texts of `count` images, by the sizes that the images get.
+
+  Each image gets the size that has fallen behind its share the most; texts take
+  turns.
+  """
+  total = sum(sizes.values())
+  found: dict[tuple[int, int], list[str]] = {size: [] for size in sizes}
+  for i in range(count):
+    size = max(sizes, key=lambda s: (i + 1) * sizes[s] / total - len(found[s]))
+    found[size].append(texts[i % len(texts)])
+  return {size: given for size, given in found.items() if given}
 
 
 # f(indices) -> batches of these images of a sample set.

@@ -11,10 +11,13 @@ from ml_collections import ConfigDict
 from pixeldit_jax.config import model_config
 from pixeldit_jax.data import caption_sampler, captions
 from pixeldit_jax.data.pipeline.batches import make_batches
+from pixeldit_jax.data.pipeline.encode_captions import EncodedSource
 from pixeldit_jax.data.pipeline.iterator import BatchIterator
 from pixeldit_jax.data.pipeline.loader_options import LoaderOptions
 from pixeldit_jax.data.source import Source
 from pixeldit_jax.data.sources.open_source import open_source
+from pixeldit_jax.encoders.text import TextEncoder, read_instruction
+from pixeldit_jax.encoders.words import WordEncoder
 from pixeldit_jax.errors import UserError
 from pixeldit_jax.model.cost import train_flops
 from pixeldit_jax.train.repa import stored_arrays, stored_shapes
@@ -30,9 +33,12 @@ def open_data(config: ConfigDict) -> Source:
     UserError: it has other classes or texts, or no buckets.
   """
   data, model = config.data, config.model
-  texts = caption_sampler.ARRAYS if model.text_width else ()
+  stored = model.text_width and not data.encode_texts
+  texts = caption_sampler.ARRAYS if stored else ()
   arrays = (*texts, *stored_arrays(config))
   source = open_source(data.source, arrays)
+  if data.encode_texts:
+    source = EncodedSource(source, _open_encoder(config))
   if model.text_width:
     check_text(config, text_meta(source))
   elif source.num_classes != model.num_classes:
@@ -66,7 +72,23 @@ def open_data(config: ConfigDict) -> Source:
     process_index=jax.process_index(),
     process_count=jax.process_count(),
   )
+  if model.text_width:
+    caption_sampler.check_captions(
+      source, captions.parse_weights(data.caption_weights)
+    )
   return source
+
+
+def _open_encoder(config: ConfigDict) -> TextEncoder | WordEncoder:
+  """The encoder of captions that are embedded while training."""
+  name, tokens = config.data.text_encoder, config.model.text_tokens
+  if name == 'words':
+    return WordEncoder(tokens, config.model.text_width)
+  return TextEncoder(
+    name,
+    tokens=tokens,
+    instruction=read_instruction(config.data.text_instruction),
+  )
 
 
 def text_meta(source: Source) -> Mapping[str, Any]:
@@ -101,7 +123,10 @@ def make_data(
   config: ConfigDict, source: Source, rows: Sequence[int]
 ) -> BatchIterator:
   """The endless batches, of which this process takes the given rows."""
-  pick = None
+  finish = pick = None
+  if isinstance(source, EncodedSource):
+    finish = source.encode
+    source = source.captioned
   if config.model.text_width:
     pick = caption_sampler.CaptionSampler(
       source,
@@ -110,7 +135,7 @@ def make_data(
       min_score=config.data.caption_min_score,
     )
   options = LoaderOptions.from_config(config)
-  return make_batches(source, options, rows=rows, pick=pick)
+  return make_batches(source, options, rows=rows, pick=pick, finish=finish)
 
 
 def abstract_batch(

@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pixeldit_jax.data.prepare import prepare
+from pixeldit_jax.data.prepare.write_shard import PrepareSettings
 from pixeldit_jax.data.sources.open_source import open_source
 from pixeldit_jax.data.transforms import center_crop, decode
 from pixeldit_jax.eval import reference
@@ -114,6 +116,34 @@ def test_sources_are_cropped_as_for_training(tiny_network, tmp_path):
   (tmp_path / 'dog' / '1.png').write_bytes(b'no image')
   with pytest.raises(ValueError, match='image 4 cannot be read'):
     reference.read_reference(spec, tiny_network, resolution=4)
+
+
+def test_prepared_data_are_measured_at_their_own_resolution(
+  tiny_network, tmp_path, caplog
+):
+  (tmp_path / 'in' / 'a').mkdir(parents=True)
+  for i in range(3):
+    pixels = np.full((24, 48, 3), 40 * i, np.uint8)
+    Image.fromarray(pixels).save(tmp_path / 'in' / 'a' / f'{i}.png')
+  settings = PrepareSettings(
+    f'folder:{tmp_path}/in', 16, bucketed=True, patch_size=4
+  )
+  prepare.prepare(settings, str(tmp_path / 'out'), num_processes=1)
+  spec = f'shards:{tmp_path}/out'
+  with caplog.at_level('INFO'):
+    images = reference.SourceImages(spec, 16)
+  assert [batch.shape for batch in images.batches(2)] == [
+    (2, 16, 16, 3),
+    (1, 16, 16, 3),
+  ]
+  assert 'its images are cut square' in caplog.text
+  kept = reference.SourceImages(spec, None)
+  (wide,) = {batch.shape[1:3] for batch in kept.batches(2)}
+  assert wide[1] > wide[0]
+  with pytest.raises(
+    ValueError, match='prepared at 16 pixels, and images of 8'
+  ):
+    reference.read_reference(spec, tiny_network, resolution=8)
 
 
 def test_other_networks_are_refused(tiny_network, tmp_path):

@@ -8,6 +8,7 @@ from PIL import Image
 from pixeldit_jax import config as defaults
 from pixeldit_jax.encoders.words import WordEncoder
 from pixeldit_jax.errors import UserError
+from pixeldit_jax.images.image_sets import open_images
 from pixeldit_jax.model.pixeldit import abstract_model, weights_of
 from pixeldit_jax.run_context import RunContext
 from pixeldit_jax.sampling import benchmark_exports, sample_set
@@ -97,3 +98,31 @@ def test_a_size_that_does_not_divide_leaves_nothing(text_run, tmp_path):
       path = tmp_path / 'samples.npz'
       sample_set.make_sample_set(*text_run, path, 3, prompts=prompts)
   assert not list(tmp_path.iterdir())
+
+
+def test_several_sizes_share_the_prompts_and_can_be_measured(
+  text_run, tmp_path
+):
+  prompts = Prompts(TEXTS, WordEncoder())
+  sizes = {(14, 21): 1.0, (21, 14): 1.0}
+  sample_set.make_sized_sets(*text_run, tmp_path, 6, prompts, sizes)
+  images = open_images(tmp_path / 'images', 6)
+  assert images.sizes() == set(sizes)
+  for height, width in sizes:
+    name = f'{height}x{width}'
+    assert (tmp_path / f'{name}.png').is_file()
+    with np.load(tmp_path / f'{name}.npz') as arrays:
+      assert arrays['arr_0'].shape == (3, height, width, 3)
+  with pytest.raises(ValueError, match='does not divide'):
+    sizes = {(14, 14): 1.0, (14, 15): 1.0}
+    sample_set.make_sized_sets(*text_run, tmp_path / 'x', 6, prompts, sizes)
+  assert not (tmp_path / 'x').exists()
+
+
+def test_sizes_get_their_shares():
+  sizes = {(4, 4): 0.5, (4, 8): 0.3, (8, 4): 0.2}
+  found = sample_set.split_over_sizes(['a', 'b'], 1000, sizes)
+  shares = [len(found[size]) / 1000 for size in sizes]
+  np.testing.assert_allclose(shares, [0.5, 0.3, 0.2], atol=0.005)
+  texts = [text for given in found.values() for text in given]
+  assert texts.count('a') == texts.count('b') == 500

@@ -164,3 +164,25 @@ def test_a_mesh_takes_the_batch_of_every_shape(config):
         wanted[name].dtype,
       )
   data.close()
+
+
+@pytest.mark.slow
+def test_texts_encoded_while_training_are_those_that_are_stored(config):
+  stored_data = inputs.make_data(config, inputs.open_data(config), range(8))
+  config = config.copy_and_resolve_references()
+  config.model.text_tokens = 8  # as they are stored
+  config.data.update(encode_texts=True, text_encoder='words')
+  RunContext.build(config)  # the keys go together
+  source = inputs.open_data(config)
+  assert inputs.text_meta(source) == WordEncoder().meta
+  data = inputs.make_data(config, source, range(8))
+  for _ in range(6):
+    want, batch = next(stored_data), next(data)
+    for key in ('id', 'image', 'text', 'text_mask'):
+      np.testing.assert_array_equal(batch[key], want[key])
+  assert data.get_state() == stored_data.get_state()
+  data.close()
+  stored_data.close()
+  config.data.text_encoder = ''
+  with pytest.raises(ValueError, match='encode_texts=True.*name an encoder'):
+    RunContext.build(config)

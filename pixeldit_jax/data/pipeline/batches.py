@@ -12,7 +12,7 @@ import grain
 from absl import flags
 
 from pixeldit_jax.data.pipeline.aspect_ratio_buckets import bucket_order
-from pixeldit_jax.data.pipeline.iterator import BatchIterator, Stream
+from pixeldit_jax.data.pipeline.iterator import BatchIterator, Finish, Stream
 from pixeldit_jax.data.pipeline.load_example import (
   ExampleLoader,
   Loaded,
@@ -34,6 +34,7 @@ def make_batches(
   *,
   rows: Sequence[int] | None = None,
   pick: Pick | None = None,
+  finish: Finish | None = None,
 ) -> BatchIterator:
   """Returns the endless iterator over batches.
 
@@ -51,6 +52,7 @@ def make_batches(
     pick: entries to add to those above or to replace them, for instance one of
       several captions. Arrays and numbers are stacked, other values listed.
       Its random numbers depend on the seed and the position in the stream.
+    finish: what becomes of each batch as it is taken, in this process.
 
   Raises:
     UserError: for options that this source cannot meet, before it is read.
@@ -66,7 +68,7 @@ def make_batches(
     order = make_order(source, options, version)
     return Stream(_Builder(load, order, options, rows), order.identity)
 
-  return BatchIterator(stream_of, options.batch_size)
+  return BatchIterator(stream_of, options.batch_size, finish)
 
 
 class _Builder:

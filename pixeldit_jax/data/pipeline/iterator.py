@@ -11,6 +11,8 @@ from pixeldit_jax.settings import check_same
 
 log = logging.getLogger(__name__)
 
+Finish = Callable[[dict[str, Any]], dict[str, Any]]
+
 
 class Stream(NamedTuple):
   """The batches in one order.
@@ -41,6 +43,7 @@ class BatchIterator(grain.DatasetIterator):
     self,
     stream_of: Callable[[int], Stream],
     batch_size: int,
+    finish: Finish | None = None,
   ):
     """Starts at position 0 of the stream in the newest order.
 
@@ -48,8 +51,10 @@ class BatchIterator(grain.DatasetIterator):
       stream_of: the stream in an order of `shuffle`; a run that was begun in
         an older one goes on in it.
       batch_size: positions that each batch moves on.
+      finish: what becomes of each batch as it is taken.
     """
     super().__init__()
+    self._finish = finish
     self._batches: grain.DatasetIterator | None = None
     self._stream_of = stream_of
     self._batch_size = batch_size
@@ -66,7 +71,7 @@ class BatchIterator(grain.DatasetIterator):
         # Of a name with a line end only this line is shown.
         log.warning('skipped a bad example: %s', name.replace('\n', '\\n'))
       self.skipped[name] = self.skipped.get(name, 0) + 1
-    return batch.entries
+    return self._finish(batch.entries) if self._finish else batch.entries
 
   def get_state(self) -> dict[str, Any]:
     return {'position': self._position, **self._identity}

@@ -27,7 +27,7 @@ class RandomWordEmbeddings(Source):
     self.class_names = source.class_names
     null = self._encode([''])
     self.arrays = {
-      name: _Embeddings(null[name][0], self._encoder.meta) for name in ARRAYS
+      name: MadeEmbeddings(null[name][0], self._encoder.meta) for name in ARRAYS
     }
 
   def check(self, **options) -> None:
@@ -46,8 +46,11 @@ class RandomWordEmbeddings(Source):
     return dict(zip(ARRAYS, (np.asarray(tokens), np.asarray(mask))))
 
 
-class _Embeddings:
-  """An `ArrayInfo`: what made them, and the array of the empty text."""
+class MadeEmbeddings:
+  """An `ArrayInfo` of embeddings that are not stored.
+
+  It knows what makes them, and the array of the empty text.
+  """
 
   shape: tuple[int, ...] | None = None  # one for each caption
   meta: Mapping[str, Any]

@@ -202,7 +202,7 @@ def test_what_is_odd_is_said_at_every_opening(tmp_path, encode, caplog):
     assert '2 classes have no picture: dog, owl' in caplog.text
     assert '1 pictures have no label' in caplog.text
     assert '1 rows have no picture: train-' in caplog.text
-    assert '3 pictures (ZSTD) can only be read with their whole' in caplog.text
+    assert '3 pictures (ZSTD) can only be read with their row' in caplog.text
   with pytest.raises(BadExample, match='00000002 has no label'):
     source[2]
 
