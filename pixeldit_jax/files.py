@@ -93,13 +93,23 @@ def read_json(
     FileNotFoundError: it is absent.
     UserError: it is no JSON, or of another kind.
   """
+  return parse_json(read_text(path), path, kind, form)
+
+
+def read_text(path: str | os.PathLike, encoding: str = 'utf-8') -> str:
+  """Reads a file of text.
+
+  Raises:
+    FileNotFoundError: it is absent.
+    UserError: its bytes are no text in this encoding.
+  """
   try:
-    text = epath.Path(path).read_text()
+    return epath.Path(path).read_bytes().decode(encoding)
   except UnicodeDecodeError as error:
     raise UserError(
-      f'{path} is damaged ({error}): bring back a copy, or correct it by hand.'
+      f'{path} is no text in UTF-8 ({error.reason} at byte {error.start}): '
+      'bring back a copy, or save it as UTF-8.'
     ) from error
-  return parse_json(text, path, kind, form)
 
 
 def parse_json(

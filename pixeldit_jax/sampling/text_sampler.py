@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import jax
 import numpy as np
 
+from pixeldit_jax import files
 from pixeldit_jax.errors import UserError
 from pixeldit_jax.run_context import RunContext
 from pixeldit_jax.sampling.sampler import Sampler
@@ -73,7 +74,7 @@ def read_prompts(text: str | None, path: str | None) -> list[str]:
     parts = text.split(';')
   elif path is not None:
     # Editors of Windows write a mark before the first line.
-    parts = pathlib.Path(path).read_text(encoding='utf-8-sig').splitlines()
+    parts = files.read_text(path, 'utf-8-sig').splitlines()
   else:
     raise UserError('a run with texts needs --prompts or --prompts_file.')
   prompts = [part.strip() for part in parts if part.strip()]

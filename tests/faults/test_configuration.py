@@ -9,6 +9,7 @@ import sys
 import jax
 import numpy as np
 import pytest
+from etils import epath
 
 from pixeldit_jax import files
 from pixeldit_jax.config import KEYS, get_config, make_debug
@@ -137,7 +138,7 @@ def test_json_of_another_form_names_file_and_key(tmp_path, value):
       assert name in str(error)
       assert len(str(error).splitlines()) == 1
   (tmp_path / integrity.FILES).write_text(json.dumps(value))
-  found = integrity.verify(tmp_path, checksums=True)
+  found = integrity.verify(epath.Path(tmp_path), checksums=True)
   assert found and found[0].startswith((integrity.FILES, ' was not saved'))
 
 

@@ -4,6 +4,7 @@ import collections
 import json
 import logging
 import os
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -35,7 +36,8 @@ class FolderSource(Source):
   """Image files under a folder, in the order of their names.
 
   With `labelled`, the folders directly under it are the classes, numbered in
-  the order of their names (for ImageNet's wnids, the usual numbering). A class
+  the order of their names (for ImageNet's wnids, the usual numbering); those
+  that are named 0 to n - 1 are numbered by their names. A class
   folder without an image keeps its number, and is named in a warning, as are
   images outside any class folder and kinds of files that are not read.
 
@@ -76,12 +78,10 @@ class FolderSource(Source):
   def _take_classes(self, files: list) -> list:
     """Sets `class_names`; returns the files that lie in a class folder."""
     with os.scandir(self._path) as entries:
-      self.class_names = tuple(
-        sorted(
-          entry.name
-          for entry in entries
-          if entry.is_dir() and not is_left_behind(entry.name)
-        )
+      self.class_names = _numbered(
+        entry.name
+        for entry in entries
+        if entry.is_dir() and not is_left_behind(entry.name)
       )
     for name in self.class_names:
       if not _is_text(name):
@@ -168,6 +168,29 @@ class UnlabelledFolderSource(FolderSource):
 
   def __init__(self, path: str):
     super().__init__(path, labelled=False)
+
+
+def _numbered(names: Iterable[str]) -> tuple[str, ...]:
+  """Class folders by label: by their numbers if these are 0 to n - 1.
+
+  Else by their names, as ImageNet's wnids are.
+  """
+  ordered = sorted(names)
+  if all(name.isascii() and name.isdigit() for name in ordered):
+    numbers = sorted(map(int, ordered))
+    if numbers == list(range(len(ordered))):
+      log.info(
+        'The class folders are named by their labels, 0 to %d.',
+        len(ordered) - 1,
+      )
+      return tuple(sorted(ordered, key=int))
+    if ordered:
+      log.warning(
+        'the class folders are numbers, but not 0 to %d: labels follow the '
+        'order of their names, so that %r is label 0',
+        *(len(ordered) - 1, ordered[0]),
+      )
+  return tuple(ordered)
 
 
 def _is_text(name: str) -> bool:

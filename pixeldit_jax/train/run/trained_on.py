@@ -89,7 +89,16 @@ def check_classes(
     UserError: a label would mean another class than before.
   """
   path = epath.Path(workdir) / _CLASSES
-  if not path.is_file() or run_folder.CLASSES in allow_change:
+  if run_folder.CLASSES in allow_change:
+    return
+  if not path.is_file():
+    if list(names) != sorted(names):
+      raise UserError(
+        f'workdir {workdir} was begun when class folders 0, 1, .. 10 had the '
+        'labels of their order by name (0, 1, 10, 2, ..), and they have those '
+        'of their numbers now: use another --workdir, or '
+        f'--allow_change={run_folder.CLASSES} to go on with other labels.'
+      )
     return
   stored = files.read_json(path, form={'names': [str]})['names']
   if list(names) == stored:

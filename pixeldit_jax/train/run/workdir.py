@@ -302,7 +302,7 @@ def _read_lines(workdir: str, name: str, form: Any) -> list[dict[str, Any]]:
   path = epath.Path(workdir) / name
   if not path.is_file():
     return []
-  text = path.read_text()
+  text = files.read_text(path)
   return [files.parse_json(line, path, form=form) for line in text.splitlines()]
 
 

@@ -52,4 +52,5 @@ def main():
     sys.exit(EXIT_STOPPED)
 
 
-main()
+if __name__ == '__main__':  # workers of the data import this file
+  main()
