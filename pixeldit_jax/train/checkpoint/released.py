@@ -194,9 +194,8 @@ def from_workdir(
     folder: a workdir.
     target: `.safetensors` (plain names), `.pth` (plain, or below 'core.' if
       of texts) or `.ckpt` (Lightning, 'denoiser.' and 'ema_denoiser.').
-    which: the 'ema' or the 'raw' weights. A `.ckpt` can hold `both`; one
-      set alone stands in both. None is 'both' where the file and the run have
-      them, and else 'ema'.
+    which: 'ema', 'raw' or, of a `.ckpt`, 'both'; one set alone stands in both
+      places there. None is 'both' where file and run have them, else 'ema'.
     dtype: 'float32' or 'bfloat16', the default of 'comfyui'.
     step: which checkpoint, the newest by default.
     checksums: see `CheckpointRef`.
@@ -226,12 +225,10 @@ def from_workdir(
     return _told(tensors.cast(dtype))
 
   weights = stored(main)
+  before = COMFYUI + TEXT if form == 'comfyui' else ''
   with outputs.replacing(target) as made:
-    if form == 'comfyui':
-      names = {f'{COMFYUI}{TEXT}{name}': name for name in weights}
-      write_safetensors(made, weights.renamed(names))
-    elif target.suffix == '.safetensors':
-      write_safetensors(made, weights)
+    if target.suffix == '.safetensors':
+      write_safetensors(made, weights.renamed({before + k: k for k in weights}))
     elif target.suffix == '.pth':
       prefix = TEXT if model.text_width else ''
       write_pth(made, weights.renamed({prefix + k: k for k in weights}))
