@@ -43,7 +43,7 @@ def replacing(path: str | os.PathLike) -> Iterator[epath.Path]:
 
 @contextlib.contextmanager
 def temporary(path: str | os.PathLike) -> Iterator[epath.Path]:
-  """Yields a path beside `path` for a file or folder; at the end it is gone."""
+  """Yields a path next to `path` for a file or folder, and deletes it then."""
   target = epath.Path(path)
   # Hosts may share the folder, and have processes of one number.
   unique = f'{os.getpid()}_{uuid.uuid4().hex[:8]}'
@@ -199,7 +199,7 @@ def read_manifest(
   for entry in (e for listed in lists for e in listed if isinstance(e, dict)):
     name = entry.get('file', '-')
     if not isinstance(name, str) or not is_inside(name):
-      raise UserError(f'{path} is damaged: {name!a} is no file beside it.')
+      raise UserError(f'{path} is damaged: {name!a} is no file next to it.')
   return manifest
 
 

@@ -46,7 +46,7 @@ def check(
   Args:
     paths: of files and folders, before they are replaced.
     home: a folder above them that has the manifest, where other programs read
-      all files beside them; that of each path by default.
+      all files next to them; that of each path by default.
   """
   foreign: list[str] = []
   for path in map(local, paths):

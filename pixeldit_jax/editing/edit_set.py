@@ -67,7 +67,7 @@ def read_table(path: str, defaults: Edit) -> list[Edit]:
 
   Args:
     path: columns are `image` and any other of `Edit`; relative images are
-      looked for beside the table.
+      looked for next to the table.
     defaults: for columns that are absent or empty.
 
   Raises:

@@ -1,4 +1,4 @@
-"""Frozen networks of a run, beside the one that is trained.
+"""The frozen networks of a run.
 
 The teacher of REPA, the encoder that grounds: their weights are arguments of
 the compiled programs, and neither in the state of a run nor in its checkpoints.

@@ -49,7 +49,7 @@ class TransformersModel:
 
 
 def import_transformers() -> Any:
-  """transformers, also beside a torchvision that was built for another torch.
+  """Imports transformers, even with a torchvision built for another torch.
 
   It needs torchvision for images only, but would fail with it.
   """

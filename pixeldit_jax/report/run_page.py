@@ -51,7 +51,7 @@ svg { width: 100%; } svg text { font-size: 11px; fill: currentColor; }
 .rule { stroke: #8884; } img { max-width: 100%; image-rendering: pixelated; }
 input[type=range] { width: 100%; } .wrong { color: #c53030; }
 """
-# A slider shows one of the pictures that stand beside it.
+# A slider shows one of the pictures in its box.
 _SCRIPT = """
 for (const box of document.querySelectorAll('.slider')) {
   const all = box.querySelectorAll('img'), out = box.querySelector('output');

@@ -54,7 +54,7 @@ def make_losses(
 ) -> Callable[..., tuple[Float[Array, 'B'], Losses]]:
   """f(output, x, t, data, noise, weights of judges) -> sum, parts.
 
-  The sum is weighted, its parts are told before their weights. 'loss' is that
+  The sum is weighted, its parts are given before their weights. 'loss' is that
   of flow matching; 'frequency' (DeCo's), 'lpips' and 'dino' are there where
   they are asked for. The arguments of f are the network's output at x, which is
   between data and noise at the time t.

@@ -145,7 +145,7 @@ def _condition(
 def make_condition(
   context: RunContext, encoder: FrozenConfig | None
 ) -> Callable[[Float[Array, 'B H W C'], TrainingInputs, PyTree], Condition]:
-  """f(x, inputs, encoder weights) -> what the network is given beside x.
+  """f(x, inputs, encoder weights) -> the condition of the network.
 
   A grounded network gets what the encoder sees in x, the same noisy images.
   """

@@ -156,7 +156,7 @@ def test_forms_are_compared_key_by_key():
 def test_manifests_name_no_file_outside_their_folder(tmp_path):
   manifest = {'format': 'f', 'shards': [{'file': '../secret', 'bytes': 1}]}
   files.write_json(tmp_path / 'm.json', manifest)
-  with pytest.raises(UserError, match="'../secret' is no file beside it"):
+  with pytest.raises(UserError, match="'../secret' is no file next to it"):
     files.read_manifest(tmp_path / 'm.json', 'f', 'x')
 
 

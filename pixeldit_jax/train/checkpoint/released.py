@@ -45,8 +45,8 @@ SETS = ('ema', 'ema2', 'raw', 'both')
 DTYPES = ('float32', 'bfloat16')
 FORMS = ('release', 'comfyui')
 SUFFIXES = ('.safetensors', '.pth', '.ckpt')
-# Keys beside the sampler's that decide images, and that no shape tells.
-UNTOLD = ('data.resolution', 'flow.noise_scale', 'model.prediction')
+# Keys that decide images, as those of the sampler, and that no shape decides.
+UNDECIDED = ('data.resolution', 'flow.noise_scale', 'model.prediction')
 # All that there is in a workdir that was converted.
 FILES = {'config.json', 'history.jsonl', 'parameters.txt', 'text.json', FOLDER}
 
@@ -95,13 +95,14 @@ def infer_run(
   taken = {
     key: value
     for key, value in flatten(config.to_dict()).items()
-    if key.startswith('sampler.') or key in UNTOLD
+    if key.startswith('sampler.') or key in UNDECIDED
   }
-  told = [f'{k}={v}' for k, v in taken.items() if k not in overrides]
+  unknown = [f'{k}={v}' for k, v in taken.items() if k not in overrides]
   log.warning(
-    'The weights do not tell these, which are defaults: %s. --config.KEY=VALUE '
-    'changes one, --config= gives the file that the network was trained by.',
-    ', '.join(told),
+    'The weights do not decide these, which are defaults: %s. '
+    '--config.KEY=VALUE changes one, --config= gives the file that the network '
+    'was trained by.',
+    ', '.join(unknown),
   )
   return config
 
@@ -165,7 +166,7 @@ def to_workdir(
   with files.temporary(target) as partial:
     step = folder_of(str(partial)) / '0'
     for item, tensors in items.items():
-      write_stored(step / item, _told(tensors))
+      write_stored(step / item, _checked(tensors))
     integrity.write_manifest(step)
     workdir.write_config(str(partial), config)
     workdir.write_overview(str(partial), weights_of(abstract_model(model)))
@@ -221,21 +222,20 @@ def from_workdir(
     raw.verified()  # refuses where there are none
 
   def stored(ref):
-    tensors = released_of(read_stored(ref.path), model)
-    return _told(tensors.cast(dtype))
+    return _checked(released_of(read_stored(ref.path), model).cast(dtype))
 
   weights = stored(main)
-  before = COMFYUI + TEXT if form == 'comfyui' else ''
+  prefix = TEXT if model.text_width and target.suffix == '.pth' else ''
+  prefix = COMFYUI + TEXT if form == 'comfyui' else prefix
+  named = weights.renamed({prefix + name: name for name in weights})
   with outputs.replacing(target) as made:
-    if target.suffix == '.safetensors':
-      write_safetensors(made, weights.renamed({before + k: k for k in weights}))
+    if target.suffix == '.ckpt':
+      other = stored(raw if which == 'both' else main)
+      write_lightning(made, other, weights)
     elif target.suffix == '.pth':
-      prefix = TEXT if model.text_width else ''
-      write_pth(made, weights.renamed({prefix + k: k for k in weights}))
+      write_pth(made, named)
     else:
-      write_lightning(
-        made, stored(raw) if which == 'both' else stored(main), weights
-      )
+      write_safetensors(made, named)
   log.info('Wrote %s, of step %d', target, main.step)
 
 
@@ -300,7 +300,7 @@ def _check_form(form: str, target: pathlib.Path, text: int) -> None:
     )
 
 
-def _told(tensors: LazyTensors) -> LazyTensors:
+def _checked(tensors: LazyTensors) -> LazyTensors:
   """The same, which log how far their reading is, and must be finite."""
   for name, spec in tensors.specs.items():
     if not jnp.issubdtype(spec.dtype, jnp.floating):

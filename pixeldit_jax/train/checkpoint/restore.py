@@ -175,7 +175,7 @@ def _complete_step(ref: CheckpointRef, checksums: bool) -> int:
 
 
 def _damage(path: epath.Path, item: str, checksums: bool) -> list[str]:
-  """What is wrong with an item of a checkpoint, told in all processes."""
+  """The damage of an item of a checkpoint, the same list in all processes."""
   if not (path / integrity.FILES).exists():
     # Other code wrote it: there is nothing to compare with.
     if checksums:

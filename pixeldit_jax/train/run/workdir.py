@@ -166,18 +166,19 @@ def check_same_run(
   }
   if not refused:
     return
-  told = (
+  message = (
     f'workdir {workdir} holds a run of another configuration:\n'
     f'{settings.describe(refused)}\nUse another --workdir, or the values of '
     'that run.'
   )
   if shaping:
     raise UserError(
-      f'{told} {", ".join(shaping)} cannot change in a run, as its weights '
+      f'{message} {", ".join(shaping)} cannot change in a run, as its weights '
       'would have other shapes.'
     )
   raise UserError(
-    f'{told} To change the run on purpose: --allow_change={",".join(refused)}'
+    f'{message} To change the run on purpose: '
+    f'--allow_change={",".join(refused)}'
   )
 
 
