@@ -1,6 +1,8 @@
 """Specs name the sources."""
 
 import importlib
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -23,6 +25,21 @@ def test_every_kind_has_a_class_and_stands_in_the_error_message():
     opened = getattr(importlib.import_module(module), kind.class_name)
     assert issubclass(opened, source.Source)
     assert kind.form in kinds.describe_kinds()
+
+
+def test_help_lists_every_kind_and_loads_nothing_for_it():
+  code = (
+    'import sys, pixeldit_jax.launch.prepare_data as command\n'
+    'from absl import flags\n'
+    'print(flags.FLAGS["source"].help)\n'
+    'sys.exit(str({"jax", "numpy"} & set(sys.modules) or ""))'
+  )
+  done = subprocess.run(
+    [sys.executable, '-c', code], capture_output=True, text=True
+  )
+  assert not done.stderr.strip()
+  for kind in kinds.KINDS.values():
+    assert f'{kind.form}: {kind.help}' in done.stdout
 
 
 @pytest.mark.parametrize(
