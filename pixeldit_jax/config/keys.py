@@ -17,7 +17,8 @@ from pixeldit_jax.flow.frequency import MODES
 from pixeldit_jax.metrics.table import FEATURE_NETWORKS
 from pixeldit_jax.model.config import CHOICES, LEAST, ModelConfig
 from pixeldit_jax.samplers.guidance import BOUNDS
-from pixeldit_jax.samplers.solvers import SOLVERS
+from pixeldit_jax.samplers.solvers import OF_AVERAGES, SOLVERS
+from pixeldit_jax.samplers.stronger_guidance import GUIDANCE_RULES
 from pixeldit_jax.sharding import RULES
 
 STORED_FEATURES = 'features'  # in place of a teacher: arrays of the data set
@@ -343,11 +344,17 @@ KEYS = (
   Key(
     'sampler.solver',
     'flow_dpm',
-    tuple(solver.__name__ for solver in SOLVERS),
+    tuple(solver.__name__ for solver in SOLVERS + OF_AVERAGES),
     'from noise to image',
   ),
   Key('sampler.steps', 100, '[1, 1e5]', 'of the solver'),
   Key('sampler.guidance', 3.25, '(-inf, inf)', 'the scale; 1 is none'),
+  Key(
+    'sampler.rule',
+    'plain',
+    tuple(rule.__name__ for rule in GUIDANCE_RULES),
+    'how the two velocities are combined; plain is classifier-free guidance',
+  ),
   Key('sampler.interval', (0.1, 1.0), '[0, 1]', 'the times with guidance'),
   Key(
     'sampler.interval_bounds',

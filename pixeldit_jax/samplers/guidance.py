@@ -9,6 +9,7 @@ from collections.abc import Callable
 import jax
 
 from pixeldit_jax.errors import UserError
+from pixeldit_jax.samplers.stronger_guidance import Combine, plain
 from pixeldit_jax.typing import VelocityFn
 
 # An interval includes neither bound (PixelDiT, PixNerd), the upper one (DeCo),
@@ -42,8 +43,9 @@ def guide(
   scale: float | jax.Array,
   interval: tuple[float, float] = (0.0, 1.0),
   bounds: str = 'open',
+  rule: Callable[[float | jax.Array], Combine] = plain,
 ) -> Callable[..., jax.Array]:
-  """v_u + scale * (v_c - v_u) for times inside, v_c outside.
+  """v_u + scale * (v_c - v_u), or another rule, for times inside, v_c outside.
 
   Args:
     conditional: velocity given the class, v_c(x, t).
@@ -52,6 +54,7 @@ def guide(
       known when the program is made, and guides whatever its value.
     interval: times between these two are guided.
     bounds: which of the two are inside, one of `BOUNDS`.
+    rule: of `stronger_guidance`, given the scale.
 
   Returns:
     A velocity function of x and one scalar time. A third argument is another
@@ -67,8 +70,7 @@ def guide(
       return v
 
     def guided():
-      v_u = unconditional(x, t)
-      return v_u + scale * (v - v_u)
+      return rule(scale)(v, unconditional(x, t), x, t)
 
     decided_at = t if decided_at is None else decided_at
     inside = is_guided(decided_at, interval, bounds)

@@ -268,16 +268,8 @@ def _dpm_steps(times: np.ndarray) -> tuple[jax.Array, ...]:
   return tuple(jnp.asarray(spans))
 
 
-SOLVERS = (
-  euler,
-  heun,
-  heun_reuse,
-  flow_dpm,
-  adams2,
-  adams3,
-  dpm_solver,
-  jump,
-)
+SOLVERS = (euler, heun, heun_reuse, flow_dpm, adams2, adams3, dpm_solver)
+OF_AVERAGES = (jump,)  # solvers that take an average velocity
 SLOPES_AHEAD = (heun, heun_reuse)
 
 
@@ -285,10 +277,11 @@ def get_solver(name: str) -> Solver:
   """The solver that `config.sampler.solver` names.
 
   Raises:
-    UserError: not one of `SOLVERS`.
+    UserError: not one of `SOLVERS` or `OF_AVERAGES`.
   """
-  for solver in SOLVERS:
+  known = SOLVERS + OF_AVERAGES
+  for solver in known:
     if solver.__name__ == name:
       return solver
-  known = ', '.join(solver.__name__ for solver in SOLVERS)
-  raise UserError(f'sampler.solver={name!r}: use one of {known}.')
+  names = ', '.join(solver.__name__ for solver in known)
+  raise UserError(f'sampler.solver={name!r}: use one of {names}.')

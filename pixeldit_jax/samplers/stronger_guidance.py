@@ -25,7 +25,7 @@ def combine_velocities(
   return lambda x, t: combine(wanted(x, t), away(x, t), x, t)
 
 
-def plain(scale: float) -> Combine:
+def plain(scale: float | jax.Array) -> Combine:
   """u + scale (v - u); with a weaker network for u this is autoguidance."""
   return lambda v, u, x, t: u + scale * (v - u)
 
@@ -38,7 +38,7 @@ def on_schedule(
   return lambda v, u, x, t: combine(scale(t))(v, u, x, t)
 
 
-def zero_star(scale: float, zero_until: float = 0.04) -> Combine:
+def zero_star(scale: float | jax.Array, zero_until: float = 0.04) -> Combine:
   """CFG-Zero* (arXiv 2503.18886): u is first scaled to fit v best.
 
   Args:
@@ -56,7 +56,7 @@ def zero_star(scale: float, zero_until: float = 0.04) -> Combine:
   return combine
 
 
-def rescaled(scale: float, share: float = 0.7) -> Combine:
+def rescaled(scale: float | jax.Array, share: float = 0.7) -> Combine:
   """Guidance that keeps the spread of v (arXiv 2305.08891, section 3.4).
 
   Args:
@@ -78,7 +78,7 @@ def rescaled(scale: float, share: float = 0.7) -> Combine:
 
 
 def projected(
-  scale: float, parallel: float = 0.0, longest: float = 0.0
+  scale: float | jax.Array, parallel: float = 0.0, longest: float = 0.0
 ) -> Combine:
   """Adaptive projected guidance (arXiv 2410.02416), without its momentum.
 
@@ -109,6 +109,22 @@ def projected(
     return v + (scale - 1) * added / jnp.maximum(left, 1e-3)
 
   return combine
+
+
+GUIDANCE_RULES = (plain, zero_star, rescaled, projected)
+
+
+def get_rule(name: str) -> Callable[[float | jax.Array], Combine]:
+  """The rule that `config.sampler.rule` names.
+
+  Raises:
+    UserError: not one of `GUIDANCE_RULES`.
+  """
+  for rule in GUIDANCE_RULES:
+    if rule.__name__ == name:
+      return rule
+  known = ', '.join(rule.__name__ for rule in GUIDANCE_RULES)
+  raise UserError(f'sampler.rule={name!r}: use one of {known}.')
 
 
 def _norm(x: Float[Array, 'B H W C']) -> Float[Array, 'B 1 1 1']:

@@ -16,6 +16,7 @@ from pixeldit_jax.model.pixeldit import abstract_model
 from pixeldit_jax.run_context import RunContext
 from pixeldit_jax.samplers.guidance import guide
 from pixeldit_jax.samplers.mean_flow import guided_average
+from pixeldit_jax.samplers.stronger_guidance import get_rule
 from pixeldit_jax.typing import (
   Condition,
   PyTree,
@@ -86,4 +87,5 @@ def guided_velocity(
     guidance,
     options.interval,
     options.interval_bounds,
+    get_rule(options.rule),
   )

@@ -11,6 +11,7 @@ from pixeldit_jax.samplers.grid import time_grid
 from pixeldit_jax.samplers.guidance import guide
 from pixeldit_jax.samplers.stronger_guidance import (
   combine_velocities,
+  get_rule,
   on_schedule,
   plain,
   projected,
@@ -81,8 +82,19 @@ def test_they_go_with_any_solver_and_on_a_schedule():
   np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
+def test_a_rule_holds_inside_the_interval():
+  v, u, x = arrays()
+  wanted, away = (lambda x, t, a=a: a for a in (v, u))
+  velocity = guide(wanted, away, 3.0, (0.2, 0.5), rule=get_rule('rescaled'))
+  expected = rescaled(3.0)(v, u, x, T)
+  np.testing.assert_allclose(velocity(x, T), expected, atol=1e-5)
+  np.testing.assert_array_equal(velocity(x, jnp.float32(0.6)), v)
+
+
 def test_impossible_numbers_are_told():
   with pytest.raises(UserError, match=r'share=2 of rescaled guidance'):
     rescaled(3.0, 2)
+  with pytest.raises(UserError, match="sampler.rule='cfg': use one of plain"):
+    get_rule('cfg')
   with pytest.raises(UserError, match='longest=-1 of projected guidance'):
     projected(3.0, longest=-1)
