@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from ml_collections import ConfigDict
 
 from pixeldit_jax.encoders.frozen import Frozen, with_weights
 from pixeldit_jax.encoders.grounding import ground
@@ -55,16 +56,11 @@ def guided_velocity(
   """
   options, model = context.config.sampler, context.config.model
   network = nnx.merge(nnx.graphdef(abstract_model(context.model)), weights)
-  if model.prediction == 'noise' or model.size_embed:
-    raise UserError(
-      f'model.prediction={model.prediction!r} with model.size_embed='
-      f'{model.size_embed}: DiT and PixelFlow have no velocity from noise to '
-      'image; draw with samplers.ddpm or samplers.stages.'
-    )
-  told = model.mean_flow == 'tokens' or options.solver == 'jump'
+  _check_prediction(model)
+  is_average = model.mean_flow == 'tokens' or options.solver == 'jump'
   away: Condition | None = unconditional
   labels: Any = condition  # of a network of classes
-  if told:
+  if is_average:
     return guided_average(network, labels, guidance, tuple(options.interval))
   if not isinstance(condition, TextCondition):
     away = jnp.full_like(labels, model.num_classes)
@@ -89,3 +85,13 @@ def guided_velocity(
     options.interval_bounds,
     get_rule(options.rule),
   )
+
+
+def _check_prediction(model: ConfigDict) -> None:
+  """Raises UserError for a network without a velocity from noise to image."""
+  if model.prediction == 'noise' or model.size_embed:
+    raise UserError(
+      f'model.prediction={model.prediction!r} with model.size_embed='
+      f'{model.size_embed}: DiT and PixelFlow have no velocity from noise to '
+      'image; draw with samplers.ddpm or samplers.stages.'
+    )
