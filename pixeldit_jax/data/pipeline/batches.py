@@ -6,6 +6,9 @@ takes the rows of each batch that its devices need. All of it is random access:
 the order depends on no process, thread, worker or restart.
 """
 
+import os
+import threading
+import time
 from collections.abc import Sequence
 
 import grain
@@ -102,7 +105,8 @@ class _Builder:
         grain.ReadOptions(num_threads=1, prefetch_buffer_size=1)
       )
       return batches.mp_prefetch(
-        grain.MultiprocessingOptions(options.num_workers, options.prefetch)
+        grain.MultiprocessingOptions(options.num_workers, options.prefetch),
+        worker_init_fn=_end_with_parent,
       )
     ahead = max(2 * options.threads, self._parts)
     batches = pieces.to_iter_dataset(
@@ -124,3 +128,19 @@ class _Builder:
 
 def _join(pieces: list[list[Loaded]]) -> Loaded:
   return stack([example for piece in pieces for example in piece])
+
+
+def _end_with_parent(index: int, count: int) -> None:
+  """In a worker: ends it a second after the run was killed.
+
+  Else it would wait for ever to hand over a batch, and hold shared memory.
+  """
+  del index, count
+  parent = os.getppid()
+
+  def watch():
+    while os.getppid() == parent:
+      time.sleep(1)
+    os._exit(1)
+
+  threading.Thread(target=watch, daemon=True).start()
