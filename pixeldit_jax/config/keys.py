@@ -154,6 +154,13 @@ KEYS = (
     'init_from', '', '', "a workdir whose EMA a new run starts with; '' is none"
   ),
   Key(
+    'init_classes',
+    'match',
+    ('match', 'mean', 'new'),
+    'of init_from: rows of classes follow their names and others start from '
+    'the mean, or all from the mean, or all anew',
+  ),
+  Key(
     'debug_nans', False, '', 'stop at the first NaN and name its first layer'
   ),
   *_model_keys(),

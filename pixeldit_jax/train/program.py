@@ -10,6 +10,7 @@ from pixeldit_jax.data.source import Source
 from pixeldit_jax.encoders.frozen import Frozen, Judge, put_frozen
 from pixeldit_jax.run_context import RunContext
 from pixeldit_jax.train import nan_report
+from pixeldit_jax.train.checkpoint.init_fit import InitFit
 from pixeldit_jax.train.checkpoint.restore import restore_init
 from pixeldit_jax.train.inputs import Size
 from pixeldit_jax.train.objective import load_judges
@@ -63,6 +64,7 @@ class TrainProgram:
     )
     self._train_step = make_train_step(context, self._tx, *self._networks)
     self._teacher = teacher
+    self._class_names = source.class_names
     self._teacher_width = self.target.width if self.target else None
     model, width = context.model, self._teacher_width
     shardings = state_shardings(
@@ -86,7 +88,8 @@ class TrainProgram:
     state = init()
     if not config.init_from:
       return state
-    weights = restore_init(config.init_from, abstract.ema, state.ema)
+    fit = InitFit(self.context, self._class_names, state.weights)
+    weights = restore_init(config.init_from, abstract.ema, fit)
     # A copy, as the buffers of weights and EMA are donated separately.
     return state.replace(weights=weights, ema=jax.tree.map(jnp.copy, weights))
 

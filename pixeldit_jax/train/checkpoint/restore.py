@@ -5,6 +5,8 @@ Neither optimizer nor data iterator is read, and the run may train meanwhile.
 
 import dataclasses
 import logging
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
@@ -102,21 +104,19 @@ def restore_weights(
   return weights, ref
 
 
-NEW = 'step_embed'  # what starts without effect where it is not stored
-
-
 def restore_init(
-  workdir: str, like: PyTree, start: PyTree | None = None
+  workdir: str, like: PyTree, fit: Callable[..., Any] | None = None
 ) -> PyTree:
   """Reads the newest EMA of another run, which a new run starts from.
 
   A network that is told of its steps (`model.mean_flow`) also starts from one
-  that is not: what it has for that is taken from `start`.
+  that is not: with `fit`, what it has for that starts without effect.
 
   Args:
     workdir: folder of the other run.
     like: shapes and shardings of the weights of the new run.
-    start: weights of a run that starts anew; without them all must be stored.
+    fit: an `init_fit.InitFit`, for a network that is another in part; without
+      it all must be stored.
 
   Raises:
     MissingFileError: the other run has no checkpoint.
@@ -126,11 +126,10 @@ def restore_init(
   ref = CheckpointRef(workdir).verified()
   with ocp.StandardCheckpointer() as checkpointer:
     stored = checkpointer.metadata(ref.path).item_metadata.tree
-    added = start is not None and NEW in like and NEW not in stored
-    if added:
-      like = {name: part for name, part in like.items() if name != NEW}
-    _check_same_tensors(_shapes(stored), _shapes(like), ref.path)
-    ema = checkpointer.restore(ref.path, like)
+    fitted = fit(stored, like) if fit else None
+    read = fitted.read if fitted else like
+    _check_same_tensors(_shapes(stored), _shapes(read), ref.path)
+    ema = checkpointer.restore(ref.path, read)
   _check_finite(ema, ref)
   log.info(
     'Weights and EMA are the EMA of step %d of %s. Step, optimizer, data and '
@@ -138,10 +137,7 @@ def restore_init(
     ref.step,
     workdir,
   )
-  if start is not None and added:
-    log.info('%s has no %s: it starts without effect.', workdir, NEW)
-    ema = ema | {NEW: start[NEW]}
-  return ema
+  return fitted.finish(ema) if fitted else ema
 
 
 def _complete_step(ref: CheckpointRef, checksums: bool) -> int:

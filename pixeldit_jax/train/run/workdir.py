@@ -42,6 +42,7 @@ RUN_IDENTITY_KEYS = (
   'grounding',
   'perceptual',
   'init_from',
+  'init_classes',
 )
 # Except these, which change speed, memory or the schedule of a loss only.
 PERFORMANCE_KEYS = (
