@@ -213,10 +213,10 @@ def _check_eval(config: ConfigDict) -> None:
       'eval.reference is empty: give what --reference of pixeldit evaluate '
       'takes, such as the statistics that its --make_reference wrote.'
     )
-  if not config.model.num_classes:
+  if config.model.text_width:
     raise UserError(
-      'eval.every: evaluation is of classes, but this network has none; set '
-      'eval.every=0.'
+      'eval.every: evaluation is of classes, or of nothing, but this network '
+      'takes texts; set eval.every=0.'
     )
 
 

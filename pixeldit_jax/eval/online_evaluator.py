@@ -15,6 +15,7 @@ from pixeldit_jax.images.grid import image_grid
 from pixeldit_jax.metrics.feature_extractor import FeatureNetwork
 from pixeldit_jax.metrics.image_statistics import collect
 from pixeldit_jax.run_context import RunContext
+from pixeldit_jax.sampling.class_labels import parse_labels
 from pixeldit_jax.sampling.sampler import Sampler
 from pixeldit_jax.train.evaluator import never_stop
 from pixeldit_jax.typing import PyTree, UInt8
@@ -51,7 +52,8 @@ class OnlineEvaluator:
     self._network, self._reference = network, reference
     self._sampler = Sampler(context)
     self._indices = np.arange(config.eval.samples)
-    self._labels = self._indices % config.model.num_classes
+    count, classes = config.eval.samples, config.model.num_classes
+    self._labels = parse_labels(None, classes, count)
     self._shown = config.log.samples
 
   def __call__(

@@ -12,6 +12,7 @@ from pixeldit_jax.data.source import Source
 from pixeldit_jax.images.contact_sheet import draw_classes
 from pixeldit_jax.images.grid import image_grid
 from pixeldit_jax.run_context import RunContext
+from pixeldit_jax.sampling.class_labels import parse_labels
 from pixeldit_jax.sampling.sampler import Sampler
 from pixeldit_jax.train.evaluator import never_stop
 from pixeldit_jax.train.run.trained_on import read_class_names
@@ -78,7 +79,7 @@ class SampleGridEvaluator:
     """Labels; or texts and the null text."""
     count, model = self._count, self._config.model
     if not model.text_width:
-      return np.arange(count, dtype=np.int32) % model.num_classes, None
+      return parse_labels(None, model.num_classes, count), None
     source = self._source
     assert source is not None, 'the grid of a network with texts draws them'
     pick = CaptionSampler(source, dropout=0.0)

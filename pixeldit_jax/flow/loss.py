@@ -24,7 +24,9 @@ def drop_labels(
 ) -> Int[AnyArray, 'B']:
   """Labels, each replaced by `null` with probability `rate`.
 
-  Training on both makes classifier-free guidance possible.
+  Training on both makes classifier-free guidance possible. A label that is no
+  class (-1, or any where there are no classes) is `null` always.
   """
   dropped = jax.random.bernoulli(key, rate, labels.shape)
-  return jnp.where(dropped, null, labels)
+  known = (0 <= labels) & (labels < null)
+  return jnp.where(dropped | ~known, null, labels)

@@ -76,9 +76,9 @@ class ModelConfig:
 
   Attributes:
     num_classes: labels 0..num_classes-1; num_classes itself is "no class". 0
-      where a text is the condition.
-    text_width: of the text embeddings; 0 where a class is the condition. With
-      a text, image and text tokens go through MM-DiT blocks.
+      where a text is the condition, or nothing.
+    text_width: of the text embeddings; 0 where a class is the condition, or
+      nothing. With a text, image and text tokens go through MM-DiT blocks.
     text_tokens: the most tokens that a text has.
     text_mask: attend only to the text tokens that the mask of a text names;
       the release attends to all.
@@ -236,11 +236,11 @@ class ModelConfig:
         raise UserError(
           f'model.{name}={getattr(self, name)}: at least {least}.'
         )
-    if bool(self.num_classes) == bool(self.text_width):
+    if self.num_classes and self.text_width:
       raise UserError(
         f'model.num_classes={self.num_classes} with '
         f'model.text_width={self.text_width}: the condition is a class or a '
-        'text; set one of them and let the other be 0.'
+        'text; set one of them to 0, or both for pictures without any.'
       )
     _check_heads('', self.width, self.heads)
     for name, known in CHOICES.items():

@@ -14,11 +14,15 @@ def parse_labels(
 ) -> Int[np.ndarray, 'B']:
   """'0,3,5-7' or 'cat,dog' to `count` labels that take these classes in turn.
 
+  Without classes there is one label, 0, of no class.
+
   Raises:
     UserError: not of this form, a class that does not exist, or no images.
   """
   if count < 1:
     raise UserError(f'num_samples={count}: at least 1.')
+  if not num_classes and not text:
+    return np.zeros(count, np.int32)
   classes: list[int] = []
   for part in (text or f'0-{num_classes - 1}').split(','):
     first, _, last = part.partition('-')
@@ -36,7 +40,7 @@ def parse_labels(
   if wrong or not classes:
     raise UserError(
       f'labels={text!r}: {wrong or "none"} is not a class of this run; there '
-      f'are 0 to {num_classes - 1}.'
+      + (f'are 0 to {num_classes - 1}.' if num_classes else 'are none.')
     )
   return np.resize(np.asarray(classes, np.int32), count)
 

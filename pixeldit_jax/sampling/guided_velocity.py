@@ -66,6 +66,9 @@ def guided_velocity(
     away = jnp.full_like(labels, model.num_classes)
   encoder = encoder or context.encoder
 
+  if not (model.num_classes or model.text_width):
+    guidance = 1.0  # there is nothing to lead towards
+
   def velocity(y, x, t):
     return as_velocity(model.prediction, network(x, t, y), x, t)
 

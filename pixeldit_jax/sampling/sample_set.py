@@ -72,7 +72,8 @@ def make_sample_set(
   if prompts is None:
     names = read_class_names(ref.workdir)
     classes = parse_labels(labels, model.num_classes, count, names)
-    asked = dict(labels=labels or f'0-{model.num_classes - 1}')
+    known = f'0-{model.num_classes - 1}' if model.num_classes else 'none'
+    asked = dict(labels=labels or known)
   else:
     classes, asked = prompts.numbers(count), prompts.settings
   side = context.config.data.resolution

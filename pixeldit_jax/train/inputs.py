@@ -41,10 +41,11 @@ def open_data(config: ConfigDict) -> Source:
     source = EncodedSource(source, _open_encoder(config))
   if model.text_width:
     check_text(config, text_meta(source))
-  elif source.num_classes != model.num_classes:
+  elif source.num_classes != model.num_classes and model.num_classes:
     raise UserError(
       f'data.source={data.source!r} has {source.num_classes} classes, '
-      f'but model.num_classes={model.num_classes}.'
+      f'but model.num_classes={model.num_classes}: give their number, or 0 to '
+      'train on pictures without classes.'
     )
   if model.in_channels != 3:
     raise UserError(
