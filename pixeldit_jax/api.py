@@ -387,6 +387,8 @@ class Model:
     wanted = prompts if texts else labels
     if wanted is None:
       wanted = range(self.config.model.num_classes)
+      if not wanted:  # of a network without classes
+        return [None]
     return self.conditions.read(wanted)
 
   def _kept(self, key: Any, make: Callable[[], Any]) -> Any:
