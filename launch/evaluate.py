@@ -50,7 +50,13 @@ _MAKE_REFERENCE = path_flag.define(
   'make_reference', None, 'File for the statistics of --reference.'
 )
 _FEATURES = flags.DEFINE_enum(
-  'features', 'inception', ['inception', 'digits'], 'Network of the metrics.'
+  'features',
+  'inception',
+  ['inception', 'digits', 'none'],
+  'Network of the metrics; none measures the borders of patches alone.',
+)
+_PATCH_SIZE = flags.DEFINE_integer(
+  'patch_size', 0, 'Side of the patches of --images, to measure their borders.'
 )
 _WEIGHTS = path_flag.define(
   'weights', feature_networks.FILE, 'File of the Inception network.'
@@ -133,7 +139,9 @@ def _measure(first: bool):
   if first:
     reference = _read_reference(network, _RESOLUTION.value or resolution)
     if images:
-      return evaluate_run.measure_images(images, _OUT.value, network, reference)
+      return evaluate_run.measure_images(
+        images, _OUT.value, network, reference, patch=_PATCH_SIZE.value
+      )
   if context is None or ref is None:
     return None
   options = evaluate_run.EvaluationOptions(

@@ -99,7 +99,10 @@ def evaluate_run(
     log.info('%s was measured before.', out / SAMPLES)
     return result
   images = open_images(out / SAMPLES, count)
-  return measure_images(images, out, options.network, reference, settings)
+  patch = context.model.patch_size
+  return measure_images(
+    images, out, options.network, reference, settings, patch
+  )
 
 
 def measure_images(
@@ -108,6 +111,7 @@ def measure_images(
   network: FeatureNetwork,
   reference: Reference,
   settings: dict | None = None,
+  patch: int = 0,
 ) -> dict:
   """Measures images on disk, and writes result.json.
 
@@ -117,6 +121,7 @@ def measure_images(
     network: the feature network.
     reference: what to compare with.
     settings: how the images were made, where that is known.
+    patch: side of the patches they were made of, 0 where it is not known.
   """
   result = evaluate_images(
     images,
@@ -124,6 +129,7 @@ def measure_images(
     network,
     settings=settings or {},
     progress=Progress('Measured', images.count),
+    patch=patch,
   )
   with outputs.replacing(outputs.local(out) / RESULT) as temporary:
     write_result(temporary, result)

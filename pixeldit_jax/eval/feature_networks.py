@@ -20,7 +20,7 @@ def open_network(
   """The feature network on the devices of this process.
 
   Args:
-    features: inception or digits.
+    features: inception or digits, or none for the pixels alone.
     weights: the file of the FID network; FILE by default.
     batch_size: images per step; 0 is the network's own.
 
@@ -33,6 +33,10 @@ def open_network(
     from pixeldit_jax.demo.digit_classifier import digit_network
 
     return digit_network()
+  if features == 'none':
+    from pixeldit_jax.metrics.feature_extractor import no_network
+
+    return no_network()
   from pixeldit_jax.convert.inception import load_inception
   from pixeldit_jax.metrics.feature_extractor import inception_network
 

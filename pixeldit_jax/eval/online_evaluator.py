@@ -54,7 +54,7 @@ class OnlineEvaluator:
     self._indices = np.arange(config.eval.samples)
     count, classes = config.eval.samples, config.model.num_classes
     self._labels = parse_labels(None, classes, count)
-    self._shown = config.log.samples
+    self._shown, self._patch = config.log.samples, config.model.patch_size
 
   def __call__(
     self,
@@ -95,7 +95,12 @@ class OnlineEvaluator:
     keep = count if network.classify else 0
     samples = collect(keep_first(batches), network, count, keep=keep)
     result = evaluate(
-      samples, reference, network, settings={}, labels=self._labels
+      samples,
+      reference,
+      network,
+      settings={},
+      labels=self._labels,
+      patch=self._patch,
     )
     return result['metrics'], np.concatenate(first)[: self._shown]
 

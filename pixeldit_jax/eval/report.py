@@ -39,12 +39,13 @@ def evaluate_images(
   *,
   settings: dict,
   progress: Callable[[int], None] | None = None,
+  patch: int = 0,
 ) -> dict:
   """Computes every metric of images on disk, in one pass over them.
 
   Args:
     images: from `open_images`.
-    reference, network, settings: see `evaluate`, as for the result.
+    reference, network, settings, patch: see `evaluate`, as for the result.
     progress: called with the number of images done.
   """
   labels = images.labels() if network.classify else None
@@ -52,7 +53,12 @@ def evaluate_images(
   samples = collect(batches, network, images.count, progress=progress)
   file = dict(images=os.fspath(images.path), checksum=images.checksum())
   return evaluate(
-    samples, reference, network, settings=settings | file, labels=labels
+    samples,
+    reference,
+    network,
+    settings=settings | file,
+    labels=labels,
+    patch=patch,
   )
 
 
@@ -63,6 +69,7 @@ def evaluate(
   *,
   settings: dict,
   labels: Int[np.ndarray, 'B'] | None = None,
+  patch: int = 0,
 ) -> dict:
   """Computes every metric that the statistics allow.
 
@@ -74,6 +81,7 @@ def evaluate(
       interval, shift, steps, seed... or the path and checksum of a file), as
       JSON values; copied into the result.
     labels: the class that was asked for in each sample, where that is known.
+    patch: side of the network's patches, 0 where it is not known.
 
   Returns:
     A dict of JSON values: metrics, missing (metric to reason), warnings,
@@ -95,6 +103,9 @@ def evaluate(
       'device': jax.devices()[0].device_kind,
     },
   }
+  _compare_borders(samples, reference.statistics, patch, result)
+  if not network.widths[0]:
+    return result
   expected = reference.statistics
   # Only the Inception network's distance may be called FID.
   frechet = 'fid' if network.name == INCEPTION else 'frechet_distance'
@@ -116,6 +127,21 @@ def evaluate(
     shown = network.classify(samples.features)
     result['metrics']['class_agreement'] = class_agreement(shown, labels)
   return result
+
+
+def _compare_borders(
+  samples: ImageStatistics, reference: ImageStatistics, patch: int, result: dict
+) -> None:
+  """Adds how much patches are seen, in the samples and in the reference."""
+  for name, statistics in (
+    ('patch_borders', samples),
+    ('patch_borders_data', reference),
+  ):
+    differences = statistics.differences
+    if patch and differences:
+      ratio = differences.border_ratio(patch)
+      if ratio is not None:
+        result['metrics'][name] = ratio
 
 
 def _describe_reference(reference: Reference) -> dict:

@@ -11,6 +11,7 @@ from pixeldit_jax.data.caption_sampler import ARRAYS, NULL, CaptionSampler
 from pixeldit_jax.data.source import Source
 from pixeldit_jax.images.contact_sheet import draw_classes
 from pixeldit_jax.images.grid import image_grid
+from pixeldit_jax.metrics.patch_borders import PixelDifferences
 from pixeldit_jax.run_context import RunContext
 from pixeldit_jax.sampling.class_labels import parse_labels
 from pixeldit_jax.sampling.sampler import Sampler
@@ -52,8 +53,8 @@ class SampleGridEvaluator:
     step: int,
     ema_params: PyTree,
     check_stop: Callable[[], None] = never_stop,
-  ) -> Iterator[tuple[str, UInt8[np.ndarray, 'H W 3']]]:
-    """Yields one picture, 'samples'."""
+  ) -> Iterator[tuple[str, float | UInt8[np.ndarray, 'H W 3']]]:
+    """Yields a picture, 'samples', and how much its patches are seen."""
     del step
     indices = np.arange(self._count)
     batches = self._sampler.sample(ema_params, indices, *self._conditions)
@@ -68,6 +69,10 @@ class SampleGridEvaluator:
       yield 'samples', draw_classes(images, labels, names)
     else:
       yield 'samples', image_grid(images, columns)
+    patch = self._config.model.patch_size
+    ratio = PixelDifferences.of(images).border_ratio(patch)
+    if ratio is not None:
+      yield 'patch_borders', ratio
 
   @functools.cached_property
   def _class_names(self) -> tuple[str, ...]:

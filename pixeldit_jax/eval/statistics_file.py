@@ -20,6 +20,7 @@ from pixeldit_jax.files import parse_json, replacing
 from pixeldit_jax.metrics.feature_extractor import FeatureNetwork
 from pixeldit_jax.metrics.frechet_distance import Gaussian
 from pixeldit_jax.metrics.image_statistics import ImageStatistics
+from pixeldit_jax.metrics.patch_borders import PixelDifferences
 
 FORMAT = 1  # of our own files
 
@@ -47,6 +48,9 @@ def write_statistics(
     arrays['sigma_s'] = statistics.spatial.covariance
   if statistics.features is not None:
     arrays['features'] = statistics.features
+  if statistics.differences:
+    arrays['differences_down'] = statistics.differences.down
+    arrays['differences_across'] = statistics.differences.across
   meta = {
     'format': FORMAT,
     'network': network.name,
@@ -132,8 +136,8 @@ def _gaussian(
       raise UserError(f'{path}: {name} is {array.dtype}, expected floats.')
     if not np.isfinite(array).all():
       raise UserError(f'{path}: {name} has values that are not finite.')
-  error = np.abs(covariance - covariance.T).max()
-  if error > 1e-4 * np.abs(covariance).max():
+  error = np.abs(covariance - covariance.T).max(initial=0)
+  if error > 1e-4 * np.abs(covariance).max(initial=0):
     raise UserError(
       f'{path}: {covariance_name} is no covariance, it is not symmetric.'
     )
@@ -163,6 +167,11 @@ def read_own(path: pathlib.Path, network: FeatureNetwork) -> ImageStatistics:
     if _array_checksum(_load(path, name)) != checksum:
       raise UserError(f'{path} is damaged: {name} is not what was written.')
   statistics = read_gaussians(path, network, meta['count'])
+  sides = ('differences_down', 'differences_across')
+  if sides[0] in meta['checksums']:
+    down, across = (_load(path, side) for side in sides)
+    differences = PixelDifferences(down, across, meta['count'])
+    statistics = dataclasses.replace(statistics, differences=differences)
   if 'features' not in meta['checksums']:
     return statistics
   return dataclasses.replace(statistics, features=_load(path, 'features'))

@@ -22,6 +22,7 @@ from pixeldit_jax.errors import UserError
 from pixeldit_jax.typing import UInt8
 
 INCEPTION = 'inception-2015-12-05'
+NONE = 'none'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,6 +67,17 @@ def inception_network(
   extractor = Extractor(model, batch_size, devices)
   widths = (POOLED, SPATIAL, LOGITS)
   return FeatureNetwork(INCEPTION, checksum, widths, extractor)
+
+
+def no_network() -> FeatureNetwork:
+  """Gives no features: for what is measured of the pixels themselves."""
+
+  def extract(batches):
+    for images in batches:
+      _check(images, None)
+      yield Features(np.zeros((len(images), 0), np.float32), None, None)
+
+  return FeatureNetwork(NONE, '', (0, 0, 0), extract)
 
 
 def default_batch_size(devices: list[jax.Device]) -> int:

@@ -1,7 +1,7 @@
 """Everything that the metrics need of a set of images, in one pass over it."""
 
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 
@@ -9,6 +9,7 @@ from pixeldit_jax.errors import UserError
 from pixeldit_jax.metrics.feature_extractor import FeatureNetwork
 from pixeldit_jax.metrics.frechet_distance import Gaussian, Moments
 from pixeldit_jax.metrics.inception_score import InceptionScore
+from pixeldit_jax.metrics.patch_borders import PixelDifferences
 from pixeldit_jax.typing import Float, UInt8
 
 
@@ -22,12 +23,14 @@ class ImageStatistics:
     features: pooled features [K, D] of all images or of some at even
       distances, for KID, precision and recall; 410 MB for 50,000 images.
     inception_score: mean and standard deviation over splits.
+    differences: of neighbouring pixels, for the borders of patches.
   """
 
   pooled: Gaussian
   spatial: Gaussian | None = None
   features: Float[np.ndarray, 'K D'] | None = None
   inception_score: tuple[float, float] | None = None
+  differences: PixelDifferences | None = None
 
 
 def collect(
@@ -60,7 +63,16 @@ def collect(
   wanted = np.arange(keep) * count // max(1, keep)
   kept = np.empty((keep, width), np.float32)
   done = 0
-  for features in network.extract(batches):
+  differences: PixelDifferences | None = None
+
+  def seen() -> Iterator[UInt8[np.ndarray, 'B H W 3']]:
+    nonlocal differences
+    for images in batches:
+      yield images  # first to the network, which refuses other shapes
+      found = PixelDifferences.of(images)
+      differences = differences.plus(found) if differences else found
+
+  for features in network.extract(seen()):
     start, done = done, done + len(features.pooled)
     if done > count:
       raise UserError(f'There are more than the expected {count:,} images.')
@@ -78,6 +90,7 @@ def collect(
   return ImageStatistics(
     pooled.gaussian(),
     spatial.gaussian() if spatial else None,
-    kept if keep else None,
+    kept if keep and width else None,
     score.result() if score else None,
+    differences,
   )

@@ -44,11 +44,15 @@ METRICS = (
   ),
   Metric({'kid': 'KID', 'kid_std': 'KID deviation'}, kernel_distance),
   Metric({'class_agreement': 'class agreement'}, training=('digits',)),
+  Metric(
+    {'patch_borders': 'patch borders', 'patch_borders_data': 'of the data'},
+    training=('inception', 'digits', 'none'),
+  ),
 )
 TITLES = {
   name: title for metric in METRICS for name, title in metric.titles.items()
 }
-FEATURE_NETWORKS = ('inception', 'digits')
+FEATURE_NETWORKS = ('inception', 'digits', 'none')
 
 
 def metrics_in_training(network: str) -> list[str]:

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from pixeldit_jax.convert.inception import load_inception
-from pixeldit_jax.eval import report
+from pixeldit_jax.eval import report, statistics_file
 from pixeldit_jax.eval.reference import Reference, read_reference
 from pixeldit_jax.images import image_sets
 from pixeldit_jax.metrics import feature_extractor
@@ -218,3 +218,26 @@ def test_torch_fidelity_on_the_same_two_folders(
   assert score.result() == pytest.approx(
     tuple(theirs[f'inception_score_{s}'] for s in ('mean', 'std')), rel=1e-3
   )
+
+
+def test_borders_of_patches_need_no_network(tmp_path):
+  network = feature_extractor.no_network()
+  images = _images(20, 0, side=8)
+  samples, reference = (
+    collect([images], network, 20),
+    _reference(network, _images(30, 1, side=8)),
+  )
+  result = report.evaluate(samples, reference, network, settings={}, patch=4)
+  metrics = result['metrics']
+  assert set(metrics) == {'patch_borders', 'patch_borders_data'}
+  # Coarse cells of 4 pixels: their borders are what is seen most.
+  assert metrics['patch_borders'] > 1.5 and metrics['patch_borders_data'] > 1.5
+  assert not report.evaluate(samples, reference, network, settings={})[
+    'metrics'
+  ]
+  statistics_file.write_statistics(
+    tmp_path / 'own.npz', reference.statistics, network, 'here'
+  )
+  again = read_reference(tmp_path / 'own.npz', network)
+  found = report.evaluate(samples, again, network, settings={}, patch=4)
+  assert found['metrics'] == metrics

@@ -25,12 +25,13 @@ def test_it_draws_the_first_samples_of_all_classes(tiny_run, tiny_weights):
   context = dataclasses.replace(tiny_run[0], config=config)
   evaluator = SampleGridEvaluator(context)
   assert evaluator.every == 7
-  ((name, grid),) = evaluator(1, tiny_weights[1])
+  (name, grid), (metric, ratio) = evaluator(1, tiny_weights[1])
+  assert metric == 'patch_borders' and 0.5 < ratio < 2
   assert name == 'samples'
   images = Sampler(context).sample(tiny_weights[1], np.arange(5), np.arange(5))
   expected = image_grid(np.concatenate(list(images)), 3)
   assert np.abs(grid.astype(int) - expected).max() <= 1
-  ((_, again),) = evaluator(2, tiny_weights[1])
+  (_, again), _ = evaluator(2, tiny_weights[1])
   np.testing.assert_array_equal(grid, again)
 
 
@@ -42,7 +43,7 @@ def test_the_rows_of_its_grid_have_the_names_of_the_classes(
   config.log.update(samples=5, samples_every=7)
   context = dataclasses.replace(tiny_run[0], config=config)
   evaluator = SampleGridEvaluator(context, str(tmp_path))
-  ((_, grid),) = evaluator(1, tiny_weights[1])
+  (_, grid), _ = evaluator(1, tiny_weights[1])
   images = Sampler(context, batch_size=5).sample(
     tiny_weights[1], np.arange(5), np.arange(5)
   )
@@ -69,5 +70,5 @@ def test_its_texts_are_the_first_of_the_data():
   assert condition.tokens.shape == null.tokens.shape == (4, 8, 16)
   assert condition.mask.any(1).all()
   assert (null.tokens == null.tokens[0]).all()
-  ((_, grid),) = evaluator(1, weights)
+  (_, grid), _ = evaluator(1, weights)
   assert np.ptp(grid) > 50
