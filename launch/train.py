@@ -37,6 +37,7 @@ def main():
 
   from pixeldit_jax.cli.log import start_log
   from pixeldit_jax.eval import feature_networks
+  from pixeldit_jax.eval.held_out_evaluator import HeldOutEvaluator
   from pixeldit_jax.eval.sample_grid_evaluator import SampleGridEvaluator
   from pixeldit_jax.run_context import RunContext
   from pixeldit_jax.train.evaluator import Evaluator
@@ -47,6 +48,8 @@ def main():
   cluster_flags.initialize()
   start_log(jax.process_index())
   config = _CONFIG.value
+  if config.fit_minutes:
+    config_flag.fit(config, _WORKDIR.value)
   context = RunContext.build(config)
   teacher = load_teacher(config)
   source = open_data(config)
@@ -55,6 +58,8 @@ def main():
     evaluators.append(SampleGridEvaluator(context, _WORKDIR.value, source))
   if config.eval.every:
     evaluators.append(feature_networks.make_evaluator(context))
+  if config.data.held_out:
+    evaluators.append(HeldOutEvaluator(context))
   train(
     context,
     _WORKDIR.value,
@@ -62,6 +67,19 @@ def main():
     teacher,
     _ALLOW_CHANGE.value,
     source=source,
+  )
+  if jax.process_index() == 0:
+    print(_next(_WORKDIR.value, config))
+
+
+def _next(workdir, config):
+  """What a user may do with a run that is trained."""
+  wanted = "--prompts='a red fox' " if config.model.text_width else ''
+  return (
+    f'Trained. Next:\n'
+    f'  pixeldit sample --workdir={workdir} {wanted}--out={workdir}/samples\n'
+    f'  tensorboard --logdir {workdir}   (loss and samples over time)\n'
+    f'  the same command with a larger --config.steps goes on'
   )
 
 

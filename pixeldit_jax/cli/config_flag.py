@@ -57,6 +57,30 @@ def overrides() -> dict[str, Any]:
   return {} if flag.value is None else config_flags.get_override_values(flag)
 
 
+def fit(config: ConfigDict, workdir: str) -> None:
+  """Chooses what --config=photos leaves open, or takes it from the run.
+
+  Args:
+    config: of the flag; changed.
+    workdir: folder of the run, which keeps what was chosen at its first start.
+
+  Raises:
+    UserError: see `config.fit_to_data`.
+  """
+  from etils import epath
+
+  from pixeldit_jax.config.fit_to_data import fit_to_data, specification
+
+  given = overrides()
+  if not (epath.Path(workdir) / 'config.json').is_file():
+    fit_to_data(config, given.keys())
+    return
+  config.update(run_config(workdir))
+  if 'data.source' in given:
+    given['data.source'] = specification(given['data.source'])
+  config.update_from_flattened_dict(given)
+
+
 def load(argument: str) -> ConfigDict:
   """Returns the configuration that `--config=argument` names.
 

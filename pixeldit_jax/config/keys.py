@@ -154,6 +154,13 @@ KEYS = (
     'init_from', '', '', "a workdir whose EMA a new run starts with; '' is none"
   ),
   Key(
+    'fit_minutes',
+    0.0,
+    '[0, 1e6]',
+    'choose what is not given from data and machine, to train about so long; '
+    '0 is off',
+  ),
+  Key(
     'init_classes',
     'match',
     ('match', 'mean', 'new'),
@@ -199,6 +206,12 @@ KEYS = (
   ),
   Key('data.caption_min_score', None, '(-inf, inf)', 'the score captions need'),
   Key('data.flip', False, '', 'mirror half of the images'),
+  Key(
+    'data.held_out',
+    0,
+    '[0, 1e9]',
+    'images that are never trained on, for the loss of the EMA on them',
+  ),
   Key('data.checksums', False, '', 'read all shards once before the start'),
   Key('data.num_threads', 0, '[0, 4096]', 'to decode; 0 is one for each core'),
   Key('data.num_workers', 0, '[0, 4096]', 'processes to decode; 0 is none'),
@@ -413,6 +426,12 @@ KEYS = (
   Key('log.trace', '', '', "steps for the profiler, as 100-110; '' is none"),
   Key(
     'eval.every', 0, '[0, 1e9]', 'steps between evaluations of the EMA; 0: none'
+  ),
+  Key(
+    'eval.held_out_every',
+    1_000,
+    '[1, 1e9]',
+    'steps between losses of the EMA on data.held_out images',
   ),
   Key('eval.samples', 5_000, '[2, 1e8]', 'images of an evaluation'),
   Key('eval.features', 'inception', FEATURE_NETWORKS, 'the feature network'),

@@ -138,3 +138,40 @@ class Source:
     Raises:
       UserError: the data are not what the run expects.
     """
+
+
+class Part(Source):
+  """Some of the examples of a source, by their indices."""
+
+  def __init__(self, source: Source, indices: Int[np.ndarray, 'N']):
+    self._source, self._indices = source, indices
+    self.class_names, self.captions = source.class_names, source.captions
+    self.arrays, self.buckets = source.arrays, source.buckets
+    self.resolution = source.resolution
+
+  def __len__(self) -> int:
+    return len(self._indices)
+
+  def check(self, **options) -> None:
+    self._source.check(**options)
+
+  def __getitem__(self, index: int) -> Example:
+    return self._source[int(self._indices[index])]
+
+  def bucket_of_examples(self) -> Int[np.ndarray, 'N']:
+    return self._source.bucket_of_examples()[self._indices]
+
+
+def hold_out(source: Source, count: int, seed: int) -> tuple[Part, Part]:
+  """Divides a source into the examples to train on and `count` others.
+
+  Raises:
+    UserError: there would be none to train on.
+  """
+  if count >= len(source):
+    raise UserError(
+      f'data.held_out={count}: there are {len(source)} images, and some must '
+      'be left to train on.'
+    )
+  order = np.random.default_rng(seed).permutation(len(source))
+  return Part(source, np.sort(order[count:])), Part(source, order[:count])

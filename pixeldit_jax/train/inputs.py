@@ -14,7 +14,7 @@ from pixeldit_jax.data.pipeline.batches import make_batches
 from pixeldit_jax.data.pipeline.encode_captions import EncodedSource
 from pixeldit_jax.data.pipeline.iterator import BatchIterator
 from pixeldit_jax.data.pipeline.loader_options import LoaderOptions
-from pixeldit_jax.data.source import Source
+from pixeldit_jax.data.source import Source, hold_out
 from pixeldit_jax.data.sources.open_source import open_source
 from pixeldit_jax.encoders.text import TextEncoder, read_instruction
 from pixeldit_jax.encoders.words import WordEncoder
@@ -37,6 +37,8 @@ def open_data(config: ConfigDict) -> Source:
   texts = caption_sampler.ARRAYS if stored else ()
   arrays = (*texts, *stored_arrays(config))
   source = open_source(data.source, arrays)
+  if data.held_out:
+    source, _ = hold_out(source, data.held_out, config.seed)
   if data.encode_texts:
     source = EncodedSource(source, _open_encoder(config))
   if model.text_width:
@@ -90,6 +92,16 @@ def _open_encoder(config: ConfigDict) -> TextEncoder | WordEncoder:
     tokens=tokens,
     instruction=read_instruction(config.data.text_instruction),
   )
+
+
+def open_held_out(config: ConfigDict) -> Source:
+  """The `data.held_out` images that the run does not train on.
+
+  They are not checked again; see `open_data`.
+  """
+  texts = caption_sampler.ARRAYS if config.model.text_width else ()
+  source = open_source(config.data.source, texts)
+  return hold_out(source, config.data.held_out, config.seed)[1]
 
 
 def text_meta(source: Source) -> Mapping[str, Any]:
