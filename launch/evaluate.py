@@ -52,7 +52,7 @@ _MAKE_REFERENCE = path_flag.define(
 _FEATURES = flags.DEFINE_enum(
   'features',
   'inception',
-  ['inception', 'digits', 'none'],
+  ['inception', 'efficientnet_lite0', 'digits', 'none'],
   'Network of the metrics; none measures the borders of patches alone.',
 )
 _PATCH_SIZE = flags.DEFINE_integer(

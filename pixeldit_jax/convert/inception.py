@@ -53,7 +53,7 @@ def from_torch(tensors: dict[str, np.ndarray]) -> Inception:
   model = nnx.eval_shape(lambda: Inception(rngs=nnx.Rngs(0)))
   for name in [n for n in tensors if n.endswith('.conv.weight')]:
     layer = name.removesuffix('.conv.weight')
-    kernel, bias = _fold(tensors, layer)
+    kernel, bias = fold_batch_norm(tensors, layer)
     conv = _descend(model, layer).conv
     _set(conv, 'kernel', kernel, name)
     _set(conv, 'bias', bias, name)
@@ -84,7 +84,7 @@ def _checksum(path: str | os.PathLike) -> str:
   return checksum
 
 
-def _fold(tensors, layer: str) -> tuple[np.ndarray, np.ndarray]:
+def fold_batch_norm(tensors, layer: str) -> tuple[np.ndarray, np.ndarray]:
   """Kernel [h, w, in, out] and bias of a convolution and its batch norm."""
   weight = _take(tensors, f'{layer}.conv.weight').astype(np.float64)
   mean = _take(tensors, f'{layer}.bn.running_mean').astype(np.float64)

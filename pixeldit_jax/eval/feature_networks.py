@@ -20,7 +20,7 @@ def open_network(
   """The feature network on the devices of this process.
 
   Args:
-    features: inception or digits, or none for the pixels alone.
+    features: one of `metrics.table.FEATURE_NETWORKS`; none is for pixels alone.
     weights: the file of the FID network; FILE by default.
     batch_size: images per step; 0 is the network's own.
 
@@ -33,6 +33,11 @@ def open_network(
     from pixeldit_jax.demo.digit_classifier import digit_network
 
     return digit_network()
+  if features == 'efficientnet_lite0':
+    from pixeldit_jax.convert.efficientnet_lite import load_efficientnet_lite0
+    from pixeldit_jax.metrics.feature_extractor import efficientnet_network
+
+    return efficientnet_network(*load_efficientnet_lite0(), batch_size or None)
   if features == 'none':
     from pixeldit_jax.metrics.feature_extractor import no_network
 

@@ -11,6 +11,10 @@ import numpy as np
 from flax import nnx
 from jax.sharding import NamedSharding, PartitionSpec
 
+from pixeldit_jax.encoders.efficientnet_lite import (
+  WIDTH,
+  EfficientNetLite0,
+)
 from pixeldit_jax.encoders.inception import (
   LOGITS,
   POOLED,
@@ -67,6 +71,22 @@ def inception_network(
   extractor = Extractor(model, batch_size, devices)
   widths = (POOLED, SPATIAL, LOGITS)
   return FeatureNetwork(INCEPTION, checksum, widths, extractor)
+
+
+def efficientnet_network(
+  model: EfficientNetLite0, checksum: str, batch_size: int | None = None
+) -> FeatureNetwork:
+  """EfficientNet-Lite0 on all devices of this process.
+
+  Args:
+    model: from `convert.efficientnet_lite`, as is `checksum`.
+    batch_size: see `inception_network`.
+  """
+  devices = jax.local_devices()
+  extractor = Extractor(model, batch_size or default_batch_size(devices))
+  return FeatureNetwork(
+    'efficientnet-lite0', checksum, (WIDTH, 0, 0), extractor
+  )
 
 
 def no_network() -> FeatureNetwork:

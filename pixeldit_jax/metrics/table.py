@@ -34,7 +34,10 @@ class Metric(NamedTuple):
 
 METRICS = (
   Metric({'fid': 'FID'}, training=('inception',)),
-  Metric({'frechet_distance': 'Frechet'}, training=('digits',)),
+  Metric(
+    {'frechet_distance': 'Frechet'},
+    training=('digits', 'efficientnet_lite0'),
+  ),
   Metric({'sfid': 'sFID'}, training=('inception',)),
   Metric({'inception_score': 'IS'}, training=('inception',)),
   Metric(
@@ -46,13 +49,13 @@ METRICS = (
   Metric({'class_agreement': 'class agreement'}, training=('digits',)),
   Metric(
     {'patch_borders': 'patch borders', 'patch_borders_data': 'of the data'},
-    training=('inception', 'digits', 'none'),
+    training=('inception', 'efficientnet_lite0', 'digits', 'none'),
   ),
 )
 TITLES = {
   name: title for metric in METRICS for name, title in metric.titles.items()
 }
-FEATURE_NETWORKS = ('inception', 'digits', 'none')
+FEATURE_NETWORKS = ('inception', 'efficientnet_lite0', 'digits', 'none')
 
 
 def metrics_in_training(network: str) -> list[str]:
