@@ -45,8 +45,9 @@ _FAMILY = flags.DEFINE_string(
 _TO = flags.DEFINE_enum(
   'to',
   'release',
-  ['release', 'comfyui'],
-  'Whose names --out has. That of ComfyUI goes into its models/ folder.',
+  ['release', 'comfyui', 'adapters'],
+  'Whose names --out has. That of ComfyUI goes into its models/ folder; '
+  'adapters are those of a run of lora.rank alone.',
 )
 _DTYPE = flags.DEFINE_enum(
   'dtype',

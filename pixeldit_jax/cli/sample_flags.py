@@ -42,6 +42,12 @@ VERIFY = flags.DEFINE_enum(
   ['checksums', 'sizes'],
   'How files of weights are compared with what was written: sizes reads none.',
 )
+ADAPTERS = flags.DEFINE_list(
+  'adapters',
+  [],
+  'Files of adapters that are added to the weights, as a.safetensors=0.7 or '
+  'a.safetensors (1); several are divided by commas.',
+)
 OVERWRITE = flags.DEFINE_bool(
   'overwrite', False, 'Samples of other settings in --out make room.'
 )
@@ -87,9 +93,25 @@ def read_run() -> 'tuple[RunContext, CheckpointRef]':
   if WORKDIR.value is None:
     raise UserError('--workdir is missing: the folder of the run.')
   context = RunContext.build(_read_config(WORKDIR.value))
+  adapters = tuple(map(_read_scale, ADAPTERS.value))
   return context, CheckpointRef(
-    WORKDIR.value, STEP.value, EMA.value, VERIFY.value == 'checksums'
+    WORKDIR.value,
+    STEP.value,
+    EMA.value,
+    VERIFY.value == 'checksums',
+    adapters,
   )
+
+
+def _read_scale(text: str) -> tuple[str, float]:
+  """'a.safetensors=0.7' to the path and the scale."""
+  path, _, scale = text.partition('=')
+  try:
+    return path, float(scale or 1)
+  except ValueError:
+    raise UserError(
+      f'--adapters={text}: the scale is a number, as in a.safetensors=0.7.'
+    ) from None
 
 
 def _convert(source: str, workdir: str, overrides: dict[str, object]):

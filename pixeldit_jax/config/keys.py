@@ -110,6 +110,7 @@ def _model_keys() -> tuple[Key, ...]:
       meanings.get(field.name, ''),
     )
     for field in dataclasses.fields(ModelConfig)
+    if not field.name.startswith('lora_')  # they have a section of their own
   )
 
 
@@ -171,6 +172,13 @@ KEYS = (
     'debug_nans', False, '', 'stop at the first NaN and name its first layer'
   ),
   *_model_keys(),
+  Key(
+    'lora.rank',
+    0,
+    '[0, 1024]',
+    'train adapters of the linear layers alone, of this rank; 0 is all weights',
+  ),
+  Key('lora.alpha', 0.0, '[0, 1e6]', 'scales them by alpha / rank; 0 by 1'),
   Key('data.source', '', '', 'digits, folder:PATH, shards:PATH and so on'),
   Key('data.resolution', 256, '[1, 16384]', 'the side of images in pixels'),
   Key('data.batch_size', 256, '[1, 1e6]', 'images of all devices together'),

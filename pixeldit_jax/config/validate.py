@@ -38,6 +38,11 @@ def validate(config: ConfigDict) -> None:
   _check_objective(config)
   _check_perceptual(config)
   _check_mean_flow(config)
+  if config.lora.rank and not config.init_from:
+    raise UserError(
+      f'lora.rank={config.lora.rank} without init_from: adapters are of a '
+      'network that is trained; --config.init_from=RUN names it.'
+    )
   if config.repa.weight:
     _check_repa(config, model)
   if config.eval.every:
@@ -53,13 +58,15 @@ def model_config(config: ConfigDict) -> ModelConfig:
     UserError: unknown keys, or values that do not go together.
   """
   known = {field.name for field in dataclasses.fields(ModelConfig)}
+  known = {name for name in known if not name.startswith('lora_')}
   unknown = set(config.model) - known
   if unknown:
     raise UserError(
       f'config.model has unknown keys {sorted(unknown)}; there are '
       f'{sorted(known)}.'
     )
-  return ModelConfig(**config.model)
+  lora = {f'lora_{name}': value for name, value in config.lora.items()}
+  return ModelConfig(**config.model, **lora)
 
 
 def parse_steps(text: str) -> range:

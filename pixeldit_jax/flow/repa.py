@@ -13,6 +13,8 @@ from pixeldit_jax.model.config import ModelConfig
 from pixeldit_jax.model.layers import Linear
 from pixeldit_jax.typing import Array, Float
 
+PROJECTOR = 'repa_projector'  # its name among all that is trained
+
 
 class REPAProjector(nnx.Module):
   """Three linear layers, SiLU between, to the teacher's width.

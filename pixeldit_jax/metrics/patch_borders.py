@@ -19,12 +19,12 @@ class PixelDifferences(NamedTuple):
   Attributes:
     down: between row i and i + 1, at index i.
     across: between column j and j + 1, at index j.
-    count: images.
+    images: how many they are of.
   """
 
   down: Float[np.ndarray, 'down']
   across: Float[np.ndarray, 'across']
-  count: int = 0
+  images: int = 0
 
   @classmethod
   def of(cls, images: UInt8[np.ndarray, 'B H W C']) -> Self:
@@ -42,7 +42,7 @@ class PixelDifferences(NamedTuple):
     return PixelDifferences(
       self.down + other.down,
       self.across + other.across,
-      self.count + other.count,
+      self.images + other.images,
     )
 
   def border_ratio(self, patch: int) -> float | None:

@@ -171,6 +171,9 @@ class ModelConfig:
       ('none'), results of matrix products and of attention over long
       sequences ('matmuls'), only block inputs ('full').
     pixel_remat: the same for the pixel path.
+    lora_rank: of adapters of the linear layers of all blocks, which alone are
+      trained (`model.lora`); 0 has none. `config.lora.rank`.
+    lora_alpha: over the rank, what they are multiplied by; 0 is the rank.
     attention: the kernel; 'auto' chooses by platform and length, the others
       are those of `model.attention`.
   """
@@ -229,6 +232,8 @@ class ModelConfig:
   patch_remat: str = 'none'
   pixel_remat: str = 'none'
   attention: str = 'auto'
+  lora_rank: int = 0
+  lora_alpha: float = 0.0
 
   def __post_init__(self):
     for name, least in LEAST.items():

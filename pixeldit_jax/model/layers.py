@@ -37,6 +37,9 @@ def matmul_precision(dtype: str) -> contextlib.AbstractContextManager[None]:
   return contextlib.nullcontext()
 
 
+LORA = ('lora_a', 'lora_b')  # names of adapters, see `model.lora`
+
+
 class Linear(nnx.Module):
   """x @ kernel + bias, over one or several axes at either end.
 
@@ -84,13 +87,24 @@ class Linear(nnx.Module):
       )
     self.contracted = len(inputs)
     self.dtype = dtype
+    self.lora_scale = 0.0
 
   def __call__(self, x: Float[Array, '...']) -> Float[Array, '...']:
-    kernel = self.kernel[...].astype(self.dtype)
+    kernel = self._kernel()
     y = _product(x.astype(self.dtype), kernel, self.contracted)
     if self.has_bias:
       y += self.bias[...].astype(self.dtype)
     return y
+
+  def _kernel(self) -> Float[Array, '...']:
+    """The kernel with its adapters added, in float32 as the weights are."""
+    kernel = self.kernel[...]
+    if self.lora_scale:
+      with jax.default_matmul_precision('float32'):
+        a, b = getattr(self, LORA[0]), getattr(self, LORA[1])
+        low_rank = jnp.tensordot(a[...], b[...], 1)
+      kernel = kernel + self.lora_scale * low_rank
+    return kernel.astype(self.dtype)
 
   def split_outputs(self, x: Float[Array, '...']) -> list[Float[Array, '...']]:
     """The outputs for each index of the first output axis.
@@ -99,7 +113,7 @@ class Linear(nnx.Module):
     would copy slices of a joint result: with the six modulations of every pixel
     that was half of the traffic of the pixel path.
     """
-    x, kernel = x.astype(self.dtype), self.kernel[...].astype(self.dtype)
+    x, kernel = x.astype(self.dtype), self._kernel()
     kernels = _indices(kernel, self.contracted)
     outputs = [_product(x, k, self.contracted) for k in kernels]
     if self.has_bias:

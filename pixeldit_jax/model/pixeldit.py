@@ -39,6 +39,7 @@ from pixeldit_jax.model.embed import (
 )
 from pixeldit_jax.model.grounding import GroundingProjector
 from pixeldit_jax.model.layers import Linear, matmul_precision
+from pixeldit_jax.model.lora import add_adapters
 from pixeldit_jax.model.mean_flow import PixelMeanFlow, Step, StepEmbed
 from pixeldit_jax.model.mmdit_block import MMDiTBlock
 from pixeldit_jax.model.patch_block import PatchBlock
@@ -111,6 +112,13 @@ class PixelDiT(nnx.Module):
     self.patch_blocks = stack_blocks(
       lambda rngs: Block(config, rngs=rngs), config.patch_depth, rngs
     )
+    self._add_decoder(config, rngs)
+    if config.lora_rank:
+      alpha = config.lora_alpha or config.lora_rank
+      add_adapters(self, config.lora_rank, alpha, rngs)
+
+  def _add_decoder(self, config: ModelConfig, rngs: nnx.Rngs) -> None:
+    """The layers from patch tokens to pixels."""
     if not config.pixel_depth:
       self.output: Any = PatchOutput(config, rngs=rngs)
       return

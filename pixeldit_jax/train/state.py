@@ -10,8 +10,13 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from pixeldit_jax import sharding
-from pixeldit_jax.flow.repa import REPAProjector, abstract_projector
+from pixeldit_jax.flow.repa import (
+  PROJECTOR,
+  REPAProjector,
+  abstract_projector,
+)
 from pixeldit_jax.model.config import ModelConfig
+from pixeldit_jax.model.lora import adapters_of
 from pixeldit_jax.model.pixeldit import (
   abstract_model,
   axes_of,
@@ -19,8 +24,6 @@ from pixeldit_jax.model.pixeldit import (
   weights_of,
 )
 from pixeldit_jax.typing import Array, Int, PyTree
-
-PROJECTOR = 'repa_projector'  # its name among all that is trained
 
 
 @flax.struct.dataclass
@@ -154,6 +157,10 @@ def state_shardings(
   shapes, axes = _trained(config, teacher_width)
   trained = sharding.weight_shardings(axes, mesh, rules)
   weights, projector = split(trained)
+  if config.lora_rank:
+    shapes, trained = (
+      adapters_of(tree, (PROJECTOR,)) for tree in (shapes, trained)
+    )
   everywhere = sharding.replicated(mesh)
 
   def masked(a):  # a weight that another rule moves, of several

@@ -22,6 +22,7 @@ from pixeldit_jax.flow.loss import drop_labels
 from pixeldit_jax.flow.mean_flow import MeanFlowDraws
 from pixeldit_jax.flow.path import interpolate
 from pixeldit_jax.flow.time import sample_time
+from pixeldit_jax.model.lora import frozen_but_adapters
 from pixeldit_jax.model.pixeldit import abstract_model
 from pixeldit_jax.run_context import RunContext
 from pixeldit_jax.train.mean_flow import draws_of, make_mean_flow_loss
@@ -187,6 +188,8 @@ def make_gradients(
 
   def loss_fn(trained, inputs, teacher, step, encoder, judges):
     weights, projector = split(trained)
+    if config.lora.rank:
+      weights = frozen_but_adapters(weights)
     model = nnx.merge(graphdef, weights)
     x = interpolate(inputs.data, inputs.noise, inputs.t)
     arguments = x, inputs.t, condition_of(x, inputs, encoder)

@@ -24,7 +24,7 @@ def test_it_is_the_ratio_of_means():
   assert found.border_ratio(4) == pytest.approx(expected)
   parts = PixelDifferences.of(images[:1]).plus(PixelDifferences.of(images[1:]))
   assert parts.border_ratio(4) == pytest.approx(expected)
-  assert parts.count == 3
+  assert parts.images == 3
 
 
 def test_a_grid_of_patches_is_seen():

@@ -19,6 +19,7 @@ from pixeldit_jax import files, sharding
 from pixeldit_jax.data.sources.open_source import open_source
 from pixeldit_jax.errors import UserError
 from pixeldit_jax.images.resize import cell_matrix
+from pixeldit_jax.model.layers import LORA
 from pixeldit_jax.model.pixeldit import abstract_model, matrix_axes_of
 from pixeldit_jax.run_context import RunContext
 from pixeldit_jax.settings import flatten
@@ -74,37 +75,42 @@ class InitFit:
     inputs = flatten(matrix_axes_of(abstract_model(self.context.model)))
     sides = self._sides(there, here)
     everywhere = sharding.replicated(self.context.mesh)
-    read, rebuilt = {}, {}
+    read: dict[str, Any] = {}
+    rebuilt = set()  # from a copy that every device holds, or anew
     for name, source in sources.items():
       if source is None:
-        rebuilt[name] = lambda found, name=name: _new(name, fresh[name])
-      elif name == TABLE:
-        read[source] = self._replicated(there[source], here[name], everywhere)
-        rebuilt[name] = lambda found, name=name: self._table(
-          np.asarray(found[name]), fresh[name]
-        )
-      elif _is_resampled(there.get(source), here[name].shape, sides):
-        read[source] = self._replicated(there[source], here[name], everywhere)
-        rebuilt[name] = lambda found, name=name, source=source: _resample(
-          np.asarray(found[source]), here[name].shape, sides, *inputs[name]
-        )
-      else:  # of the same shape; any other is told by who reads it
-        read[source] = here[name]
+        rebuilt.add(name)
+        continue
+      # A tensor of any other shape is told by who reads it.
+      read[source] = here[name]
+      resampled = _is_resampled(there.get(source), here[name].shape, sides)
+      if (name == TABLE and source in there) or resampled:
+        rebuilt.add(name)
+        shape = there[source]
+        read[source] = self._replicated(shape, here[name], everywhere)
     dropped = self._dropped(there, here)
     for name in dropped:
       read[name] = self._replicated(
         there[name], next(iter(here.values())), everywhere
       )
-    self._tell([n for n, source in sources.items() if source is None], dropped)
+    new = [n for n, source in sources.items() if source is None]
+    self._tell([n for n in new if n.rpartition('.')[2] not in LORA], dropped)
+
+    def rebuild(name: str, source: str | None, found: Mapping[str, Any]):
+      if source is None:
+        return _new(name, fresh[name])
+      value = np.asarray(found[source])
+      if name == TABLE:
+        return self._table(value, fresh[name])
+      return _resample(value, here[name].shape, sides, *inputs[name])
 
     def finish(tree: PyTree) -> PyTree:
-      found = flatten(tree)
-      weights = {}
-      for name, leaf in here.items():
+      found, weights = flatten(tree), {}
+      for name, source in sources.items():
         if name in rebuilt:
-          weights[name] = _put(rebuilt[name](found), leaf)
-        else:
-          weights[name] = found[sources[name]]
+          weights[name] = _put(rebuild(name, source, found), here[name])
+        elif source is not None:
+          weights[name] = found[source]
       return flax.traverse_util.unflatten_dict(weights, sep='.')
 
     return Fitted(flax.traverse_util.unflatten_dict(read, sep='.'), finish)
@@ -114,7 +120,8 @@ class InitFit:
 
   def _source(self, name: str, there: Mapping[str, Any]) -> str | None:
     """The stored tensor that becomes `name`; None if it is new."""
-    if name.startswith(f'{NEW}.') and name not in there:
+    new = name.startswith(f'{NEW}.') or name.rpartition('.')[2] in LORA
+    if new and name not in there:
       return None
     text_there = any(n.startswith(_IMAGE) for n in there)
     text_here = bool(self.context.model.text_width)

@@ -19,6 +19,11 @@ from ml_collections import ConfigDict
 from pixeldit_jax import files, outputs
 from pixeldit_jax.config import get_config, model_config, validate
 from pixeldit_jax.config.family_recipes import sample_as_published
+from pixeldit_jax.convert.adapters import (
+  with_adapters_added,
+  without_adapters,
+  write_adapters,
+)
 from pixeldit_jax.convert.files import COMFYUI, TEXT, read_weights
 from pixeldit_jax.convert.lazy import LazyTensors
 from pixeldit_jax.convert.lightning import write_lightning, write_pth
@@ -201,7 +206,9 @@ def from_workdir(
     step: which checkpoint, the newest by default.
     checksums: see `CheckpointRef`.
     overwrite: replace a file.
-    form: 'release', or 'comfyui': a `.safetensors` of a network of texts.
+    form: 'release', or 'comfyui': a `.safetensors` of a network of texts; or
+      'adapters', those of a run of lora.rank alone. In the other forms they
+      are added to the weights.
 
   Raises:
     FileNotFoundError: no run, or no checkpoint with these weights.
@@ -221,8 +228,16 @@ def from_workdir(
   if which == 'both':
     raw.verified()  # refuses where there are none
 
+  if form == 'adapters':
+    _check_adapters(target)
+    write_adapters(target, read_stored(main.path), model)
+    log.info('Wrote the adapters %s, of step %d', target, main.step)
+    return
+
   def stored(ref):
-    return _checked(released_of(read_stored(ref.path), model).cast(dtype))
+    native = with_adapters_added(read_stored(ref.path), model)
+    tensors = released_of(native, without_adapters(model))
+    return _checked(tensors.cast(dtype))
 
   weights = stored(main)
   prefix = TEXT if model.text_width and target.suffix == '.pth' else ''
@@ -237,6 +252,11 @@ def from_workdir(
     else:
       write_safetensors(made, named)
   log.info('Wrote %s, of step %d', target, main.step)
+
+
+def _check_adapters(target: pathlib.Path) -> None:
+  if target.suffix != '.safetensors':
+    raise UserError(f'{target}: adapters are written as .safetensors.')
 
 
 def _check_text(config: ConfigDict, text: Mapping[str, Any] | None) -> None:

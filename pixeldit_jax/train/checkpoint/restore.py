@@ -14,6 +14,7 @@ from etils import epath
 from jax.sharding import Mesh
 
 from pixeldit_jax import sharding
+from pixeldit_jax.convert.adapters import add_adapters
 from pixeldit_jax.errors import MissingFileError, UserError
 from pixeldit_jax.model.config import ModelConfig
 from pixeldit_jax.model.pixeldit import abstract_model, axes_of, weights_of
@@ -37,12 +38,14 @@ class CheckpointRef:
     ema: the moving average, or the weights as trained.
     checksums: read the files once to compare them with what was written, or
       compare their sizes only.
+    adapters: files of adapters that are added, each with its scale.
   """
 
   workdir: str
   step: int | None = None
   ema: bool = True
   checksums: bool = True
+  adapters: tuple[tuple[str, float], ...] = ()
 
   @property
   def item(self) -> str:
@@ -100,6 +103,15 @@ def restore_weights(
   )
   with ocp.StandardCheckpointer() as checkpointer:
     weights = checkpointer.restore(ref.path, like)
+  if ref.adapters:
+    if model.lora_rank or jax.process_count() > 1:
+      raise UserError(
+        '--adapters are added to a network without adapters of its own, by one '
+        'process: give the run that they were trained from.'
+      )
+    added = add_adapters(jax.device_get(weights), model, dict(ref.adapters))
+    places = jax.tree.map(lambda leaf: leaf.sharding, like)
+    weights = jax.device_put(added, places)
   _check_finite(weights, ref)
   return weights, ref
 

@@ -6,7 +6,9 @@ import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
+from pixeldit_jax.flow.repa import PROJECTOR
 from pixeldit_jax.model.config import ModelConfig
+from pixeldit_jax.model.lora import adapters_of, in_place_of_adapters
 from pixeldit_jax.model.pixeldit import abstract_model, matrix_axes_of
 from pixeldit_jax.run_context import RunContext
 from pixeldit_jax.train.optim.adam import clip_by_global_norm, scale_by_adam
@@ -60,7 +62,7 @@ def make_optimizer(
     rule = _if_finite(muon)
   else:
     rule = scale_by_adam(o.beta1, o.beta2, o.eps)
-  return optax.chain(
+  tx = optax.chain(
     clip_by_global_norm(o.clip_norm),
     # A chain of its own, as optax.adamw is: checkpoints keep their names.
     optax.chain(
@@ -69,6 +71,25 @@ def make_optimizer(
       _if_finite(optax.scale_by_learning_rate(make_schedule(context.config))),
     ),
   )
+  return _of_adapters(tx) if context.model.lora_rank else tx
+
+
+def _of_adapters(
+  tx: optax.GradientTransformationExtraArgs,
+) -> optax.GradientTransformationExtraArgs:
+  """The same for adapters and REPA's projector; the rest has no moments."""
+  also = (PROJECTOR,)
+
+  def init(weights):
+    return tx.init(adapters_of(weights, also))
+
+  def update(gradients, state, weights=None, **more):
+    of_adapters = (adapters_of(tree, also) for tree in (gradients, weights))
+    gradient, weight = of_adapters
+    directions, state = tx.update(gradient, state, weight, **more)
+    return in_place_of_adapters(directions, gradients), state
+
+  return optax.GradientTransformationExtraArgs(init, update)
 
 
 def _if_finite(

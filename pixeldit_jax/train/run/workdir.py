@@ -43,6 +43,7 @@ RUN_IDENTITY_KEYS = (
   'perceptual',
   'init_from',
   'init_classes',
+  'lora',
 )
 # Except these, which change speed, memory or the schedule of a loss only.
 PERFORMANCE_KEYS = (
