@@ -64,6 +64,12 @@ _WEIGHTS = path_flag.define(
 _FEATURE_BATCH = flags.DEFINE_integer(
   'feature_batch', 0, 'Images that the network sees at once; 0 is its own.'
 )
+_NEAREST = flags.DEFINE_integer(
+  'nearest',
+  0,
+  'Draw so many samples beside the nearest picture of --reference, a data '
+  'source or a folder, into nearest.png: are they copies?',
+)
 _SWEEP = flags.DEFINE_multi_string(
   'sweep',
   [],
@@ -89,6 +95,8 @@ def main():
   _check_flags()
   if result := _measure(first=jax.process_index() == 0):
     print(result_table(result))
+    if _NEAREST.value:
+      _draw_nearest()
   multihost_utils.sync_global_devices('measured')
 
 
@@ -111,6 +119,25 @@ def _check_flags():
       '--reference is missing: for ImageNet at 256, that of the ADM evaluation '
       'suite is VIRTUAL_imagenet256_labeled.npz.'
     )
+
+
+def _draw_nearest():
+  """Writes nearest.png of the samples that were measured."""
+  from pixeldit_jax.data.sources.open_source import is_source
+  from pixeldit_jax.eval.evaluate_run import SAMPLES
+  from pixeldit_jax.eval.nearest_images import draw_nearest
+  from pixeldit_jax.eval.reference import SourceImages
+  from pixeldit_jax.images.image_sets import open_images
+
+  out = pathlib.Path(_OUT.value)
+  samples = open_images(_IMAGES.value or out / SAMPLES)
+  spec = _REFERENCE.value or 'digits'
+  data = (
+    SourceImages(spec, _RESOLUTION.value or samples.shape[0])
+    if is_source(spec)
+    else open_images(spec)
+  )
+  draw_nearest(out / 'nearest.png', samples, data.batches(256), _NEAREST.value)
 
 
 def _measure(first: bool):
