@@ -159,6 +159,11 @@ def _out_of_workdir(out: str):
   )
   from pixeldit_jax.train.checkpoint.restore import CheckpointRef
 
+  if _TO.value == 'adapters':
+    raw, checksums = _WEIGHTS.value == 'raw', _VERIFY.value == 'checksums'
+    ref = CheckpointRef(_WORKDIR.value, _STEP.value, not raw, checksums)
+    released.adapters_from_workdir(ref, out, _OVERWRITE.value)
+    return
   target = pathlib.Path(out)
   if _CARD.value:
     check_card(target)

@@ -123,7 +123,7 @@ def _check_flags():
 
 def _draw_nearest():
   """Writes nearest.png of the samples that were measured."""
-  from pixeldit_jax.data.sources.open_source import is_source
+  from pixeldit_jax.data.sources.kinds import is_source
   from pixeldit_jax.eval.evaluate_run import SAMPLES
   from pixeldit_jax.eval.nearest_images import draw_nearest
   from pixeldit_jax.eval.reference import SourceImages

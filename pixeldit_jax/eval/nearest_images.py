@@ -7,12 +7,12 @@ is a copy.
 
 import logging
 import os
-import pathlib
 from collections.abc import Iterable
 
 import numpy as np
 from PIL import Image
 
+from pixeldit_jax import outputs
 from pixeldit_jax.images import contact_sheet
 from pixeldit_jax.images.grid import write_png
 from pixeldit_jax.images.image_sets import FolderImages, NpzImages
@@ -91,9 +91,9 @@ def draw_nearest(
   )
   cells = [x for k, j in enumerate(index) for x in (shown[k], pictures[j])]
   titles = [text for d in distances for text in ('sample', f'nearest, {d:.3f}')]
-  write_png(
-    pathlib.Path(out), contact_sheet.draw(cells, titles, columns=8, cell=128)
-  )
+  sheet = contact_sheet.draw(cells, titles, columns=8, cell=128)
+  with outputs.replacing(outputs.local(out)) as temporary:
+    write_png(temporary, sheet)
   log.info(
     'Wrote %s: the nearest picture is %.3f away in the middle; pictures of the '
     'data are %.3f from each other. A copy is far nearer than those.',

@@ -87,22 +87,7 @@ def evaluate(
     A dict of JSON values: metrics, missing (metric to reason), warnings,
     settings, samples, reference, network, ranks and versions.
   """
-  result: dict[str, Any] = {
-    'metrics': {},
-    'missing': {},
-    'warnings': [],
-    'settings': settings,
-    'samples': {'count': samples.pooled.count},
-    'reference': _describe_reference(reference),
-    'network': {'name': network.name, 'checksum': network.checksum},
-    'ranks': {},
-    'versions': {
-      'jax': jax.__version__,
-      'numpy': np.__version__,
-      'python': sys.version.split()[0],
-      'device': jax.devices()[0].device_kind,
-    },
-  }
+  result = _new_result(samples, reference, network, settings)
   _compare_borders(samples, reference.statistics, patch, result)
   if not network.widths[0]:
     return result
@@ -127,6 +112,31 @@ def evaluate(
     shown = network.classify(samples.features)
     result['metrics']['class_agreement'] = class_agreement(shown, labels)
   return result
+
+
+def _new_result(
+  samples: ImageStatistics,
+  reference: Reference,
+  network: FeatureNetwork,
+  settings: dict,
+) -> dict[str, Any]:
+  """A result without metrics: what will be measured on what."""
+  return {
+    'metrics': {},
+    'missing': {},
+    'warnings': [],
+    'settings': settings,
+    'samples': {'count': samples.pooled.count},
+    'reference': _describe_reference(reference),
+    'network': {'name': network.name, 'checksum': network.checksum},
+    'ranks': {},
+    'versions': {
+      'jax': jax.__version__,
+      'numpy': np.__version__,
+      'python': sys.version.split()[0],
+      'device': jax.devices()[0].device_kind,
+    },
+  }
 
 
 def _compare_borders(

@@ -15,9 +15,9 @@ from pixeldit_jax.metrics.patch_borders import PixelDifferences
 from pixeldit_jax.run_context import RunContext
 from pixeldit_jax.sampling.class_labels import parse_labels
 from pixeldit_jax.sampling.sampler import Sampler
-from pixeldit_jax.train.evaluator import never_stop
+from pixeldit_jax.train.evaluator import Image, never_stop
 from pixeldit_jax.train.run.trained_on import read_class_names
-from pixeldit_jax.typing import Condition, PyTree, TextCondition, UInt8
+from pixeldit_jax.typing import Condition, PyTree, TextCondition
 
 
 class SampleGridEvaluator:
@@ -53,7 +53,7 @@ class SampleGridEvaluator:
     step: int,
     ema_params: PyTree,
     check_stop: Callable[[], None] = never_stop,
-  ) -> Iterator[tuple[str, float | UInt8[np.ndarray, 'H W 3']]]:
+  ) -> Iterator[tuple[str, float | Image]]:
     """Yields a picture, 'samples', and how much its patches are seen."""
     del step
     indices = np.arange(self._count)

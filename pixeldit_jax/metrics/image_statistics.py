@@ -62,17 +62,8 @@ def collect(
   keep = count if keep is None else min(keep, count)
   wanted = np.arange(keep) * count // max(1, keep)
   kept = np.empty((keep, width), np.float32)
-  done = 0
-  differences: PixelDifferences | None = None
-
-  def seen() -> Iterator[UInt8[np.ndarray, 'B H W 3']]:
-    nonlocal differences
-    for images in batches:
-      yield images  # first to the network, which refuses other shapes
-      found = PixelDifferences.of(images)
-      differences = differences.plus(found) if differences else found
-
-  for features in network.extract(seen()):
+  done, seen = 0, _Seen(batches)
+  for features in network.extract(seen):
     start, done = done, done + len(features.pooled)
     if done > count:
       raise UserError(f'There are more than the expected {count:,} images.')
@@ -92,5 +83,20 @@ def collect(
     spatial.gaussian() if spatial else None,
     kept if keep and width else None,
     score.result() if score else None,
-    differences,
+    seen.differences,
   )
+
+
+class _Seen:
+  """Batches that are counted into `differences` as they are drawn."""
+
+  def __init__(self, batches: Iterable[UInt8[np.ndarray, 'B H W 3']]):
+    self._batches = batches
+    self.differences: PixelDifferences | None = None
+
+  def __iter__(self) -> Iterator[UInt8[np.ndarray, 'B H W 3']]:
+    for images in self._batches:
+      yield images  # first to the network, which refuses other shapes
+      found = PixelDifferences.of(images)
+      before = self.differences
+      self.differences = before.plus(found) if before else found

@@ -13,7 +13,10 @@ from pixeldit_jax.model.layers import LORA
 from pixeldit_jax.run_context import RunContext
 from pixeldit_jax.sampling.sampler import Sampler
 from pixeldit_jax.settings import flatten
-from pixeldit_jax.train.checkpoint.released import from_workdir
+from pixeldit_jax.train.checkpoint.released import (
+  adapters_from_workdir,
+  from_workdir,
+)
 from pixeldit_jax.train.checkpoint.restore import CheckpointRef, restore_weights
 from pixeldit_jax.train.loop import train
 
@@ -59,7 +62,7 @@ def test_adapters_alone_are_trained_and_averaged(adapted, tiny_weights):
 def test_files_of_adapters_give_the_same_images(adapted, tiny_run, tmp_path):
   workdir, context, state = adapted
   path = tmp_path / 'a.safetensors'
-  from_workdir(workdir, path, form='adapters')
+  adapters_from_workdir(CheckpointRef(workdir), path)
   names = list(read_safetensors(path))
   assert 'diffusion_model.patch_blocks.0.attn.qkv.lora_A.weight' in names
   whole = tmp_path / 'whole.safetensors'
@@ -90,9 +93,7 @@ def test_what_cannot_be_is_refused(adapted, tiny_run, tmp_path):
   with pytest.raises(UserError, match='lora.rank=2 without init_from'):
     RunContext.build(config)
   with pytest.raises(UserError, match='has no adapters'):
-    from_workdir(
-      tiny_run[1].workdir, tmp_path / 'a.safetensors', form='adapters'
-    )
+    adapters_from_workdir(tiny_run[1], tmp_path / 'a.safetensors')
   path = tmp_path / 'whole.safetensors'
   from_workdir(tiny_run[1].workdir, path)
   base, ref = tiny_run

@@ -36,6 +36,7 @@ from pixeldit_jax.convert.official import (
 from pixeldit_jax.convert.safetensors import write_safetensors
 from pixeldit_jax.convert.stored import read_stored, write_stored
 from pixeldit_jax.errors import UserError
+from pixeldit_jax.model.config import ModelConfig
 from pixeldit_jax.model.pixeldit import abstract_model, weights_of
 from pixeldit_jax.progress import Progress
 from pixeldit_jax.settings import flatten
@@ -206,9 +207,7 @@ def from_workdir(
     step: which checkpoint, the newest by default.
     checksums: see `CheckpointRef`.
     overwrite: replace a file.
-    form: 'release', or 'comfyui': a `.safetensors` of a network of texts; or
-      'adapters', those of a run of lora.rank alone. In the other forms they
-      are added to the weights.
+    form: 'release', or 'comfyui': a `.safetensors` of a network of texts.
 
   Raises:
     FileNotFoundError: no run, or no checkpoint with these weights.
@@ -228,16 +227,8 @@ def from_workdir(
   if which == 'both':
     raw.verified()  # refuses where there are none
 
-  if form == 'adapters':
-    _check_adapters(target)
-    write_adapters(target, read_stored(main.path), model)
-    log.info('Wrote the adapters %s, of step %d', target, main.step)
-    return
-
   def stored(ref):
-    native = with_adapters_added(read_stored(ref.path), model)
-    tensors = released_of(native, without_adapters(model))
-    return _checked(tensors.cast(dtype))
+    return _checked(_released_tensors(ref, model).cast(dtype))
 
   weights = stored(main)
   prefix = TEXT if model.text_width and target.suffix == '.pth' else ''
@@ -254,9 +245,37 @@ def from_workdir(
   log.info('Wrote %s, of step %d', target, main.step)
 
 
-def _check_adapters(target: pathlib.Path) -> None:
+def _released_tensors(ref: CheckpointRef, model: ModelConfig) -> LazyTensors:
+  """Those of a checkpoint by released names, adapters added to them."""
+  native = with_adapters_added(read_stored(ref.path), model)
+  return released_of(native, without_adapters(model))
+
+
+def adapters_from_workdir(
+  ref: CheckpointRef, target: str | os.PathLike, overwrite: bool = False
+) -> None:
+  """Writes the adapters of a run alone, see `convert.adapters`.
+
+  `from_workdir` adds them to the weights.
+
+  Args:
+    ref: of a run of `lora.rank`.
+    target: a `.safetensors`.
+    overwrite: replace a file.
+
+  Raises:
+    FileNotFoundError: no run, or no checkpoint with these weights.
+    UserError: the target is there already, or the run has no adapters.
+  """
+  target = outputs.local(target)
+  model = model_config(workdir.read_config(ref.workdir))
   if target.suffix != '.safetensors':
     raise UserError(f'{target}: adapters are written as .safetensors.')
+  _check_target(target, model.text_width, None, overwrite)
+  ref = ref.verified()
+  with outputs.replacing(target) as made:
+    write_adapters(made, read_stored(ref.path), model)
+  log.info('Wrote the adapters %s, of step %d', target, ref.step)
 
 
 def _check_text(config: ConfigDict, text: Mapping[str, Any] | None) -> None:
