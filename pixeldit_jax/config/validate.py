@@ -38,6 +38,11 @@ def validate(config: ConfigDict) -> None:
   _check_objective(config)
   _check_perceptual(config)
   _check_mean_flow(config)
+  if config.data.held_out and config.data.encode_texts:
+    raise UserError(
+      f'data.held_out={config.data.held_out} with data.encode_texts=True: '
+      'their loss needs stored texts (pixeldit encode-text); set one of them.'
+    )
   if config.lora.rank and not config.init_from:
     raise UserError(
       f'lora.rank={config.lora.rank} without init_from: adapters are of a '

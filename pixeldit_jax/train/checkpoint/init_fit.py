@@ -15,7 +15,7 @@ import jax
 import numpy as np
 from etils import epath
 
-from pixeldit_jax import files, sharding
+from pixeldit_jax import sharding
 from pixeldit_jax.data.sources.open_source import open_source
 from pixeldit_jax.errors import UserError
 from pixeldit_jax.images.resize import cell_matrix
@@ -24,6 +24,7 @@ from pixeldit_jax.model.pixeldit import abstract_model, matrix_axes_of
 from pixeldit_jax.run_context import RunContext
 from pixeldit_jax.settings import flatten
 from pixeldit_jax.train.run import workdir as run_folder
+from pixeldit_jax.train.run.trained_on import read_class_names
 from pixeldit_jax.typing import Array, Float, PyTree
 
 log = logging.getLogger(__name__)
@@ -223,9 +224,8 @@ def class_names_of(config: Any) -> list[str]:
 
   They are those that the run keeps, or those of its data, where they still are.
   """
-  path = epath.Path(config.init_from) / 'classes.json'
-  if path.is_file():
-    return list(files.read_json(path).get('names', ()))
+  if names := read_class_names(config.init_from):
+    return list(names)
   if not (epath.Path(config.init_from) / 'config.json').is_file():
     return []
   try:
