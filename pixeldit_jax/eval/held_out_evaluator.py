@@ -94,7 +94,7 @@ class HeldOutEvaluator:
 
     def loss_at(time):
       noise = jax.random.normal(jax.random.fold_in(key, time), data.shape)
-      t = jnp.full(len(data), (time + 0.5) / _TIMES, jnp.float32)
+      t = jnp.full(len(data), (time.astype(jnp.float32) + 0.5) / _TIMES)
       noise = config.flow.noise_scale * noise
       x = interpolate(data, noise, t)
       output = network(x, t, self._condition(key, batch))
