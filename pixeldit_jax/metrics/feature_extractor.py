@@ -94,7 +94,7 @@ def no_network() -> FeatureNetwork:
 
   def extract(batches):
     for images in batches:
-      _check(images, None)
+      _check(images)
       yield Features(np.zeros((len(images), 0), np.float32), None, None)
 
   return FeatureNetwork(NONE, '', (0, 0, 0), extract)
