@@ -88,7 +88,10 @@ def collect(
 
 
 class _Seen:
-  """Batches that are counted into `differences` as they are drawn."""
+  """Batches whose `differences` are summed as they are drawn.
+
+  Of several sizes those of the first size alone.
+  """
 
   def __init__(self, batches: Iterable[UInt8[np.ndarray, 'B H W 3']]):
     self._batches = batches
@@ -99,4 +102,5 @@ class _Seen:
       yield images  # first to the network, which refuses other shapes
       found = PixelDifferences.of(images)
       before = self.differences
-      self.differences = before.plus(found) if before else found
+      if before is None or before.is_like(found):
+        self.differences = before.plus(found) if before else found

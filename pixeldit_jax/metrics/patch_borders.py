@@ -37,6 +37,12 @@ class PixelDifferences(NamedTuple):
       across += np.abs(np.diff(part, axis=2)).sum((0, 1, 3), dtype=np.int64)
     return cls(down, across, len(images))
 
+  def is_like(self, other: 'PixelDifferences') -> bool:
+    """Whether both are of images of one size."""
+    return len(self.down) == len(other.down) and (
+      len(self.across) == len(other.across)
+    )
+
   def plus(self, other: 'PixelDifferences') -> 'PixelDifferences':
     """Those of both sets, of images of one size."""
     return PixelDifferences(
