@@ -102,7 +102,7 @@ class MetricLogger:
 
   def add(self, step: int, metrics: Metrics, log_now: bool) -> None:
     """Keeps the metrics of a step; if `log_now`, the next flush writes them."""
-    watched = {k: metrics[k] for k in _WATCHED}
+    watched = {k: metrics[k] for k in _WATCHED if k in metrics}
     self._unread.append((step, watched))
     if log_now:
       self._to_write = (step, metrics)
@@ -129,7 +129,7 @@ class MetricLogger:
     for step, values in unread:
       bad_steps = int(values['bad_steps'])
       self._watch(step, bad_steps, float(values['gradient_norm']))
-      if values['nonfinite_arrays']:
+      if values.get('nonfinite_arrays'):
         raise DivergenceError(_spoilt(step, state))
       if bad_steps >= self._max_bad_steps:
         diverged = bad_steps
@@ -171,7 +171,7 @@ class MetricLogger:
     step, metrics = self._to_write
     self._to_write = None
     values = {k: float(v) for k, v in jax.device_get(metrics).items()}
-    del values['nonfinite_arrays']  # 0 in every run that goes on
+    values.pop('nonfinite_arrays', None)  # 0 in every run that goes on
     values['skipped_steps'] = self.watch.skipped
     values |= self._clock.read(step) | self._goodput.fractions()
     self._writer.progress(step, values)
