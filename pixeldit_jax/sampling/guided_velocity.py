@@ -66,9 +66,6 @@ def guided_velocity(
     away = jnp.full_like(labels, model.num_classes)
   encoder = encoder or context.encoder
 
-  if not (model.num_classes or model.text_width):
-    guidance = 1.0  # there is nothing to lead towards
-
   def velocity(y, x, t):
     return as_velocity(model.prediction, network(x, t, y), x, t)
 
@@ -83,7 +80,7 @@ def guided_velocity(
   return guide(
     conditional,
     functools.partial(velocity, away),
-    guidance,
+    guidance if model.num_classes or model.text_width else 1.0,
     options.interval,
     options.interval_bounds,
     get_rule(options.rule),
