@@ -42,7 +42,10 @@ def test_numbers_are_those_of_the_same_samples_on_disk(
   path = tmp_path / 'samples.npz'
   sample_set.make_sample_set(*tiny_run, path, 20)
   images = open_images(path)
-  expected = evaluate_images(images, reference, network, settings={})['metrics']
+  patch = context.model.patch_size
+  expected = evaluate_images(
+    images, reference, network, settings={}, patch=patch
+  )['metrics']
   assert {*metrics_in_training('inception'), 'class_agreement'} <= set(found)
   for name, value in found.items():
     if name != 'samples':
