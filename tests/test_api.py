@@ -124,7 +124,6 @@ def test_a_released_file_is_loaded(model, run, tmp_path):
     (lambda m: pd.load('nowhere'), 'holds no run'),
     (lambda m: pd.load(m.ref.workdir, step=7), 'no checkpoint of step 7'),
   ],
-  ids=str,
 )
 def test_mistakes_are_told(model, call, named):
   with pytest.raises(ValueError, match=named):
