@@ -107,7 +107,6 @@ def test_a_missing_mask_and_a_text_too_long_are_refused(weights):
   'overrides, named',
   [
     (dict(num_classes=10), 'class or a text'),
-    (dict(text_width=0), 'class or a text'),
     (dict(pixel_heads=3), 'pixel_attention_width=16'),
     (dict(time='sigma'), "('unit', 'noise')"),
   ],
