@@ -223,7 +223,7 @@ def test_every_weight_names_each_of_its_axes(overrides):
     (dict(patch_depth=0), 'patch_depth'),
     (dict(pixel_width=6), 'pixel_width'),
     (dict(pixel_attention='channels'), 'pixel_attention'),
-    (dict(norm='batch'), "('rms', 'layer')"),
+    (dict(norm='batch'), "('rms', 'layer', 'plain')"),
     (dict(dtype='float16'), 'dtype'),
   ],
 )
