@@ -24,8 +24,6 @@ os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', tempfile.mkdtemp())
 os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0.2'
 
 import importlib.util  # noqa: E402
-import json  # noqa: E402
-import pathlib  # noqa: E402
 import sys  # noqa: E402
 import types  # noqa: E402
 
@@ -33,6 +31,7 @@ import jax  # noqa: E402
 import jaxtyping  # noqa: E402
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
+from golden_arrays import Golden  # noqa: E402
 
 jax.config.update('jax_numpy_dtype_promotion', 'strict')
 
@@ -48,31 +47,7 @@ def unchecked_signatures():
   jaxtyping.config.update('jaxtyping_disable', False)
 
 
-GOLDEN = pathlib.Path(__file__).parent / 'golden'
-
-
-class Golden:
-  """Arrays that the authors' code produced."""
-
-  def __init__(self, name: str):
-    with np.load(GOLDEN / f'{name}.npz') as file:
-      self.arrays = dict(file)
-    self.meta = json.loads(bytes(self.arrays.pop('meta')))
-
-  def __getitem__(self, name: str) -> np.ndarray:
-    return self.arrays[name]
-
-  def below(self, prefix: str) -> dict[str, np.ndarray]:
-    """The arrays whose names start with 'prefix/', without it."""
-    start = prefix + '/'
-    return {
-      name.removeprefix(start): array
-      for name, array in self.arrays.items()
-      if name.startswith(start)
-    }
-
-
-@pytest.fixture
+@pytest.fixture(scope='session')
 def golden():
   """f(name) -> the arrays of tests/golden/<name>.npz."""
   return Golden

@@ -19,10 +19,8 @@ SIZES = ['32x32', '32x48']
 
 
 @pytest.fixture(scope='module')
-def model():
-  from conftest import Golden
-
-  weights = Golden('rivals/sdvae').below('w')
+def model(golden):
+  weights = golden('rivals/sdvae').below('w')
   return from_official(weights, norm_num_groups=4)
 
 

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from golden_arrays import Golden
 
 from pixeldit_jax.convert.official import from_official, rename_to_official
 from pixeldit_jax.flow.mean_flow import (
@@ -32,8 +33,6 @@ def nhwc(x):
 
 @functools.cache
 def setting(name):
-  from conftest import Golden
-
   arrays = Golden('one_step')
   model = from_official(arrays.below('w'), 'pmf')
   train = arrays.below(name)
