@@ -67,7 +67,9 @@ def public_run(case):
     **{name: public[name] for name in told if name in public},
   )
   config = get_config()
-  config.model.update(dataclasses.asdict(grounded.config))
+  shapes = dataclasses.asdict(grounded.config)
+  # Adapters have keys of their own.
+  config.model.update({k: v for k, v in shapes.items() if k in config.model})
   config.data.update(resolution=16, batch_size=8)
   return grounded, config
 
