@@ -61,17 +61,13 @@ def join(weights: PyTree, projector: PyTree) -> PyTree:
 
 
 def count_nonfinite(tree: PyTree) -> Int[Array, '']:
-  """How many arrays of a tree hold NaN or infinity.
-
-  By their largest values: XLA would keep what is compared element by element,
-  a byte for each, beside the state.
-  """
-  finite = [
-    jnp.isfinite(jnp.max(jnp.abs(array), initial=0))
+  """How many arrays of a tree hold NaN or infinity."""
+  arrays = [
+    array
     for array in jax.tree.leaves(tree)
     if jnp.issubdtype(array.dtype, jnp.inexact)
   ]
-  return jnp.sum(~jnp.stack(finite), dtype=jnp.int32)
+  return jnp.sum(~jnp.stack(_all_finite(arrays)), dtype=jnp.int32)
 
 
 def first_nonfinite(tree: PyTree) -> str:
@@ -91,7 +87,12 @@ def first_nonfinite(tree: PyTree) -> str:
 
 @jax.jit
 def _all_finite(arrays: list[jax.Array]) -> list[jax.Array]:
-  return [jnp.isfinite(array).all() for array in arrays]
+  """Whether each array is finite, by its largest value.
+
+  XLA would keep what is compared element by element, a byte for each, in memory
+  besides the state.
+  """
+  return [jnp.isfinite(jnp.max(jnp.abs(a), initial=0)) for a in arrays]
 
 
 def split(trained: PyTree) -> tuple[PyTree, PyTree]:
