@@ -59,7 +59,7 @@ def _squares(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 def draw_nearest(
   out: str | os.PathLike,
   samples: NpzImages | FolderImages,
-  data: Iterable[UInt8[np.ndarray, 'B H W 3']],
+  data: Iterable[UInt8[np.ndarray, '_ H W 3']],
   count: int,
 ) -> dict[str, float]:
   """Draws samples, each beside the picture of the data that is nearest.

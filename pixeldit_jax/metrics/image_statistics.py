@@ -93,7 +93,7 @@ class _Seen:
   Of several sizes those of the first size alone.
   """
 
-  def __init__(self, batches: Iterable[UInt8[np.ndarray, 'B H W 3']]):
+  def __init__(self, batches: Iterable[UInt8[np.ndarray, '_ H W 3']]):
     self._batches = batches
     self.differences: PixelDifferences | None = None
 

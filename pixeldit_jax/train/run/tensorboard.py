@@ -40,7 +40,7 @@ class EventFiles:
     self,
     step: int,
     scalars: Mapping[str, float],
-    images: Mapping[str, UInt8[np.ndarray, 'H W 3']] | None = None,
+    images: Mapping[str, UInt8[np.ndarray, '_ _ 3']] | None = None,
   ) -> None:
     """Writes scalars and pictures; a full disk is only reported."""
     summaries = [summary.scalar(name, x) for name, x in scalars.items()]
