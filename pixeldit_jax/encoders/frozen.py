@@ -12,6 +12,7 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from pixeldit_jax import sharding
+from pixeldit_jax.encoders import dinov3, vision
 from pixeldit_jax.encoders.dinov3 import DINOv3, DINOv3Config, of_width
 from pixeldit_jax.encoders.lpips import LPIPS, LPIPSConfig
 from pixeldit_jax.encoders.vision import (
@@ -50,6 +51,14 @@ def random_encoder(width: int, **overrides) -> Frozen:
     lambda: weights_of(make_network(config, rngs=nnx.Rngs(0)))
   )()
   return config, jax.device_get(weights)
+
+
+def encoder_flops(config: FrozenConfig, grid: tuple[int, int]) -> int:
+  """Operations of one image of so many patches down and across."""
+  size = [n * config.patch_size for n in grid]
+  if isinstance(config, DINOv3Config):
+    return dinov3.forward_flops(config, *size)
+  return vision.forward_flops(config, *size)
 
 
 def abstract_frozen(

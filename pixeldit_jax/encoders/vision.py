@@ -6,6 +6,7 @@ scale on each residual branch and, optionally, register tokens (2309.16588).
 
 import dataclasses
 import functools
+import math
 from typing import overload
 
 import jax
@@ -100,6 +101,15 @@ class VisionConfig:
       UserError: a side that is not a multiple of the patch size.
     """
     return patch_grid('the teacher', self.patch_size, height, width)
+
+
+def forward_flops(config: VisionConfig, height: int, width: int) -> int:
+  """Operations of one image, 2 for a multiply-add; see `model.cost`."""
+  L = math.prod(config.patches(height, width))
+  S, D = L + 1 + config.registers, config.width
+  mlp = 2 * config.mlp_ratio * D * D
+  block = S * (4 * D * D + mlp) + 2 * S * S * D
+  return 2 * (L * 3 * config.patch_size**2 * D + config.depth * block)
 
 
 def sized(size: str, **overrides) -> VisionConfig:

@@ -34,23 +34,46 @@ def line_plot(
   Raises:
     UserError: no points, or values that are not finite.
   """
-  points = [point for line in series.values() for point in line]
-  _require_finite(path, [y for _, y in points])
-  names = list(dict.fromkeys(x for x, _ in points))
+  line_panels(path, {xlabel: series}, ylabel)
+
+
+def line_panels(
+  path: str | os.PathLike,
+  panels: Mapping[str, Mapping[str, Line]],
+  ylabel: str,
+) -> None:
+  """Draws plots of the same values side by side, each over another x.
+
+  Args:
+    path: of the PNG.
+    panels: by what x is, the series of `line_plot`.
+    ylabel: what y is.
+
+  Raises:
+    UserError: no points, or values that are not finite.
+  """
+  every = [s for series in panels.values() for s in series.values()]
+  _require_finite(path, [y for line in every for _, y in line])
+  figure = _figure(len(panels))
+  row = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+  for axes, (xlabel, series) in zip(row, panels.items()):
+    _draw_lines(axes, series)
+    axes.set_xlabel(xlabel)
+    axes.grid(alpha=0.3)
+  row[0].set_ylabel(ylabel)
+  if any(next(iter(panels.values()), ())):  # names that say something
+    row[0].legend()
+  _save(figure, path)
+
+
+def _draw_lines(axes: Any, series: Mapping[str, Line]) -> None:
+  names = list(dict.fromkeys(x for line in series.values() for x, _ in line))
   categories = any(isinstance(x, str) for x in names)
-  figure = _figure(1)
-  axes = figure.subplots()
   for name, line in series.items():
     xs = [names.index(x) if categories else x for x, _ in line]
     axes.plot(xs, [y for _, y in line], marker='o', label=name)
   if categories:
     axes.set_xticks(range(len(names)), [str(name) for name in names])
-  axes.set_xlabel(xlabel)
-  axes.set_ylabel(ylabel)
-  axes.grid(alpha=0.3)
-  if any(series):  # names that say something
-    axes.legend()
-  _save(figure, path)
 
 
 def bar_plot(

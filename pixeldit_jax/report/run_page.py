@@ -9,7 +9,7 @@ import html
 import json
 import math
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from etils import epath
 
 from pixeldit_jax import settings
 from pixeldit_jax.config import get_config
+from pixeldit_jax.report.html_page import html_page, section, table
 from pixeldit_jax.report.line_chart import line_chart
 from pixeldit_jax.train.checkpoint.folders import folder_of, steps_in
 from pixeldit_jax.train.run import workdir as run_folder
@@ -36,21 +37,6 @@ _CHARTS = (
   ('Share of time waiting for data', ('data_wait',), False),
 )
 
-_STYLE = """
-:root { color-scheme: light dark; }
-body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; padding: 0 1rem;
-  max-width: 70rem; }
-h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2rem; }
-table { border-collapse: collapse; } .wide { overflow-x: auto; }
-td, th { padding: .15rem .7rem; text-align: left; border-bottom: 1px solid
-  #8884; vertical-align: top; }
-.charts { display: grid; gap: 1rem;
-  grid-template-columns: repeat(auto-fit, minmax(19rem, 1fr)); }
-figure { margin: 0; } figcaption { font-weight: 600; }
-svg { width: 100%; } svg text { font-size: 11px; fill: currentColor; }
-.rule { stroke: #8884; } img { max-width: 100%; image-rendering: pixelated; }
-input[type=range] { width: 100%; } .wrong { color: #c53030; }
-"""
 # A slider shows one of the pictures in its box.
 _SCRIPT = """
 for (const box of document.querySelectorAll('.slider')) {
@@ -75,23 +61,18 @@ def run_page(workdir: str) -> str:
   progress = run_folder.read_progress(workdir)
   evaluations = run_folder.read_evaluations(workdir)
   events = read_events(epath.Path(workdir) / 'events')
-  name = html.escape(epath.Path(workdir).name)
+  name = epath.Path(workdir).name
   sections = [
     _facts(config, history, progress, workdir),
-    _section('What went wrong', _problems(history, events, workdir)),
-    _section('Curves', _charts(events)),
-    _section('Where the time went', _time(progress)),
-    _section('Samples', _pictures(events)),
-    _section('Evaluations', _evaluations(evaluations)),
-    _section('Starts and stops', _history(history)),
-    _section('Configuration', _config(config)),
+    section('What went wrong', _problems(history, events, workdir)),
+    section('Curves', _charts(events)),
+    section('Where the time went', _time(progress)),
+    section('Samples', _pictures(events)),
+    section('Evaluations', _evaluations(evaluations)),
+    section('Starts and stops', _history(history)),
+    section('Configuration', _config(config)),
   ]
-  return (
-    '<!doctype html><html lang="en"><head><meta charset="utf-8"><meta '
-    'name="viewport" content="width=device-width, initial-scale=1">'
-    f'<title>{name}</title><style>{_STYLE}</style></head><body><h1>{name}</h1>'
-    f'{"".join(sections)}<script>{_SCRIPT}</script></body></html>\n'
-  )
+  return html_page(name, ''.join(sections) + f'<script>{_SCRIPT}</script>')
 
 
 def _facts(config, history, progress, workdir: str) -> str:
@@ -104,7 +85,7 @@ def _facts(config, history, progress, workdir: str) -> str:
     'data': config['data']['source'],
     'resolution': config['data']['resolution'],
   }
-  return _table(rows.items())
+  return table(rows.items())
 
 
 def _problems(history, events: Events, workdir: str) -> str:
@@ -157,7 +138,7 @@ def _time(progress: Mapping[str, Any]) -> str:
     for phase, value in seconds.items()
     if total
   ]
-  return _table(rows)
+  return table(rows)
 
 
 def _pictures(events: Events) -> str:
@@ -196,7 +177,7 @@ def _evaluations(by_step: Mapping[int, Mapping[str, float]]) -> str:
       )
     )
   )
-  return f'{_table(rows, ("step", *names))}<div class="charts">{charts}</div>'
+  return f'{table(rows, ("step", *names))}<div class="charts">{charts}</div>'
 
 
 def _history(history: Sequence[Mapping[str, Any]]) -> str:
@@ -204,7 +185,7 @@ def _history(history: Sequence[Mapping[str, Any]]) -> str:
   for line in history:
     facts = {k: v for k, v in line.items() if k not in ('event', 'time')}
     rows.append((line['time'], line['event'], json.dumps(facts)[:500]))
-  return _table(rows)
+  return table(rows)
 
 
 def _config(config: Mapping[str, Any]) -> str:
@@ -226,19 +207,3 @@ def _config(config: Mapping[str, Any]) -> str:
 
 def _number(value: float | None) -> str:
   return '' if value is None else f'{value:.4g}'
-
-
-def _section(title: str, body: str) -> str:
-  return f'<h2>{title}</h2>{body}' if body else ''
-
-
-def _table(rows: Iterable[Sequence[Any]], heads: Sequence[str] = ()) -> str:
-  lines = [
-    ''.join(f'<{cell}>{html.escape(str(x))}</{cell}>' for x in row)
-    for cell, some in (('th', [heads] if heads else []), ('td', rows))
-    for row in some
-  ]
-  if not lines:
-    return ''
-  body = ''.join(f'<tr>{line}</tr>' for line in lines)
-  return f'<div class="wide"><table>{body}</table></div>'

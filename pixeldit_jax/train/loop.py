@@ -118,7 +118,12 @@ def _run(
     # ---- Step, compiled
     with record.goodput.phase('compile'):
       step_fn = program.compile(batch_shapes(config, source))
-    log.info('Compiled in %.0f s.', record.goodput.seconds()['compile'])
+    record.step_bytes = step_fn.bytes
+    log.info(
+      'Compiled in %.0f s; a step needs %.2f GB of each device.',
+      record.goodput.seconds()['compile'],
+      step_fn.bytes / 1e9,
+    )
 
     # ---- Metrics
     logger = _make_logger(context, workdir, source, record, step_fn)

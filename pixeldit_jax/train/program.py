@@ -161,6 +161,20 @@ class CompiledStep:
     self._names = {size: tuple(batch) for size, batch in batches.items()}
     self._context, self._networks, self._frozen = context, networks, frozen
 
+  @property
+  def bytes(self) -> int:
+    """Memory of a device for the step of the largest images, with its state."""
+    found = [program.memory_analysis() for program in self._programs.values()]
+    sizes = [
+      m.argument_size_in_bytes
+      + m.output_size_in_bytes
+      + m.temp_size_in_bytes
+      - m.alias_size_in_bytes
+      for m in found
+      if m  # not every compiler gives it
+    ]
+    return max(sizes, default=0)
+
   def put(self, batch: PyTree) -> PyTree:
     """Puts the entries of a batch that the step takes on the devices.
 

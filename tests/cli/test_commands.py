@@ -12,6 +12,7 @@ COMMANDS = {
   'ablate',
   'benchmark',
   'checkpoints',
+  'compare',
   'compile',
   'convert',
   'edit',

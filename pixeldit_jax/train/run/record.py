@@ -33,6 +33,7 @@ class Record:
     step: the last step done.
     goodput: where the time goes.
     eval_metrics: what evaluations found, by step.
+    step_bytes: memory of a device that a step needs, once it is compiled.
   """
 
   def __init__(
@@ -55,7 +56,7 @@ class Record:
     self._begun = self._claimed = False
     self._held: lock.Held | None = None  # in process 0
     self._resources = contextlib.ExitStack()
-    self.step = 0
+    self.step = self.step_bytes = 0
     self.goodput = Goodput()
 
   def __enter__(self):
@@ -147,7 +148,12 @@ class Record:
 
   def progress(self, saved: int | None) -> None:
     """Writes the step, and that of the newest complete checkpoint."""
-    progress = dict(step=self.step, saved=saved, seconds=self.goodput.seconds())
+    progress = dict(
+      step=self.step,
+      saved=saved,
+      seconds=self.goodput.seconds(),
+      step_bytes=self.step_bytes,
+    )
     try:
       workdir.write_progress(self._folder, progress)
     except OSError as error:  # if the disk is full, the next save says more

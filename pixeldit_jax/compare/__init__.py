@@ -1,0 +1,1 @@
+"""Networks trained at one budget on the same data, and measured alike."""
