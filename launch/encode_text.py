@@ -7,9 +7,11 @@ Stores the embeddings next to the shards that pixeldit prepare-data wrote, in
 bf16, with those of no text. After an interruption, the same command goes on
 where it was. The devices of a host share texts and weights; several processes
 share the work, with the flags below or on a cluster that JAX knows, over one
-file system. BERT and Gemma 2 run in JAX, other models by PyTorch.
+file system. --dask=tcp://host:8786 has the workers of a Dask cluster do it.
+BERT and Gemma 2 run in JAX, other models by PyTorch.
 """
 
+import contextlib
 import os
 
 from absl import flags
@@ -42,6 +44,12 @@ _DTYPE = flags.DEFINE_enum(
   ('auto', 'float32', 'bfloat16'),
   'Of the computation; auto is that of the weights.',
 )
+_DASK = flags.DEFINE_string(
+  'dask',
+  None,
+  'Address or file of the scheduler whose workers read the texts; they open '
+  'the encoder by the same name.',
+)
 flags.adopt_module_key_flags(cluster_flags)
 
 
@@ -53,35 +61,39 @@ def main():
   from jax.experimental import multihost_utils
 
   from pixeldit_jax.cli.log import start_log
-  from pixeldit_jax.data.prepare import text_embeddings
-  from pixeldit_jax.data.prepare.shard_job import Peers
+  from pixeldit_jax.data.prepare import dask_runner, text_embeddings
+  from pixeldit_jax.data.prepare.shard_job import Peers, run_here
   from pixeldit_jax.data.sources import shards
   from pixeldit_jax.encoders.text import TextEncoder, read_instruction
 
   cluster_flags.initialize()
   start_log(jax.process_index())
   shards.check_shards(_DATA.value)  # before a long download
-  encoder = TextEncoder(
-    _ENCODER.value,
-    tokens=_TOKENS.value,
-    instruction=read_instruction(_INSTRUCTION.value),
-    batch_size=_BATCH_SIZE.value,
-    dtype=_DTYPE.value,
-  )
-  done = text_embeddings.store(
-    _DATA.value,
-    encoder,
-    peers=Peers(
-      jax.process_index(),
-      jax.process_count(),
-      lambda: multihost_utils.sync_global_devices('encode_text'),
-    ),
-  )
+  with contextlib.ExitStack() as stack:
+    runner = run_here
+    if _DASK.value:
+      runner, _ = stack.enter_context(dask_runner.connect(_DASK.value))
+    encoder = TextEncoder(
+      _ENCODER.value,
+      tokens=_TOKENS.value,
+      instruction=read_instruction(_INSTRUCTION.value),
+      batch_size=_BATCH_SIZE.value,
+      dtype=_DTYPE.value,
+    )
+    done = text_embeddings.store(
+      _DATA.value,
+      encoder,
+      peers=Peers(
+        jax.process_index(),
+        jax.process_count(),
+        lambda: multihost_utils.sync_global_devices('encode_text'),
+      ),
+      runner=runner,
+    )
   print(
     f'{done.images} images, {done.without_caption} without a caption (theirs '
-    f'is the empty text); {encoder.truncated} captions cut now at '
-    f'{encoder.tokens} tokens. Width {encoder.width}, checksum '
-    f'{encoder.checksum[:12]}.'
+    f'is the empty text), {encoder.tokens} tokens of width {encoder.width}, '
+    f'checksum {encoder.checksum[:12]}.'
   )
 
 

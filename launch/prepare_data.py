@@ -9,8 +9,13 @@ an interruption, the same command goes on where it was.
 --features=facebook/dinov2-base (or a file of its weights) then stores what this
 teacher sees in each image, for REPA without running it:
 --config.repa.teacher=features.
+
+--dask=tcp://host:8786 has the workers of a Dask cluster do both, to the same
+bytes (launch/README.md tells how to start one). --plan says how large the
+shards will be and how long they take, from a sample, and writes nothing.
 """
 
+import contextlib
 import sys
 import time
 
@@ -54,12 +59,22 @@ _FEATURES = flags.DEFINE_string(
 _PATCH_SIZE = flags.DEFINE_integer(
   'patch_size', 16, 'of the network, for --buckets and --features'
 )
+_DASK = flags.DEFINE_string(
+  'dask', None, 'address or file of the scheduler whose workers do the work'
+)
+_PLAN = flags.DEFINE_bool('plan', False, 'only say what it would take')
+_PRICE = flags.DEFINE_float(
+  'price', 0.0, 'of an hour of one core, for the cost that --plan tells'
+)
 
 
 def main():
   # Imported here: --help has no need of them.
   from pixeldit_jax.cli.log import start_log
-  from pixeldit_jax.data.prepare import prepare
+  from pixeldit_jax.data.pipeline.loader_options import usable_cores
+  from pixeldit_jax.data.prepare import dask_runner, prepare
+  from pixeldit_jax.data.prepare.plan import plan
+  from pixeldit_jax.data.prepare.shard_job import run_here
   from pixeldit_jax.data.prepare.write_shard import PrepareSettings
 
   start_log()
@@ -73,37 +88,40 @@ def main():
     shard_size=_SHARD_SIZE.value,
     patch_size=_PATCH_SIZE.value,
   )
-  store = _make_store(settings, _FEATURES.value) if _FEATURES.value else None
-  try:
-    manifest = prepare.prepare(
-      settings,
-      _OUT.value,
-      max_bad_files=_MAX_BAD_FILES.value,
-      num_processes=_PROCESSES.value,
-    )
-    if store:
-      store(_OUT.value)
-  except KeyboardInterrupt:
-    sys.exit('prepare-data: stopped; the same command goes on from here')
+  with contextlib.ExitStack() as stack:
+    runner, cores = None, _PROCESSES.value or usable_cores()
+    if _DASK.value:
+      runner, cores = stack.enter_context(dask_runner.connect(_DASK.value))
+    if _PLAN.value:
+      print(plan(settings).describe(max(1, cores), _PRICE.value))
+      return
+    store = _make_store(settings, _FEATURES.value) if _FEATURES.value else None
+    try:
+      manifest = prepare.prepare(
+        settings,
+        _OUT.value,
+        max_bad_files=_MAX_BAD_FILES.value,
+        num_processes=_PROCESSES.value,
+        runner=runner,
+      )
+      if store:
+        store(_OUT.value, runner or run_here)
+    except KeyboardInterrupt:
+      sys.exit('prepare-data: stopped; the same command goes on from here')
   print(prepare.summary(manifest))
   seconds = time.perf_counter() - begin
   print(f'{seconds:.1f} s; look at {_OUT.value}/contact_sheet.png')
 
 
 def _make_store(settings, teacher):
-  """f(out) stores the features; fails before any work where it would."""
-  from pixeldit_jax.convert.vision import load_vision
-  from pixeldit_jax.data.prepare import teacher_features
+  """f(out, runner) stores the features; fails before any work if it would."""
+  from pixeldit_jax.data.prepare.teacher_features import Teacher, store
 
   if settings.bucketed:
     raise UserError('--features are of squares: leave out --buckets')
-  config, weights = load_vision(teacher)
-  patch_size = _PATCH_SIZE.value
-  meta = teacher_features.describe(
-    teacher, weights, settings.resolution, patch_size
-  )
-  features = teacher_features.make_features(config, weights, patch_size)
-  return lambda out: teacher_features.store(out, features, meta)
+  features = Teacher(teacher, _PATCH_SIZE.value)
+  meta = features.describe(settings.resolution)
+  return lambda out, runner: store(out, features, meta, runner=runner)
 
 
 if __name__ == '__main__':

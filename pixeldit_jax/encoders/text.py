@@ -54,12 +54,15 @@ def read_instruction(spec: str) -> str:
   return pathlib.Path(spec).read_text(encoding='utf-8')
 
 
-def open_encoder(meta: Mapping[str, Any], name: str = '') -> Any:
+def open_encoder(
+  meta: Mapping[str, Any], name: str = '', batch_size: int = 32
+) -> Any:
   """The encoder that made embeddings of this `meta`.
 
   Args:
     meta: of the encoder then, as it is stored beside embeddings.
     name: where the same encoder is now, if elsewhere.
+    batch_size: prompts that a device reads at once.
 
   Raises:
     UserError: it cannot be loaded, or is another one.
@@ -70,6 +73,7 @@ def open_encoder(meta: Mapping[str, Any], name: str = '') -> Any:
     name or meta['encoder'],
     tokens=meta['tokens'],
     instruction=meta['instruction'],
+    batch_size=batch_size,
     dtype=meta.get('dtype', 'auto'),
   )
   if encoder.checksum != meta['checksum']:
@@ -86,6 +90,7 @@ class TextEncoder:
 
   Equal prompts are read once; the latest ones are remembered. An empty prompt
   is no text: it is encoded like a negative prompt, without the instruction.
+  Another process that gets an encoder opens the same one again, by its name.
 
   Attributes:
     name: as it was opened.
@@ -127,7 +132,7 @@ class TextEncoder:
       )
     self.name, self.tokens, self.instruction = name, tokens, instruction
     self.truncated = 0
-    self._dtype = dtype
+    self._dtype, self._batch_size = dtype, batch_size
     self._model = language_models.open_language_model(
       name, batch_size=batch_size, dtype=dtype, mesh=mesh
     )
@@ -142,6 +147,9 @@ class TextEncoder:
     # The latest prompts come last.
     self._cache: dict[tuple[str, bool], tuple] = {}
     self._cache_size = max(1, CACHE_BYTES // (2 * self.width * tokens))
+
+  def __reduce__(self):
+    return open_encoder, (self.meta, self.name, self._batch_size)
 
   @property
   def meta(self) -> dict[str, Any]:

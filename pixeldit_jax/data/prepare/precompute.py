@@ -6,6 +6,7 @@ A `ShardJob`: one file of arrays for each shard of images, then the manifest
 
 import dataclasses
 import itertools
+import logging
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -22,14 +23,22 @@ from pixeldit_jax.data.prepare.shard_job import (
   ALONE,
   Peers,
   Report,
+  Runner,
   ShardJob,
   ShardTask,
+  run_here,
 )
 from pixeldit_jax.data.source import Example
 from pixeldit_jax.data.sources import shards
 from pixeldit_jax.errors import UserError
 from pixeldit_jax.progress import Progress
 from pixeldit_jax.typing import Array
+
+log = logging.getLogger(__name__)
+
+
+def _unchanged(example: Example) -> Example:
+  return example
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -41,7 +50,8 @@ class Computation:
     compute: takes loaded examples, always `batch_size` of them (the last one is
       repeated to fill, so that one compilation serves), and returns an array
       for each: [B, ...], or a list of arrays of any shapes. It is called again
-      before its last result is read, so a device is kept busy.
+      before its last result is read, so a device is kept busy. It and `load`
+      can be pickled where the runner has other processes.
     meta: what the arrays are made by (name and checksum of the network, ...),
       of JSON values; other values are other arrays.
     load: what `compute` takes of one example, 'image' still encoded; called in
@@ -50,16 +60,18 @@ class Computation:
     constants: arrays that belong to no example, by name.
     batch_size: examples of one call of `compute`.
     num_threads: that load; 0 means one per core.
+    cut: how many inputs were too long for `compute` so far, in this process.
   """
 
   name: str
   compute: Callable[[list[Any]], Array | Sequence[np.ndarray]]
   meta: Mapping[str, Any]
-  load: Callable[[Example], Any] = lambda example: example
+  load: Callable[[Example], Any] = _unchanged
   dtype: str = 'bfloat16'
   constants: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
   batch_size: int = 64
   num_threads: int = 0
+  cut: Callable[[], int] = int  # 0
 
   def __post_init__(self):
     reserved = ('manifest', 'images', 'buckets')
@@ -71,9 +83,14 @@ class Computation:
 
 
 def precompute(
-  path: str, computation: Computation, peers: Peers = ALONE
+  path: str,
+  computation: Computation,
+  peers: Peers = ALONE,
+  runner: Runner = run_here,
 ) -> dict[str, Any]:
   """Stores the array of every example; returns the manifest of the arrays.
+
+  Inputs that were cut are logged, summed over all processes of the runner.
 
   Run again after an interruption, it goes on with the shards not yet done; run
   again when done, it checks what is there.
@@ -82,6 +99,7 @@ def precompute(
     path: a folder of shards, as `pixeldit prepare-data` wrote it.
     computation: what is stored.
     peers: the processes that share the work.
+    runner: of this process's shards.
 
   Raises:
     MissingFileError: there are no prepared images.
@@ -97,8 +115,15 @@ def precompute(
     )
     return stored.manifest
   task = ComputeArrays(path, computation, job.shards, _spans(images))
-  for _ in job.run(task):
-    pass
+  progress = Progress(f'Stored {computation.name} of', images['examples'])
+  done = sum(report['examples'] for report in job.finished().values())
+  cut = 0
+  for _, report in job.run(task, runner):
+    done, cut = done + report['examples'], cut + report['cut']
+    if runner is not run_here:  # there, `write_all` tells of every image
+      progress(done)
+  if cut:
+    log.warning('%s: %d inputs were cut', computation.name, cut)
   job.finish(lambda reports: _make_manifest(job, computation, reports))
   return precomputed_arrays.read_manifest(path, computation.name)
 
@@ -145,13 +170,13 @@ class ComputeArrays(ShardTask):
   """Computes and writes the arrays of shards.
 
   Attributes:
-    path: folder of the images and arrays.
+    folder: of the images and arrays.
     computation: what is stored.
     shards: file names of the arrays.
     spans: the examples of each.
   """
 
-  path: str
+  folder: str
   computation: Computation
   shards: Sequence[str]
   spans: Sequence[range]
@@ -168,8 +193,8 @@ class ComputeArrays(ShardTask):
       _check(self._compute(self._load(examples)), self.computation), progress
     )
     for index in indices:
-      path = os.path.join(self.path, self.shards[index])
-      shapes = set()
+      path = os.path.join(self.folder, self.shards[index])
+      shapes, before = set(), self.computation.cut()
       with write_records(path) as writer:
         for array in itertools.islice(arrays, len(self.spans[index])):
           writer.write(precomputed_arrays.pack(array))
@@ -177,11 +202,12 @@ class ComputeArrays(ShardTask):
       yield files.entry_of(path) | {
         'examples': len(self.spans[index]),
         'shapes': sorted(shapes)[:2],  # two are enough to see that they differ
+        'cut': self.computation.cut() - before,
       }
 
   def _load(self, examples: list[int]) -> Iterable[list[Any]]:
     """Returns the loaded examples in order, in batches, read ahead."""
-    source = shards.ShardSource(self.path)
+    source = shards.ShardSource(self.folder)
     load, batch_size = self.computation.load, self.computation.batch_size
     threads = self.computation.num_threads or usable_cores()
     return (

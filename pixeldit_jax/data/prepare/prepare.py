@@ -13,7 +13,7 @@ from pixeldit_jax.data import transforms
 from pixeldit_jax.data.array_records import open_records
 from pixeldit_jax.data.pipeline.loader_options import usable_cores
 from pixeldit_jax.data.prepare.process_runner import run_in_processes
-from pixeldit_jax.data.prepare.shard_job import Report, ShardJob
+from pixeldit_jax.data.prepare.shard_job import Report, Runner, ShardJob
 from pixeldit_jax.data.prepare.write_shard import PrepareSettings, WriteImages
 from pixeldit_jax.data.source import Source
 from pixeldit_jax.data.sources import shards
@@ -40,6 +40,7 @@ def prepare(
   *,
   max_bad_files: int = 100,
   num_processes: int = 0,
+  runner: Runner | None = None,
 ) -> dict[str, Any]:
   """Writes the shards, a contact sheet and the manifest; returns the latter.
 
@@ -52,6 +53,8 @@ def prepare(
     max_bad_files: files that may be left out; one more stops the preparation.
     num_processes: at work at once; 0 means one per core. The result does not
       depend on it.
+    runner: of the shards, such as that of `dask_runner`; these processes by
+      default.
 
   Raises:
     UserError: `out` holds another preparation, the source is unusable, or a
@@ -79,9 +82,8 @@ def prepare(
   progress = Progress('Prepared', len(source))
   progress(done)
   task = WriteImages(settings, source, out, job.shards, spans)
-  for index, report in job.run(
-    task, run_in_processes(num_processes or usable_cores())
-  ):
+  runner = runner or run_in_processes(num_processes or usable_cores())
+  for index, report in job.run(task, runner):
     reports[index] = report
     done += len(spans[index])
     bad = len(_skipped(reports))

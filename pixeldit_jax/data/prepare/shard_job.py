@@ -10,8 +10,9 @@ A job that was killed at any moment goes on with the shards that have no report,
 to the same bytes as one that was not.
 
 A `ShardTask` writes one shard and knows of no other. A `Runner` decides where
-tasks run: here, or in the processes of `process_runner`. A `ShardJob` keeps the
-account; several processes may share it over one file system.
+tasks run: here, in the processes of `process_runner`, or on the cluster of
+`dask_runner`. A `ShardJob` keeps the account; several processes may share it
+over one file system.
 """
 
 import contextlib
@@ -22,6 +23,7 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from typing import Any
 
 from pixeldit_jax import files
+from pixeldit_jax.errors import UserError
 from pixeldit_jax.settings import as_json, check_same, flatten
 
 # What the manifest needs of a shard, as JSON values: its `files.Entry` and the
@@ -30,7 +32,13 @@ Report = dict[str, Any]
 
 
 class ShardTask:
-  """Writes shards; can be pickled where its runner has other processes."""
+  """Writes shards; can be pickled where its runner has other processes.
+
+  Attributes:
+    folder: of the shards.
+  """
+
+  folder: str
 
   def write(self, index: int) -> Report:
     """Writes one complete shard under its final name; returns its report."""
@@ -163,9 +171,18 @@ class ShardJob:
   def finish(
     self, make_manifest: Callable[[list[Report]], Mapping[str, Any]]
   ) -> None:
-    """Writes the manifest, made from all reports, and removes the latter."""
+    """Writes the manifest, made from all reports, and removes the latter.
+
+    Raises:
+      UserError: shards that were written are not here.
+    """
     if self.peers.index == 0:
       reports = self.finished()
+      if absent := [n for i, n in enumerate(self.shards) if i not in reports]:
+        raise UserError(
+          f'{self.folder} lacks {len(absent)} shards that were written, such '
+          f'as {absent[0]}: all who write have to see the same folder'
+        )
       manifest = make_manifest([reports[i] for i in range(len(self.shards))])
       path = os.path.join(self.folder, self.manifest)
       files.write_json(path, manifest, indent=1, ensure_ascii=False)

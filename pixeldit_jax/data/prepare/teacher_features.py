@@ -4,6 +4,8 @@ A training step may then align with features that it reads (see `flow.repa`)
 in place of running the teacher. The images are not mirrored.
 """
 
+import dataclasses
+import functools
 import hashlib
 from collections.abc import Callable
 from typing import Any
@@ -12,9 +14,10 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from pixeldit_jax.convert.vision import load_vision
 from pixeldit_jax.data import transforms
 from pixeldit_jax.data.prepare.precompute import Computation, precompute
-from pixeldit_jax.data.prepare.shard_job import ALONE, Peers
+from pixeldit_jax.data.prepare.shard_job import ALONE, Peers, Runner, run_here
 from pixeldit_jax.data.source import Example
 from pixeldit_jax.data.sources import shards
 from pixeldit_jax.encoders.frozen import FrozenConfig, with_weights
@@ -25,6 +28,48 @@ from pixeldit_jax.typing import Array, Float, PyTree, UInt8
 NAME = 'features'  # of the arrays, and of their key in batches
 
 Features = Callable[[UInt8[np.ndarray, 'B H W 3']], Float[Array, 'B L D']]
+
+
+@dataclasses.dataclass(frozen=True)
+class Teacher:
+  """`make_features` of a teacher, which each process opens for itself.
+
+  Attributes:
+    source: its name or file, see `load_vision`.
+    patch_size: of the student.
+    checksum: of its weights, where another process has opened it.
+  """
+
+  source: str
+  patch_size: int
+  checksum: str = ''
+
+  def __call__(
+    self, images: UInt8[np.ndarray, 'B H W 3']
+  ) -> Float[Array, 'B L D']:
+    return self._features(images)
+
+  def __reduce__(self):
+    weights = self._opened[1]
+    return Teacher, (self.source, self.patch_size, _checksum(weights))
+
+  def describe(self, resolution: int) -> dict[str, Any]:
+    """Returns the `meta` of its features; see `describe`."""
+    return describe(self.source, self._opened[1], resolution, self.patch_size)
+
+  @functools.cached_property
+  def _opened(self) -> tuple[FrozenConfig, PyTree]:
+    config, weights = load_vision(self.source)
+    if self.checksum and _checksum(weights) != self.checksum:
+      raise UserError(
+        f'the teacher {self.source} differs between the machines: give a file '
+        'that all of them see'
+      )
+    return config, weights
+
+  @functools.cached_property
+  def _features(self) -> Features:
+    return make_features(*self._opened, self.patch_size)
 
 
 def make_features(
@@ -60,17 +105,21 @@ def describe(
       f'features of images of {resolution} pixels: the patch of the network '
       f'to be trained must divide that, got {patch_size}'
     )
+  return {
+    'teacher': teacher,
+    'sha256': _checksum(weights),
+    'patch_size': patch_size,
+    'grid': [resolution // patch_size] * 2,
+  }
+
+
+def _checksum(weights: PyTree) -> str:
   digest = hashlib.sha256()
   for path, leaf in jax.tree.leaves_with_path(weights):
     array = np.asarray(leaf)
     digest.update(f'{jax.tree_util.keystr(path)} {array.shape}'.encode())
     digest.update(array.tobytes())
-  return {
-    'teacher': teacher,
-    'sha256': digest.hexdigest(),
-    'patch_size': patch_size,
-    'grid': [resolution // patch_size] * 2,
-  }
+  return digest.hexdigest()
 
 
 def store(
@@ -80,15 +129,17 @@ def store(
   *,
   batch_size: int = 64,
   peers: Peers = ALONE,
+  runner: Runner = run_here,
 ) -> dict[str, Any]:
   """Stores features of the images of a folder of shards, as bfloat16.
 
   Args:
     path: the folder.
-    features: of `make_features`, or any other of this form.
+    features: a `Teacher`, or any other of this form.
     meta: of `describe`.
     batch_size: images at once; rounded up to a multiple of the devices.
     peers: the processes that share the work.
+    runner: of this process's shards.
 
   Returns:
     The manifest of the features.
@@ -104,12 +155,18 @@ def store(
   devices = jax.local_device_count()
   computation = Computation(
     name=NAME,
-    compute=lambda images: features(np.stack(images)),
+    compute=functools.partial(_features_of, features),
     meta=meta,
     load=_pixels_of,
     batch_size=-(-batch_size // devices) * devices,
   )
-  return precompute(path, computation, peers)
+  return precompute(path, computation, peers, runner)
+
+
+def _features_of(
+  features: Features, images: list[UInt8[np.ndarray, 'H W 3']]
+) -> Float[Array, 'B L D']:
+  return features(np.stack(images))
 
 
 def _pixels_of(example: Example) -> UInt8[np.ndarray, 'H W 3']:

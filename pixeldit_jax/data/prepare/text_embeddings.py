@@ -4,6 +4,7 @@ These are the arrays that `caption_sampler` reads.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -15,12 +16,12 @@ from pixeldit_jax.data.prepare.precompute import (
   precompute,
   refuse_other,
 )
-from pixeldit_jax.data.prepare.shard_job import ALONE, Peers
+from pixeldit_jax.data.prepare.shard_job import ALONE, Peers, Runner, run_here
 from pixeldit_jax.data.source import Example
 from pixeldit_jax.data.sources import shards
 from pixeldit_jax.encoders.text import TextEncoder
 from pixeldit_jax.errors import UserError
-from pixeldit_jax.typing import Array
+from pixeldit_jax.typing import AnyArray
 
 
 class Encoded(NamedTuple):
@@ -41,6 +42,7 @@ def store(
   *,
   batch_size: int = 0,
   peers: Peers = ALONE,
+  runner: Runner = run_here,
 ) -> Encoded:
   """Stores what an encoder makes of all captions.
 
@@ -49,6 +51,7 @@ def store(
     encoder: its name, checksum, tokens and instruction are stored too.
     batch_size: images at once; 0 is enough to keep all devices busy.
     peers: the processes that share the work.
+    runner: of this process's shards; an encoder is opened again in others.
 
   Raises:
     UserError: no image has a caption, or another encoder's embeddings are
@@ -62,7 +65,7 @@ def store(
     )
   masks = Computation(
     name=MASK,
-    compute=lambda texts: _encode_each(encoder.mask, texts),
+    compute=functools.partial(_encode_each, encoder.mask),
     meta=encoder.meta,
     load=_texts_of,
     dtype='bool',
@@ -71,8 +74,11 @@ def store(
   tokens = dataclasses.replace(
     masks,
     name=TEXT,
-    compute=lambda texts: _encode_each(lambda t: encoder.encode(t)[0], texts),
+    compute=functools.partial(
+      _encode_each, functools.partial(_embeddings, encoder)
+    ),
     dtype='bfloat16',
+    cut=functools.partial(_cut, encoder),
   )
   # Both, before hours of work on the first.
   for computation in (tokens, masks):
@@ -81,7 +87,7 @@ def store(
   tokens = dataclasses.replace(tokens, constants={NULL: null[0]})
   masks = dataclasses.replace(masks, constants={NULL: null_mask[0]})
   for computation in (tokens, masks):
-    precompute(path, computation, peers)
+    precompute(path, computation, peers, runner)
   count = prepared['examples']
   return Encoded(images=count, without_caption=count - prepared['captions'])
 
@@ -90,8 +96,16 @@ def _texts_of(example: Example) -> list[str]:
   return [caption.text for caption in example['captions']]
 
 
+def _embeddings(encoder: TextEncoder, texts: list[str]) -> AnyArray:
+  return encoder.encode(texts)[0]
+
+
+def _cut(encoder: TextEncoder) -> int:
+  return getattr(encoder, 'truncated', 0)  # of word vectors, nothing is
+
+
 def _encode_each(
-  encode: Callable[[list[str]], Array | np.ndarray], texts: list[list[str]]
+  encode: Callable[[list[str]], AnyArray], texts: list[list[str]]
 ) -> list[np.ndarray]:
   """Returns an array [K, ...] for the K texts of each image.
 

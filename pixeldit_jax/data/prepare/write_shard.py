@@ -3,7 +3,7 @@
 import dataclasses
 import io
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -84,6 +84,18 @@ class PrepareSettings:
     ]
 
 
+def empty_report() -> Report:
+  """The report of a shard in which nothing was counted yet."""
+  return {
+    'examples': 0,
+    'classes': {},
+    'captions': 0,
+    'enlarged': 0,
+    'skipped': [],
+    'buckets': [],
+  }
+
+
 @dataclasses.dataclass(frozen=True)
 class WriteImages(ShardTask):
   """Crops, encodes and writes the images of a shard.
@@ -103,27 +115,25 @@ class WriteImages(ShardTask):
   spans: Sequence[range]
 
   def write(self, index: int) -> Report:
-    report: Report = {
-      'examples': 0,
-      'classes': {},
-      'captions': 0,
-      'enlarged': 0,
-      'skipped': [],
-      'buckets': [],
-    }
+    report = empty_report()
     path = os.path.join(self.folder, self.shards[index])
     with write_records(path) as writer:
-      for i in self.spans[index]:
-        name = f'example {i}'
-        try:
-          example = self.source[i]
-          name = example['name']
-          record = self._convert(example, report)
-        except (transforms.BadExample, OSError) as error:
-          report['skipped'].append({'name': name, 'reason': str(error)})
-        else:
-          writer.write(record)
+      for record in self.records(self.spans[index], report):
+        writer.write(record)
     return report | files.entry_of(path)
+
+  def records(self, examples: Iterable[int], report: Report) -> Iterator[bytes]:
+    """Yields the records of examples that can be used; counts in the report."""
+    for i in examples:
+      name = f'example {i}'
+      try:
+        example = self.source[i]
+        name = example['name']
+        record = self._convert(example, report)
+      except (transforms.BadExample, OSError) as error:
+        report['skipped'].append({'name': name, 'reason': str(error)})
+      else:
+        yield record
 
   def _convert(self, example: Example, report: Report) -> bytes:
     """Returns the record of an example and counts it in the report."""

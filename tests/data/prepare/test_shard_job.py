@@ -148,6 +148,14 @@ def test_peers_share_the_shards(tmp_path, whole):
   assert written == {0: [0, 2, 4], 1: [1, 3]} and content(folder) == whole
 
 
+def test_shards_that_were_written_elsewhere_are_named(tmp_path):
+  job = make_job(tmp_path / 'here')
+  (tmp_path / 'there').mkdir()
+  task = WriteNumbers(str(tmp_path / 'there'))
+  with pytest.raises(UserError, match='lacks 5 shards .* such as 0.txt'):
+    complete(job, task)
+
+
 def test_the_manifest_has_the_reports_in_order(tmp_path):
   complete(make_job(tmp_path), WriteNumbers(str(tmp_path)))
   found = json.loads((tmp_path / 'numbers.json').read_text())['files']

@@ -1,0 +1,239 @@
+"""A cluster writes the shards of one process, whatever dies on the way."""
+
+import dataclasses
+import os
+import pathlib
+import pickle
+import shutil
+import signal
+import sys
+
+import cloudpickle
+import dask
+import distributed
+import numpy as np
+import pytest
+from flax import nnx
+from PIL import Image
+
+from pixeldit_jax import files
+from pixeldit_jax.convert.vision import write_dinov2
+from pixeldit_jax.data.prepare import (
+  dask_runner,
+  prepare,
+  shard_job,
+  teacher_features,
+  text_embeddings,
+)
+from pixeldit_jax.data.prepare.plan import plan
+from pixeldit_jax.data.prepare.write_shard import PrepareSettings
+from pixeldit_jax.encoders.vision import DINOv2, VisionConfig
+from pixeldit_jax.encoders.words import WordEncoder
+from pixeldit_jax.errors import UserError
+from pixeldit_jax.model.pixeldit import weights_of
+
+
+@pytest.fixture(scope='module')
+def cluster():
+  """Two real worker processes; a shard is tried once more where one dies."""
+  with (
+    dask.config.set(
+      {
+        'distributed.scheduler.allowed-failures': 1,
+        'distributed.comm.timeouts.connect': '2s',  # to a dead worker
+      }
+    ),
+    distributed.LocalCluster(
+      n_workers=2, threads_per_worker=1, dashboard_address=None
+    ) as started,
+  ):
+    yield started
+
+
+@pytest.fixture(scope='module')
+def settings(tmp_path_factory):
+  """24 pictures with captions in 8 shards; one cannot be read."""
+  root = tmp_path_factory.mktemp('pictures')
+  rng = np.random.default_rng(0)
+  for i in range(24):
+    pixels = rng.integers(0, 256, (40, 50, 3), np.uint8)
+    Image.fromarray(pixels).save(root / f'{i:02d}.png')
+    (root / f'{i:02d}.txt').write_text(f'picture {i}')
+  (root / '05.png').write_bytes(b'bad')
+  return PrepareSettings(f'images:{root}', 16, shard_size=3)
+
+
+@pytest.fixture(scope='module')
+def whole(settings, tmp_path_factory):
+  out = tmp_path_factory.mktemp('whole') / 'out'
+  prepare.prepare(settings, str(out), num_processes=1)
+  return out
+
+
+def content(folder):
+  return {
+    str(path.relative_to(folder)): path.read_bytes()
+    for path in pathlib.Path(folder).rglob('*')
+    if path.is_file()
+  }
+
+
+def pids(cluster):
+  with distributed.Client(cluster) as client:
+    return list(client.run(os.getpid).values())
+
+
+def test_a_killed_worker_costs_nothing_but_time(
+  cluster, settings, whole, tmp_path
+):
+  out = str(tmp_path / 'out')
+  with dask_runner.connect(cluster.scheduler_address) as (runner, threads):
+    assert threads == 2
+
+    def killing(task, indices):
+      for done, item in enumerate(runner(task, indices)):
+        yield item
+        if done == 1:
+          os.kill(pids(cluster)[0], signal.SIGKILL)
+
+    manifest = prepare.prepare(settings, out, runner=killing)
+  assert content(out) == content(whole)
+  assert [bad['name'] for bad in manifest['skipped']] == ['05.png']
+
+
+def test_a_client_that_dies_loses_its_shards_in_hand_alone(
+  cluster, settings, whole, tmp_path
+):
+  out = str(tmp_path / 'out')
+  with dask_runner.connect(cluster.scheduler_address) as (runner, _):
+
+    def dying(task, indices):
+      for done, item in enumerate(runner(task, indices)):
+        if done == 3:
+          raise KeyboardInterrupt
+        yield item
+
+    with pytest.raises(KeyboardInterrupt):
+      prepare.prepare(settings, out, runner=dying)
+  indices = []
+  with dask_runner.connect(cluster.scheduler_address) as (runner, _):
+
+    def counting(task, missing):
+      indices.extend(missing)
+      return runner(task, missing)
+
+    prepare.prepare(settings, out, runner=counting)
+  assert len(indices) == 5 and content(out) == content(whole)
+
+
+def test_texts_are_encoded_by_a_cluster(cluster, whole, tmp_path):
+  outs = [str(shutil.copytree(whole, tmp_path / str(k))) for k in range(2)]
+  text_embeddings.store(outs[0], WordEncoder(), batch_size=4)
+  with dask_runner.connect(cluster.scheduler_address) as (runner, _):
+    text_embeddings.store(outs[1], WordEncoder(), batch_size=4, runner=runner)
+  assert content(outs[0]) == content(outs[1])
+
+
+def test_another_process_opens_the_same_teacher_again(tmp_path):
+  config = VisionConfig(width=64, depth=1, heads=1, grid=2, dtype='float32')
+  paths = [tmp_path / f'{k}.safetensors' for k in range(2)]
+  for seed, path in enumerate(paths):
+    weights = weights_of(DINOv2(config, rngs=nnx.Rngs(seed)))
+    write_dinov2(path, config, weights)
+  teacher = teacher_features.Teacher(str(paths[0]), 8)
+  images = np.full((8, 16, 16, 3), 99, np.uint8)
+  sent = pickle.dumps(teacher)
+  again = pickle.loads(sent)
+  np.testing.assert_array_equal(again(images), teacher(images))
+  assert again.describe(16) == teacher.describe(16)
+  paths[1].rename(paths[0])
+  with pytest.raises(UserError, match='differs between the machines'):
+    pickle.loads(sent)(images)
+
+
+@dataclasses.dataclass(frozen=True)
+class Deadly(shard_job.ShardTask):
+  """Shard 1 ends its worker."""
+
+  folder: str
+
+  def write(self, index):
+    if index == 1:
+      os._exit(1)
+    path = f'{self.folder}/{index}.txt'
+    files.write_text(path, f'{index}')
+    return files.entry_of(path)
+
+
+class ByValue(shard_job.ShardTask):
+  """A task that a worker can load, which cannot import a test file."""
+
+  def __init__(self, task):
+    cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    self._data = cloudpickle.dumps(task)
+
+  def __reduce__(self):
+    return pickle.loads, (self._data,)
+
+
+def test_a_shard_that_kills_workers_is_named_and_no_other_lost(
+  cluster, tmp_path
+):
+  task, done = ByValue(Deadly(str(tmp_path))), []
+  with dask_runner.connect(cluster.scheduler_address) as (runner, _):
+    with pytest.raises(UserError, match=r'shards \[1\] were not written'):
+      for index, _ in runner(task, range(4)):
+        done.append(index)
+  assert sorted(done) == [0, 2, 3]
+
+
+def test_what_workers_cannot_see_is_refused(cluster, tmp_path):
+  task = ByValue(Deadly(str(tmp_path / 'elsewhere')))
+  with dask_runner.connect(cluster.scheduler_address) as (runner, _):
+    with pytest.raises(UserError, match='elsewhere is not there on the worker'):
+      list(runner(task, [0]))
+
+
+def test_a_lost_scheduler_ends_the_job_in_one_line(
+  cluster, tmp_path, monkeypatch
+):
+  monkeypatch.setattr(dask_runner, '_SECONDS', 1)
+  task = ByValue(Deadly(str(tmp_path)))
+  # The last test that uses the cluster: it is gone afterwards.
+  with dask_runner.connect(cluster.scheduler_address) as (runner, _):
+    running = runner(task, [*range(2, 2000)])
+    next(running)
+    cluster.close()
+    with pytest.raises(UserError, match='scheduler was lost; run the same'):
+      list(running)
+
+
+@pytest.mark.parametrize(
+  'where, message',
+  [
+    ('tcp://127.0.0.1:9', 'no scheduler answers there'),
+    ('nonsense', 'neither an address'),
+    ('no://where', 'no scheduler answers there'),
+  ],
+)
+def test_without_a_scheduler_it_is_one_line(monkeypatch, where, message):
+  monkeypatch.setattr(dask_runner, '_SECONDS', 1)
+  with pytest.raises(UserError, match=message):
+    dask_runner.connect(where).__enter__()
+
+
+def test_without_the_package_it_is_one_line(monkeypatch):
+  monkeypatch.setitem(sys.modules, 'distributed', None)
+  with pytest.raises(UserError, match=r'pixeldit_jax\[dask\]'):
+    dask_runner.connect('tcp://127.0.0.1:9').__enter__()
+
+
+def test_the_plan_tells_shards_and_bytes_from_a_sample(settings, whole):
+  found = plan(settings)
+  written = sum(path.stat().st_size for path in whole.glob('*.array_record'))
+  assert (found.examples, found.shards, found.left_out) == (24, 8, 1)
+  assert found.bytes == written
+  sampled = plan(settings, most=8)
+  assert sampled.measured == 8
+  text = dataclasses.replace(found, seconds_each=300.0).describe(4, price=2.0)
+  assert '0:30:00 on 4 cores' in text and 'cost 4.00' in text
