@@ -62,7 +62,7 @@ def main():
 
   from pixeldit_jax.cli.log import start_log
   from pixeldit_jax.data.prepare import dask_runner, text_embeddings
-  from pixeldit_jax.data.prepare.shard_job import Peers, run_here
+  from pixeldit_jax.data.prepare.shard_job import Peers, Runner, run_here
   from pixeldit_jax.data.sources import shards
   from pixeldit_jax.encoders.text import TextEncoder, read_instruction
 
@@ -70,7 +70,7 @@ def main():
   start_log(jax.process_index())
   shards.check_shards(_DATA.value)  # before a long download
   with contextlib.ExitStack() as stack:
-    runner = run_here
+    runner: Runner = run_here
     if _DASK.value:
       runner, _ = stack.enter_context(dask_runner.connect(_DASK.value))
     encoder = TextEncoder(

@@ -4,6 +4,7 @@ import contextlib
 import io
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -32,7 +33,7 @@ def test_features_equal_those_of_the_public_code(assert_close):
     theirs = public.EfficientNet.from_pretrained(
       'efficientnet-lite0', weights_path=path
     ).eval()
-  x = preprocess(photograph_like(2, 224))
+  x = preprocess(jnp.asarray(photograph_like(2, 224)))
   with torch.no_grad():
     maps = theirs.extract_features(
       torch.from_numpy(np.asarray(x).transpose(0, 3, 1, 2).copy())
