@@ -65,7 +65,12 @@ def main():
   import jax
 
   from pixeldit_jax.cli.log import start_log
-  from pixeldit_jax.sampling import benchmark_exports, sample_set, trajectory
+  from pixeldit_jax.sampling import (
+    benchmark_exports,
+    sample_set,
+    set_pictures,
+    trajectory,
+  )
   from pixeldit_jax.train.run.trained_on import read_class_names
 
   cluster_flags.initialize()
@@ -84,6 +89,7 @@ def main():
     drawn = ['images', 'samples.png']
     if _TRAJECTORY.value:
       drawn += [trajectory.ANIMATION, trajectory.STRIP]
+    set_pictures.adopt_older(out, prompts)
     outputs.check(out / name for name in drawn)
   count = len(prompts.texts) if prompts else 100
   if _SIZES.value:
@@ -104,9 +110,9 @@ def main():
     overwrite=overwrite,
   )
   if jax.process_index() == 0:
-    sample_set.write_pngs(out / 'images', out / 'samples.npz')
+    set_pictures.write_pngs(out / 'images', out / 'samples.npz')
     names = read_class_names(ref.workdir)
-    sample_set.write_grid(
+    set_pictures.write_grid(
       out / 'samples.png', out / 'samples.npz', prompts, names
     )
   if _TRAJECTORY.value:

@@ -122,12 +122,21 @@ def _sum(file: pathlib.Path) -> list[int]:
   return [size, sum_of_ends]
 
 
+def adopt(home: pathlib.Path, names: Iterable[str]) -> None:
+  """Lists files in `home` that are known to be ours by what they hold."""
+  _list(home, [(name, home / name) for name in names])
+
+
 def _note(target: pathlib.Path, made: pathlib.Path, home: pathlib.Path) -> None:
   """Adds a line for each file of what is about to be `target`."""
-  lines = []
-  for name, file in _files_of(made, made):
-    listed = (target / name).relative_to(home).as_posix()
-    lines.append(json.dumps([listed, *_sum(file)]))
+  found = _files_of(made, made)
+  _list(
+    home, [((target / n).relative_to(home).as_posix(), f) for n, f in found]
+  )
+
+
+def _list(home: pathlib.Path, named: list[tuple[str, pathlib.Path]]) -> None:
+  lines = [json.dumps([name, *_sum(file)]) for name, file in named]
   # Appended in one go: several processes may write to one folder.
   with open(home / MANIFEST, 'a') as manifest:
     manifest.write(''.join(f'{line}\n' for line in lines))

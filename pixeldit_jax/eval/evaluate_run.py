@@ -20,8 +20,9 @@ from pixeldit_jax.metrics.feature_extractor import FeatureNetwork
 from pixeldit_jax.progress import Progress
 from pixeldit_jax.run_context import RunContext
 from pixeldit_jax.sampling import provenance
-from pixeldit_jax.sampling.sample_set import (
-  make_sample_set,
+from pixeldit_jax.sampling.sample_set import make_sample_set
+from pixeldit_jax.sampling.set_pictures import (
+  adopt_older,
   write_grid,
   write_pngs,
 )
@@ -77,6 +78,7 @@ def evaluate_run(
   """
   out = outputs.local(out)
   if jax.process_index() == 0:
+    adopt_older(out)
     pngs = [out / PNGS] if options.png else []
     outputs.check([out / GRID, out / RESULT, *pngs])
   settings = make_sample_set(

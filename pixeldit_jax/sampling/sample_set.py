@@ -5,10 +5,8 @@ and i. The processes write the shards in turn; a set that was stopped is
 continued.
 """
 
-import concurrent.futures
 import dataclasses
 import logging
-import math
 import os
 import pathlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,26 +15,19 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from pixeldit_jax import files, outputs
-from pixeldit_jax.images import contact_sheet
-from pixeldit_jax.images.grid import image_grid, write_png
-from pixeldit_jax.images.image_sets import NpzImages
 from pixeldit_jax.progress import Progress
 from pixeldit_jax.run_context import RunContext
 from pixeldit_jax.sampling.checkpoint_weights import image_settings
 from pixeldit_jax.sampling.class_labels import parse_labels
 from pixeldit_jax.sampling.npz_writer import SHARD, SampleStore
 from pixeldit_jax.sampling.sampler import Sampler
+from pixeldit_jax.sampling.set_pictures import write_grid, write_pngs
 from pixeldit_jax.sampling.text_sampler import Prompts, TextSampler
 from pixeldit_jax.train.checkpoint.restore import CheckpointRef, restore_weights
 from pixeldit_jax.train.run.trained_on import read_class_names
 from pixeldit_jax.typing import Int, PyTree, UInt8
 
 log = logging.getLogger(__name__)
-
-GRID = 100  # images in the picture
-GRID_COLUMNS = 10
-PROMPT_CELL = 128  # pixels of an image above its prompt
 
 
 def make_sample_set(
@@ -257,61 +248,3 @@ def _cut(
       waiting = np.concatenate([waiting, next(batches)])
     yield span, waiting[first - start : last - start]
     waiting, start = waiting[last - start :], last
-
-
-def write_grid(
-  path: str | os.PathLike,
-  npz: str | os.PathLike,
-  prompts: Prompts | None = None,
-  class_names: Sequence[str] = (),
-) -> None:
-  """Draws the first images of a set, with what they are to show.
-
-  Args:
-    path: of the PNG.
-    npz: the set.
-    prompts: of a network of texts; each stands below its image.
-    class_names: by label, with which each class has a row of its own.
-  """
-  images = next(NpzImages(npz).batches(GRID))
-  labels = NpzImages(npz).labels()
-  if prompts is not None:
-    titles = [prompts.texts[k] for k in prompts.numbers(len(images))]
-    columns = min(GRID_COLUMNS, math.ceil(math.sqrt(len(images))))
-    picture = contact_sheet.draw(
-      list(images), titles, columns, cell=PROMPT_CELL, lines=3
-    )
-  elif class_names and labels is not None:
-    picture = contact_sheet.draw_classes(
-      images, labels[: len(images)], class_names, GRID_COLUMNS
-    )
-  else:
-    picture = image_grid(images, GRID_COLUMNS)
-  with outputs.replacing(path) as temporary:
-    write_png(temporary, picture)
-  log.info('Wrote %s', path)
-
-
-def write_pngs(folder: str | os.PathLike, npz: str | os.PathLike) -> None:
-  """Writes the images of a set as 000000.png and on.
-
-  A folder of ours is replaced when all of them are written.
-  """
-  from PIL import Image
-
-  folder = pathlib.Path(folder)
-  images = NpzImages(npz)
-  report, done = Progress('Wrote', images.count), 0
-  files.remove_temporaries(str(folder.parent), [folder.name])
-  with outputs.replacing(folder) as temporary:
-    temporary.mkdir()
-
-    def write(numbered):
-      number, image = numbered
-      Image.fromarray(image).save(temporary / f'{number:06d}.png')
-
-    with concurrent.futures.ThreadPoolExecutor() as pool:
-      for batch in images.batches(256):
-        list(pool.map(write, enumerate(batch, start=done)))
-        done += len(batch)
-        report(done)

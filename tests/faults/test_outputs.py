@@ -12,7 +12,7 @@ from absl import flags
 from pixeldit_jax import files, outputs
 from pixeldit_jax.cli import path_flag
 from pixeldit_jax.errors import UserError
-from pixeldit_jax.sampling import sample_set
+from pixeldit_jax.sampling import set_pictures
 from pixeldit_jax.sampling.npz_writer import SampleStore
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -85,12 +85,12 @@ def test_places_that_are_no_disk_are_refused_by_name(
 def test_pngs_of_a_set_never_replace_a_folder_of_the_user(tmp_path):
   npz = tmp_path / 'samples.npz'
   np.savez(npz, np.zeros((3, 4, 4, 3), np.uint8))
-  sample_set.write_pngs(tmp_path / 'images', npz)
-  sample_set.write_pngs(tmp_path / 'images', npz)
+  set_pictures.write_pngs(tmp_path / 'images', npz)
+  set_pictures.write_pngs(tmp_path / 'images', npz)
   assert len(list((tmp_path / 'images').glob('*.png'))) == 3
   (tmp_path / 'images' / 'holiday.jpg').write_text('of the user')
   with pytest.raises(UserError, match='holiday.jpg'):
-    sample_set.write_pngs(tmp_path / 'images', npz)
+    set_pictures.write_pngs(tmp_path / 'images', npz)
   assert (tmp_path / 'images' / 'holiday.jpg').exists()
 
 

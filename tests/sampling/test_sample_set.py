@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pixeldit_jax import sharding
+from pixeldit_jax import outputs, sharding
 from pixeldit_jax.errors import UserError
-from pixeldit_jax.sampling import sample_set
+from pixeldit_jax.sampling import sample_set, set_pictures
 from pixeldit_jax.sampling.checkpoint_weights import fingerprint
 
 
@@ -27,16 +27,36 @@ def test_a_set_and_its_pictures(tiny_run, tmp_path):
   np.testing.assert_array_equal(labels, np.resize([7, 3], 25))
   assert settings['step'] == 4 and settings['ema'] and settings['seed'] == 0
   assert settings['sampler']['guidance'] == tiny_run[0].config.sampler.guidance
-  sample_set.write_pngs(tmp_path / 'images', path)
-  sample_set.write_pngs(tmp_path / 'images', path)
+  set_pictures.write_pngs(tmp_path / 'images', path)
+  set_pictures.write_pngs(tmp_path / 'images', path)
   last = np.asarray(Image.open(tmp_path / 'images' / '000024.png'))
   np.testing.assert_array_equal(last, images[24])
-  sample_set.write_grid(tmp_path / 'grid.png', path)
+  set_pictures.write_grid(tmp_path / 'grid.png', path)
   assert Image.open(tmp_path / 'grid.png').size[0] > 800
   names = [p.name for p in tmp_path.iterdir() if p.name[0] != '.']
   assert sorted(names) == [
     *('grid.png', 'images', 'samples.npz', 'samples.npz.json')
   ]
+
+
+def test_pictures_of_an_older_set_are_known_by_their_pixels(tiny_run, tmp_path):
+  path = tmp_path / 'samples.npz'
+  _make(tiny_run, path, 3)
+  set_pictures.write_pngs(tmp_path / 'images', path)
+  set_pictures.write_grid(tmp_path / 'samples.png', path)
+  (tmp_path / outputs.MANIFEST).unlink()  # older sets have none
+  theirs = tmp_path / 'images' / '000001.png'
+  kept = theirs.read_bytes()
+  Image.new('RGB', (28, 28)).save(theirs)
+  set_pictures.adopt_older(tmp_path)
+  set_pictures.write_grid(tmp_path / 'samples.png', path)
+  with pytest.raises(UserError, match='000001.png.: not written'):
+    set_pictures.write_pngs(tmp_path / 'images', path)
+  theirs.write_bytes(kept)
+  (tmp_path / outputs.MANIFEST).unlink()
+  set_pictures.adopt_older(tmp_path)
+  set_pictures.write_pngs(tmp_path / 'images', path)
+  _make(tiny_run, path, 4, overwrite=True)
 
 
 def test_the_speed_is_that_of_whole_batches(tiny_run, tmp_path, monkeypatch):

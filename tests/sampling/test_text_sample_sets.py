@@ -11,7 +11,7 @@ from pixeldit_jax.errors import UserError
 from pixeldit_jax.images.image_sets import open_images
 from pixeldit_jax.model.pixeldit import abstract_model, weights_of
 from pixeldit_jax.run_context import RunContext
-from pixeldit_jax.sampling import benchmark_exports, sample_set
+from pixeldit_jax.sampling import benchmark_exports, sample_set, set_pictures
 from pixeldit_jax.sampling.text_sampler import Prompts
 from pixeldit_jax.train.checkpoint.restore import CheckpointRef
 
@@ -47,7 +47,7 @@ def test_prompts_take_turns_and_stand_below_their_images(text_run, tmp_path):
   with np.load(path) as file:
     assert file['arr_0'].shape == (7, 14, 21, 3)
     assert 'arr_1' not in file  # numbers of prompts are no classes
-  sample_set.write_grid(tmp_path / 'grid.png', path, prompts)
+  set_pictures.write_grid(tmp_path / 'grid.png', path, prompts)
   grid = np.asarray(Image.open(tmp_path / 'grid.png'))
   bare = np.full_like(grid, 255)
   assert (grid == bare).any() and grid.shape[0] > 3 * 128
