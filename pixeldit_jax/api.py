@@ -19,7 +19,7 @@ from etils import epath
 from ml_collections import ConfigDict
 from PIL import Image
 
-from pixeldit_jax import sharding
+from pixeldit_jax import compile_cache, sharding
 from pixeldit_jax.config import get_config, model_config
 from pixeldit_jax.convert.files import read_weights
 from pixeldit_jax.convert.lazy import nested
@@ -83,6 +83,7 @@ def load(
     MissingFileError: there is no such run, checkpoint or file.
     UserError: a damaged file, or a configuration of another network.
   """
+  compile_cache.enable()
   where = os.fspath(where)
   if (epath.Path(where) / 'config.json').is_file():
     if config is not None:

@@ -11,6 +11,7 @@ import contextlib
 import hashlib
 import json
 import os
+import pathlib
 import re
 import uuid
 import zlib
@@ -55,6 +56,12 @@ def temporary(path: str | os.PathLike) -> Iterator[epath.Path]:
       made.rmtree()
     elif made.exists():
       made.unlink()
+
+
+def cache_folder(kind: str = '') -> pathlib.Path:
+  """Returns where things of a kind that can be made again are kept."""
+  base = os.environ.get('XDG_CACHE_HOME') or '~/.cache'
+  return pathlib.Path(os.path.expanduser(base), 'pixeldit_jax', kind)
 
 
 def expand_user(text: str) -> str:

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from pixeldit_jax import files, sharding
 from pixeldit_jax.config import RANDOM, model_config, validate
-from pixeldit_jax.convert.vision import CACHE, load_vision
+from pixeldit_jax.convert.vision import load_vision
 from pixeldit_jax.encoders.frozen import Frozen, random_encoder
 from pixeldit_jax.encoders.grounding import check_encoder
 from pixeldit_jax.model.config import ModelConfig
@@ -92,7 +92,7 @@ class RunContext:
     options = dict(dtype=model.dtype, scan=model.scan)
     if name == RANDOM:
       return random_encoder(model.grounding_width, **options)
-    encoder = load_vision(name, keep=CACHE.expanduser(), **options)
+    encoder = load_vision(name, keep=files.cache_folder(), **options)
     check_encoder(model, encoder[0])
     return encoder
 

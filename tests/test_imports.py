@@ -13,7 +13,7 @@ PACKAGE = ROOT / 'pixeldit_jax'
 # The longest matching name decides, so a module may have a floor of its own.
 FLOORS = (
   ('typing', 'errors'),
-  ('hardware', 'files', 'outputs', 'settings', 'progress'),
+  ('compile_cache', 'hardware', 'files', 'outputs', 'settings', 'progress'),
   ('sharding', 'images'),
   ('model',),
   ('flow', 'samplers'),

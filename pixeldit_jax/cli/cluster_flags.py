@@ -56,9 +56,12 @@ def initialize():
   """
   import jax  # here, so that --help needs no JAX
 
+  from pixeldit_jax import compile_cache
   from pixeldit_jax.train.run import multihost
 
-  if not multihost.initialize(ADDRESS.value, COUNT.value, INDEX.value):
+  found = multihost.initialize(ADDRESS.value, COUNT.value, INDEX.value)
+  compile_cache.enable()
+  if not found:
     return
   log.info(
     'process %d of %d, %d of %d devices',

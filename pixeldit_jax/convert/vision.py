@@ -87,12 +87,6 @@ HUGGING_FACE_REGISTERS = Rule(
 )
 
 
-# Where converted teachers are kept, so that a second run needs no network.
-CACHE = pathlib.Path(
-  os.environ.get('XDG_CACHE_HOME', '~/.cache'), 'pixeldit_jax'
-)
-
-
 def load_vision(
   source: str | os.PathLike,
   keep: str | os.PathLike | None = None,

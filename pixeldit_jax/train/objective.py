@@ -11,8 +11,9 @@ from collections.abc import Callable, Mapping
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
+from pixeldit_jax import files
 from pixeldit_jax.convert.lpips import load_lpips
-from pixeldit_jax.convert.vision import CACHE, load_vision
+from pixeldit_jax.convert.vision import load_vision
 from pixeldit_jax.encoders.frozen import Judge, JudgeConfig, with_weights
 from pixeldit_jax.encoders.lpips import LPIPSConfig
 from pixeldit_jax.encoders.vision import image_features
@@ -42,7 +43,7 @@ def load_judges(config: ConfigDict) -> dict[str, Judge]:
   if options.dino_weight:
     judges['dino'] = load_vision(
       options.dino,
-      keep=CACHE.expanduser(),
+      keep=files.cache_folder(),
       dtype=model.dtype,
       scan=model.scan,
     )

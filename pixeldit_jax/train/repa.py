@@ -8,8 +8,9 @@ import jax.numpy as jnp
 from flax import nnx
 from ml_collections import ConfigDict
 
+from pixeldit_jax import files
 from pixeldit_jax.config import STORED_FEATURES
-from pixeldit_jax.convert.vision import CACHE, load_vision
+from pixeldit_jax.convert.vision import load_vision
 from pixeldit_jax.data.source import Source
 from pixeldit_jax.encoders.frozen import Frozen, FrozenConfig, with_weights
 from pixeldit_jax.encoders.vision import teacher_features
@@ -45,7 +46,7 @@ def load_teacher(config: ConfigDict) -> Frozen | None:
     return None
   return load_vision(
     config.repa.teacher,
-    keep=CACHE.expanduser(),
+    keep=files.cache_folder(),
     dtype=config.model.dtype,
     scan=config.model.scan,
     position_offset=config.repa.position_offset,

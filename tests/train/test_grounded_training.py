@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pixeldit_jax import run_context
 from pixeldit_jax.config import get_config, make_debug, validate
 from pixeldit_jax.convert.dinov3 import to_dinov3
 from pixeldit_jax.convert.official import from_official, rename_to_official
@@ -131,7 +130,7 @@ def test_losses_and_gradients_are_the_public_codes(case, assert_close):
 
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path, monkeypatch):
-  monkeypatch.setattr(run_context, 'CACHE', tmp_path / 'cache')
+  monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
 
 
 def tiny(**more):

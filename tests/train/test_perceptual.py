@@ -16,7 +16,6 @@ from pixeldit_jax.errors import UserError
 from pixeldit_jax.flow.path import velocity
 from pixeldit_jax.model.pixeldit import weights_of
 from pixeldit_jax.run_context import RunContext
-from pixeldit_jax.train import objective
 from pixeldit_jax.train.loop import train
 from pixeldit_jax.train.objective import load_judges, make_losses
 
@@ -105,7 +104,7 @@ def test_its_weights_are_one_file_or_two(tmp_path):
 @pytest.fixture
 def judged(tmp_path, monkeypatch):
   """A configuration with both losses, of random networks."""
-  monkeypatch.setattr(objective, 'CACHE', tmp_path / 'cache')
+  monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
   features, linear = vgg()
   lpips, dino = tmp_path / 'lpips.safetensors', tmp_path / 'dino.safetensors'
   write_safetensors(lpips, features | linear)

@@ -33,7 +33,6 @@ from pixeldit_jax.encoders.vision import (
 from pixeldit_jax.flow.repa import abstract_projector, repa_loss
 from pixeldit_jax.model.pixeldit import abstract_model, weights_of
 from pixeldit_jax.run_context import RunContext
-from pixeldit_jax.train import repa
 from pixeldit_jax.train.checkpoint.restore import CheckpointRef, restore_weights
 from pixeldit_jax.train.loop import train
 from pixeldit_jax.train.optim.optimizer import make_optimizer
@@ -388,7 +387,7 @@ def test_stored_features_are_not_mirrored():
 
 def test_a_dinov3_is_a_teacher_too(tmp_path, batch, monkeypatch):
   """Read as DINOv2 is; its positions are not learnt and have no offset."""
-  monkeypatch.setattr(repa, 'CACHE', tmp_path / 'cache')
+  monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
   path = tmp_path / 'dinov3.safetensors'
   write_safetensors(path, to_dinov3(*random_encoder(64, heads=1)))
   config = small_config(teacher=str(path))

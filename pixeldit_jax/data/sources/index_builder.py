@@ -34,12 +34,6 @@ _MOST_CLASSES = 10**6  # more are no classes but numbers of another kind
 _NO_WRITING = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC}
 
 
-def cache_folder(kind: str) -> epath.Path:
-  """Returns where what was made of the data, as `kind`, is kept."""
-  base = os.environ.get('XDG_CACHE_HOME') or '~/.cache'
-  return epath.Path(os.path.expanduser(base), 'pixeldit_jax', kind)
-
-
 def open_index(
   kind: str,
   paths: Sequence[str],
@@ -64,7 +58,7 @@ def open_index(
     what = [_FORMAT, kind, dict(settings), os.path.abspath(path)]
     parts[path] = _key([*what, status.st_size, status.st_mtime_ns])
   name = _key(list(parts.values()))
-  base = cache_folder('indexes')
+  base = epath.Path(files.cache_folder('indexes'))
   folder = base / name
   try:
     if not (folder / byte_index.META).exists():

@@ -18,7 +18,7 @@ import pyarrow as pa
 from pixeldit_jax import files as whole_files
 from pixeldit_jax.data.sources import columns, data_files, indexed, mds_shard
 from pixeldit_jax.data.sources.byte_index import PLAIN, Part
-from pixeldit_jax.data.sources.index_builder import cache_folder, open_index
+from pixeldit_jax.data.sources.index_builder import open_index
 from pixeldit_jax.errors import MissingFileError, UserError
 from pixeldit_jax.typing import UInt8
 
@@ -152,7 +152,10 @@ def _decompress(source: str, shard: dict[str, Any]) -> str:
   key = json.dumps([source, status.st_size, status.st_mtime_ns])
   raw = shard['raw_data']
   digest = hashlib.sha256(key.encode()).hexdigest()[:16]
-  path = cache_folder('mds') / f'{digest}-{os.path.basename(raw["basename"])}'
+  path = (
+    whole_files.cache_folder('mds')
+    / f'{digest}-{os.path.basename(raw["basename"])}'
+  )
   if path.exists():
     return os.fspath(path)
   method = str(shard.get('compression')).partition(':')[0]
