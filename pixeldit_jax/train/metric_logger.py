@@ -27,7 +27,7 @@ from pixeldit_jax.typing import PyTree
 log = logging.getLogger(__name__)
 
 _MEMORY = 200  # gradient norms that the next one is compared with
-_WATCHED = ('bad_steps', 'gradient_norm', 'nonfinite_arrays')
+_WATCHED = ('bad_steps', 'gradient_norm')
 _ENOUGH = 20  # with fewer there is no median
 
 
@@ -129,11 +129,18 @@ class MetricLogger:
     for step, values in unread:
       bad_steps = int(values['bad_steps'])
       self._watch(step, bad_steps, float(values['gradient_norm']))
-      if values.get('nonfinite_arrays'):
-        raise DivergenceError(_spoilt(step, state))
       if bad_steps >= self._max_bad_steps:
         diverged = bad_steps
     self._write()
+    with jax.transfer_guard('allow'):
+      step, name = int(state.step), first_nonfinite(state)
+    if name:
+      raise DivergenceError(
+        f'an update up to step {step} was not finite, though losses and '
+        f'gradients were: {name} holds NaN or infinity now. Nothing of it '
+        'is saved, and the same command goes on from the newest checkpoint; '
+        'lower optimizer.learning_rate or optimizer.weight_decay first.'
+      )
     if diverged:
       raise DivergenceError(
         f'loss or gradients were not finite in {diverged} steps in a row, up '
@@ -171,19 +178,6 @@ class MetricLogger:
     step, metrics = self._to_write
     self._to_write = None
     values = {k: float(v) for k, v in jax.device_get(metrics).items()}
-    values.pop('nonfinite_arrays', None)  # 0 in every run that goes on
     values['skipped_steps'] = self.watch.skipped
     values |= self._clock.read(step) | self._goodput.fractions()
     self._writer.progress(step, values)
-
-
-def _spoilt(step: int, state: TrainState) -> str:
-  """What to say of a step whose update was not finite."""
-  with jax.transfer_guard('allow'):
-    name = first_nonfinite(state)
-  return (
-    f'the update of step {step} was not finite, though its loss and gradients '
-    f'were: {name} holds NaN or infinity now. Nothing of it is saved, and the '
-    'same command goes on from the newest checkpoint; lower '
-    'optimizer.learning_rate or optimizer.weight_decay first.'
-  )

@@ -60,16 +60,6 @@ def join(weights: PyTree, projector: PyTree) -> PyTree:
   return {**weights, PROJECTOR: projector} if projector else weights
 
 
-def count_nonfinite(tree: PyTree) -> Int[Array, '']:
-  """How many arrays of a tree hold NaN or infinity."""
-  arrays = [
-    array
-    for array in jax.tree.leaves(tree)
-    if jnp.issubdtype(array.dtype, jnp.inexact)
-  ]
-  return jnp.sum(~jnp.stack(_all_finite(arrays)), dtype=jnp.int32)
-
-
 def first_nonfinite(tree: PyTree) -> str:
   """The name of the first array that holds NaN or infinity; '' if none does.
 

@@ -33,7 +33,7 @@ from pixeldit_jax.train.repa import (
   make_alignment,
   repa_weight,
 )
-from pixeldit_jax.train.state import TrainState, count_nonfinite, split
+from pixeldit_jax.train.state import TrainState, split
 from pixeldit_jax.typing import (
   Array,
   Bool,
@@ -252,11 +252,9 @@ def make_update(
 ) -> Callable[[TrainState, Metrics, PyTree], tuple[TrainState, Metrics]]:
   """f(state, losses, gradients) -> the next state and what to log.
 
-  A loss or gradient that is not finite changes nothing but the counters. Where
-  both are finite and the update is not, 'nonfinite_arrays' counts what it
-  spoilt: the state cannot be kept, and `MetricLogger` ends the run. The counts
-  are taken of arrays while they are written, which costs no other pass; to skip
-  such an update as well would cost one.
+  A loss or gradient that is not finite changes nothing but the counters. An
+  update that is not finite where both are is found by `MetricLogger`, which
+  then ends the run: to look in every step would cost a pass over the state.
   """
   schedule = make_schedule(config)
 
@@ -286,8 +284,6 @@ def make_update(
       gradient_norm=norm,
       learning_rate=jnp.asarray(schedule(state.step), jnp.float32),
       bad_steps=bad_steps,
-      # The average is not finite wherever the weights are not.
-      nonfinite_arrays=count_nonfinite((ema, opt_state, projector)),
     )
     state = state.replace(
       step=state.step + 1,

@@ -80,7 +80,7 @@ def test_an_update_that_is_not_finite_ends_the_run_before_a_save(run):
   config.optimizer.update(learning_rate=1e30, weight_decay=1e30)
   with pytest.raises(DivergenceError) as error:
     train(RunContext.build(config), str(run))
-  assert 'update of step 5 was not finite' in str(error.value)
+  assert 'an update up to step 5 was not finite' in str(error.value)
   assert 'weights.output.proj.kernel holds NaN' in str(error.value)
   assert max(steps_in(folder_of(str(run)))) == 4
   config.optimizer.update(learning_rate=1e-4, weight_decay=0.0)

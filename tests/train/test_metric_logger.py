@@ -3,6 +3,7 @@
 import json
 import logging
 
+import jax
 import jax.numpy as jnp
 import pytest
 
@@ -10,6 +11,7 @@ from pixeldit_jax.config import get_config
 from pixeldit_jax.errors import DivergenceError
 from pixeldit_jax.train.metric_logger import GradientWatch, MetricLogger
 from pixeldit_jax.train.run.goodput import Goodput
+from pixeldit_jax.train.state import TrainState
 
 
 def test_norms_are_compared_with_those_before():
@@ -60,7 +62,13 @@ def make_logger(written, config):
     writer=written,
     clock=written,
     goodput=Goodput(),
-    report=lambda state, batch: f'state {state}, batch {batch}',
+    report=lambda state, batch: f'state {state.step}, batch {batch}',
+  )
+
+
+def state_of(step):
+  return TrainState(
+    jnp.int32(step), jax.random.key(0), jnp.int32(0), {}, {}, {}
   )
 
 
@@ -74,9 +82,9 @@ def feed(logger, norms, first=1):
       bad_steps=jnp.int32(bad),
       gradient_norm=jnp.float32(jnp.nan if norm is None else norm),
     )
-    logger.flush(step, step)
+    logger.flush(state_of(step), step)
     logger.add(step, metrics, log_now=step % 2 == 0)
-  logger.flush(step, step, everything=True)
+  logger.flush(state_of(step), step, everything=True)
 
 
 def test_trouble_in_any_step_is_told(written, caplog):
