@@ -4,6 +4,7 @@ With PiT blocks as the decoder it is PixelDiT (arXiv 2511.20645); `families`
 shows what else it can be.
 """
 
+import functools
 from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
 
@@ -380,8 +381,13 @@ def make_model(config: ModelConfig, rngs: nnx.Rngs) -> Network:
   return PixelDiT(config, rngs=rngs)
 
 
+@functools.lru_cache(maxsize=16)
 def abstract_model(config: ModelConfig) -> Any:
-  """The network with shapes in place of weights: nothing is allocated."""
+  """The network with shapes in place of weights: nothing is allocated.
+
+  It is kept, for it takes a quarter of a second to make, and a start needs it
+  more than once: do not change it.
+  """
   return nnx.eval_shape(lambda: make_model(config, nnx.Rngs(0)))
 
 
