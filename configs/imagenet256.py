@@ -1,9 +1,9 @@
 """ImageNet at 256x256: the papers' class-conditional runs.
 
-Options: model=pixeldit|pixeldit2|deco|pixnerd|flatdit|jit, by default the
-first; size, by default the largest that is published (of PixelDiT B, L, XL);
-preset=ep80|ep160|ep320, how long PixelDiT trains and how it is sampled; debug
-(a few steps of a tiny network on the digits, without REPA).
+Options: model=pixeldit|pixeldit2|deco|pixnerd|flatdit|jit|pmf|dit|pixelflow, by
+default the first; size, by default the largest that is published (of PixelDiT
+B, L, XL); preset=ep80|ep160|ep320, how long PixelDiT trains and how it is
+sampled; debug (a few steps of a tiny network on the digits, without REPA).
 
 REPA needs the weights of DINOv2-B: they are fetched by name, or
 --config.repa.teacher=FILE.

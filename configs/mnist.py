@@ -1,7 +1,7 @@
 """5,000 MNIST digits on a laptop: the quickstart, minutes on two cores.
 
-Options: model=pixeldit|pixeldit2|deco|pixnerd|flatdit|jit; debug (a few steps
-of a tiny network).
+Options: model=pixeldit|pixeldit2|deco|pixnerd|flatdit|jit|pmf|dit|pixelflow;
+debug (a few steps of a tiny network).
 """
 
 from pixeldit_jax.configs import _digits_base

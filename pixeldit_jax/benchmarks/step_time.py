@@ -29,10 +29,10 @@ from pixeldit_jax.metrics.feature_extractor import (
   default_batch_size,
   inception_network,
 )
-from pixeldit_jax.model.cost import forward_flops, train_flops
+from pixeldit_jax.model.cost import train_flops
 from pixeldit_jax.model.pixeldit import weights_of
 from pixeldit_jax.run_context import RunContext
-from pixeldit_jax.samplers.evaluations import num_function_evaluations
+from pixeldit_jax.samplers.evaluations import sampling_flops
 from pixeldit_jax.sampling.sampler import Sampler
 from pixeldit_jax.train.optim.optimizer import make_optimizer
 from pixeldit_jax.train.repa import AlignmentTarget, StoredFeatures
@@ -144,7 +144,8 @@ def _measure_steps(
 
   with context.use():
     timed = _timed(call, steps, profile)
-  return _report(timed, B, B * train_flops(model, side, side))
+  flops = train_flops(model, side, side, config.flow.stages)
+  return _report(timed, B, B * flops)
 
 
 def _random_encoder(context: RunContext) -> Frozen | None:
@@ -188,7 +189,7 @@ def measure_sampling(
     lambda: init_state(model, tx, config.seed).weights,
     out_shardings=shardings.weights,
   )()
-  B, side = config.sampler.batch_size, config.data.resolution
+  B = config.sampler.batch_size
   indices, labels = jax.device_put(
     (np.arange(B, dtype=np.int32), np.zeros(B, np.int32)),
     context.batch_sharding,
@@ -199,9 +200,7 @@ def measure_sampling(
     timed = _timed(
       lambda: program(weights, indices, labels, None, numbers), count, profile
     )
-  evaluations = num_function_evaluations(config.sampler)
-  flops = B * evaluations * forward_flops(model, side, side)
-  return _report(timed, B, flops)
+  return _report(timed, B, B * sampling_flops(config, model))
 
 
 def measure_features(resolution: int, count: int) -> Report:

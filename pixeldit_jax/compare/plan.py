@@ -14,14 +14,17 @@ from pixeldit_jax.config.fit_to_data import specification
 from pixeldit_jax.data.sources.open_source import open_source
 from pixeldit_jax.encoders.frozen import encoder_flops
 from pixeldit_jax.errors import UserError
-from pixeldit_jax.model.cost import forward_flops
+from pixeldit_jax.model.cost import forward_flops, train_flops
 from pixeldit_jax.run_context import RunContext
 
 # What --preset=rivals compares: arguments of --config.
 PRESETS = {
   'rivals': [
     f'mnist:model={model}'
-    for model in ('pixeldit', 'pixeldit2', 'deco', 'pixnerd', 'flatdit', 'jit')
+    for model in (
+      *('pixeldit', 'pixeldit2', 'deco', 'pixnerd', 'flatdit', 'jit'),
+      *('dit', 'pixelflow'),
+    )
   ],
 }
 _TIMED = 5  # steps that --seconds is planned by
@@ -132,19 +135,16 @@ def set_steps(config: ConfigDict, protocol: Protocol, steps: int) -> None:
 
 def step_flops(context: RunContext) -> float:
   """Operations of a training step, with a forward pass of the encoder."""
-  return context.config.data.batch_size * sum(
-    (3 * network_flops(context), _encoder_flops(context))
-  )
+  config = context.config
+  side = config.data.resolution
+  network = train_flops(context.model, side, side, config.flow.stages)
+  return config.data.batch_size * (network + _encoder_flops(context))
 
 
 def image_flops(context: RunContext) -> float:
   """Operations of one forward pass of one image, with that of the encoder."""
-  return network_flops(context) + _encoder_flops(context)
-
-
-def network_flops(context: RunContext) -> float:
   side = context.config.data.resolution
-  return forward_flops(context.model, side, side)
+  return forward_flops(context.model, side, side) + _encoder_flops(context)
 
 
 def _encoder_flops(context: RunContext) -> float:

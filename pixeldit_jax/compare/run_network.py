@@ -160,7 +160,7 @@ def _facts(
     ),
     step_bytes=progress.get('step_bytes', 0),
     sampler=settings.as_json(config.sampler.to_dict()),
-    evaluations=num_function_evaluations(config.sampler),
+    evaluations=num_function_evaluations(config),
     patch_size=config.model.patch_size,
     loss=[list(point) for point in scalars['loss']],
     metrics={str(step): found for step, found in sorted(metrics.items())},

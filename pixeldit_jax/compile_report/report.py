@@ -30,7 +30,7 @@ from pixeldit_jax.config import model_config, validate
 from pixeldit_jax.hardware import chip_of
 from pixeldit_jax.model.cost import forward_flops, train_flops
 from pixeldit_jax.run_context import RunContext
-from pixeldit_jax.samplers.evaluations import num_function_evaluations
+from pixeldit_jax.samplers.evaluations import sampling_flops
 from pixeldit_jax.typing import PyTree
 
 LARGE = 2**20  # bytes of the smallest replicated or padded array to report
@@ -125,9 +125,9 @@ def _model_flops(config: ConfigDict, what: str) -> int:
   """Operations of the network for one batch, without recomputation."""
   model, side = model_config(config), config.data.resolution
   if what == 'train':
-    return config.data.batch_size * train_flops(model, side, side)
-  images = config.sampler.batch_size * num_function_evaluations(config.sampler)
-  return images * forward_flops(model, side, side)
+    flops = train_flops(model, side, side, config.flow.stages)
+    return config.data.batch_size * flops
+  return config.sampler.batch_size * sampling_flops(config, model)
 
 
 def _memory(compiled: Compiled, device: jax.Device) -> dict:

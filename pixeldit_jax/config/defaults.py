@@ -85,6 +85,7 @@ def make_debug(config: ConfigDict) -> None:
     num_classes=0 if text else 10,
     text_width=16 if text else 0,
     text_tokens=8,
+    in_channels=3,
     patch_size=7,
     width=32,
     heads=2,
@@ -102,6 +103,7 @@ def make_debug(config: ConfigDict) -> None:
     grounding_heads=0,
   )
   config.grounding.encoder = RANDOM if model.grounding_width else ''
+  config.flow.stages = 2  # of 14 and 28 pixels, for PixelFlow
   config.data.update(
     source='words:captioned_digits' if text else 'digits',
     resolution=28,

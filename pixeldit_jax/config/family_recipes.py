@@ -1,7 +1,8 @@
 """How the other networks of the family are trained and sampled on ImageNet.
 
 The values are those of their papers and public configurations. All are AdamW
-without clipping or decay, and an EMA of 0.9999 from the first step on.
+without clipping (PixelFlow clips) or decay, and an EMA of 0.9999 from the first
+step on.
 """
 
 from typing import Any
@@ -20,7 +21,14 @@ DINOV3 = {
   768: 'facebook/dinov3-vitb16-pretrain-lvd1689m',
 }
 LARGEST = dict(
-  deco='XL', pixnerd='XL', flatdit='XL', jit='H', pixeldit2='H', pmf='H'
+  deco='XL',
+  pixnerd='XL',
+  flatdit='XL',
+  jit='H',
+  pixeldit2='H',
+  pmf='H',
+  dit='XL',
+  pixelflow='XL',
 )
 EPOCH = 1_251  # steps of 1024 images
 # Of networks of images: noisy times, mirrored images, a rate that warms up.
@@ -57,6 +65,8 @@ SHARED: dict[str, dict[str, Any]] = {
   'jit': IMAGES,
   'pixeldit2': IMAGES | ALIGNED,
   'pmf': AVERAGE,
+  'dit': {'data.flip': True},
+  'pixelflow': {'data.flip': True, 'optimizer.clip_norm': 1.0},
 }
 SAMPLERS: dict[str, dict[str, Any]] = {
   'deco': dict(solver='euler', steps=100, interval_bounds='upper'),
@@ -65,6 +75,8 @@ SAMPLERS: dict[str, dict[str, Any]] = {
   'jit': dict(solver='heun', steps=50, interval_bounds='zero'),
   'pixeldit2': dict(solver='heun', steps=50, interval_bounds='zero'),
   'pmf': dict(solver='jump', steps=1),
+  'dit': dict(solver='ddpm', steps=250),
+  'pixelflow': dict(solver='euler', steps=30),
 }
 # Of XL, and of JiT-H and PixelDiT2-H. DeCo and PixNerd reach 512 by going on
 # from a run at 256 (init_from) for so many steps.
@@ -80,6 +92,9 @@ STEPS = {
   ('pixeldit2', 512): 850_000,
   ('pmf', 256): 360 * EPOCH,
   ('pmf', 512): 360 * EPOCH,
+  ('dit', 256): 7_000_000,
+  ('dit', 512): 3_000_000,
+  ('pixelflow', 256): 320 * 5_000,  # not in its code: as long as PixelDiT
 }
 GUIDANCE = {
   ('deco', 256): 3.2,
@@ -93,6 +108,9 @@ GUIDANCE = {
   ('pixeldit2', 512): 2.1,
   ('pmf', 256): 7.0,
   ('pmf', 512): 5.5,
+  ('dit', 256): 1.5,
+  ('dit', 512): 1.5,
+  ('pixelflow', 256): 2.4,
 }
 INTERVAL = {
   ('pixeldit2', 256): (0.125, 0.9),
@@ -231,6 +249,8 @@ def _network(model: str, size: str, resolution: int) -> dict[str, Any]:
   fields = preset(model, size)
   if resolution == 512 and model in ('jit', 'pmf'):
     fields['patch_size'] = 32  # as many patches as at 256
+  if resolution == 512 and model == 'dit':
+    fields['position_grid'] = 32
   return fields
 
 
@@ -247,7 +267,9 @@ def digits(config: ConfigDict, model: str) -> None:
     )
   width, depth = config.model.pixel_width, config.model.pixel_depth
   fields = preset(model)
+  fields |= dict(in_channels=3, patch_size=config.model.patch_size)
   config.model.update(fields)
+  config.flow.stages = 2  # of PixelFlow: 14 and 28 pixels
   if config.model.decoder == 'linear':
     depth = 0
   config.model.update(
@@ -265,7 +287,7 @@ def digits(config: ConfigDict, model: str) -> None:
     for k, v in SHARED[model].items()
     if k.startswith(('flow.', 'objective'))
   }
-  if config.model.prediction == 'image':
+  if config.model.prediction != 'velocity':
     flow['flow.shift'] = 1.0  # its times are noisy as they are
   config.update_from_flattened_dict(flow)
   if config.model.grounding_width:

@@ -17,7 +17,7 @@ from pixeldit_jax.flow.frequency import MODES
 from pixeldit_jax.metrics.table import FEATURE_NETWORKS
 from pixeldit_jax.model.config import CHOICES, LEAST, ModelConfig
 from pixeldit_jax.samplers.guidance import BOUNDS
-from pixeldit_jax.samplers.solvers import OF_AVERAGES, SOLVERS
+from pixeldit_jax.samplers.solvers import OF_AVERAGES, OF_NOISE, SOLVERS
 from pixeldit_jax.samplers.stronger_guidance import GUIDANCE_RULES
 from pixeldit_jax.sharding import RULES
 
@@ -228,7 +228,8 @@ KEYS = (
     'objective',
     'flow_matching',
     ('flow_matching', 'mean_flow'),
-    'what the network is trained towards: velocities, or average ones',
+    'what the network is trained towards: velocities, or average ones; DiT and '
+    'PixelFlow have losses of their own',
   ),
   Key(
     'mean_flow.beta',
@@ -257,6 +258,12 @@ KEYS = (
     0.0,
     '[0, inf)',
     "of DeCo's frequency loss next to that of flow matching",
+  ),
+  Key(
+    'flow.stages',
+    4,
+    '[1, 16]',
+    "PixelFlow's resolutions, each of half the side of the next",
   ),
   Key('flow.frequency_quality', 85, '[1, 100]', 'its JPEG tables; 100 is even'),
   Key('flow.frequency_mode', 'inv_gamma', MODES, 'weights of its tables'),
@@ -372,10 +379,18 @@ KEYS = (
   Key(
     'sampler.solver',
     'flow_dpm',
-    tuple(solver.__name__ for solver in SOLVERS + OF_AVERAGES),
-    'from noise to image',
+    (
+      *(solver.__name__ for solver in SOLVERS + OF_AVERAGES),
+      *(*OF_NOISE, 'dopri5'),
+    ),
+    'from noise to image; ddpm and ddim are of DiT, dopri5 of PixelFlow',
   ),
-  Key('sampler.steps', 100, '[1, 1e5]', 'of the solver'),
+  Key(
+    'sampler.steps',
+    100,
+    '[1, 1e5]',
+    'of the solver; of PixelFlow, in each stage',
+  ),
   Key('sampler.guidance', 3.25, '(-inf, inf)', 'the scale; 1 is none'),
   Key(
     'sampler.rule',

@@ -15,6 +15,7 @@ from pixeldit_jax import sharding
 from pixeldit_jax.config.keys import KEYS, STORED_FEATURES
 from pixeldit_jax.data import captions
 from pixeldit_jax.errors import UserError
+from pixeldit_jax.flow.stages import Stages
 from pixeldit_jax.metrics.table import metrics_in_training
 from pixeldit_jax.model.config import ModelConfig
 from pixeldit_jax.samplers.guidance import check_interval
@@ -36,6 +37,7 @@ def validate(config: ConfigDict) -> None:
   _check_data(config)
   _check_optimizer(config)
   _check_objective(config)
+  _check_diffusion(config)
   _check_perceptual(config)
   _check_mean_flow(config)
   if config.data.held_out and config.data.encode_texts:
@@ -170,6 +172,49 @@ def _check_objective(config: ConfigDict) -> None:
       f'flow.frequency_weight={flow.frequency_weight} with model.in_channels='
       f'{channels}: the frequency loss is of the brightness and the colours of '
       'RGB images; set it to 0.'
+    )
+
+
+def _check_diffusion(config: ConfigDict) -> None:
+  """Raises UserError for what DiT's and PixelFlow's losses do not go with."""
+  model, side = config.model, config.data.resolution
+  noise, count = model.prediction == 'noise', config.flow.stages
+  if not (noise or model.size_embed):
+    return
+  what = "prediction='noise'" if noise else 'size_embed=True'
+  told = model.prediction, model.variance, model.size_embed
+  if told not in (('noise', True, False), ('velocity', False, True)):
+    raise UserError(
+      f'model.{what} with model.prediction={model.prediction!r}, '
+      f'model.variance={model.variance} and model.size_embed='
+      f"{model.size_embed}: DiT has 'noise', True, False; PixelFlow "
+      "'velocity', False, True."
+    )
+  for name, fit in (
+    ('objective', 'flow_matching'),
+    ('flow.noise_scale', 1.0),
+    ('flow.frequency_weight', 0.0),
+    ('repa.weight', 0.0),
+    ('perceptual.lpips_weight', 0.0),
+    ('perceptual.dino_weight', 0.0),
+    ('model.grounding_width', 0),
+    ('data.held_out', 0),
+  ):
+    if (value := flatten(config.to_dict())[name]) != fit:
+      raise UserError(
+        f'{name}={value!r} with model.{what}: the loss of such a network is '
+        f'its own alone; set {name}={fit!r}.'
+      )
+  if noise:
+    return
+  height, width = Stages(count).sides(side, side)[0]
+  model_config(config).grid(height, width)
+  part = config.data.batch_size // config.optimizer.accumulate
+  if part % count:
+    raise UserError(
+      f'data.batch_size={config.data.batch_size} in parts of {part} with '
+      f'flow.stages={count}: each part must be a multiple of the stages, which '
+      'get as many images each.'
     )
 
 

@@ -11,19 +11,20 @@ with one noise n, and the network gives end - start at t end + (1 - t) start.
 
 import dataclasses
 import functools
+from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from pixeldit_jax.errors import UserError
 from pixeldit_jax.samplers.grid import time_grid
-from pixeldit_jax.typing import AnyArray, Array, Float, Int, Key
+from pixeldit_jax.typing import AnyArray, Array, Float, Int
 
 STEPS = 1000  # times of a stage, and of all stages together
 LAST = 1 - 1 / STEPS  # the last time of a stage that the network is told of
 CORRELATION = -1 / 3  # of the noise inside a block of 2 x 2
-SHARES = {4: (0.0, 1 / 6, 2 / 3, 1.0)}  # of guidance, in each stage
+# Of guidance, in each stage: PixelFlow's for 4; of 2 the first and the last.
+SHARES = {4: (0.0, 1 / 6, 2 / 3, 1.0), 2: (0.0, 1.0)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,7 +86,7 @@ class Stages:
     halvings = range(self.count - 1, -1, -1)
     return [(height // 2**n, width // 2**n) for n in halvings]
 
-  def guidance(self, scale: float) -> list[float]:
+  def guidance(self, scale: Any) -> list[Any]:
     """The scale in each stage: none in the first, all of it in the last.
 
     Raises:
@@ -184,8 +185,11 @@ def next_stage(
   return keep * double(x) + add * noise
 
 
-def deal(batch: int, stages: Stages, key: Key) -> Int[Array, 'S b']:
+def deal(batch: int, stages: Stages) -> Int[np.ndarray, 'S b']:
   """Which images of a batch go to which stage, equally many to each.
+
+  Every S-th goes to the same: batches come shuffled, and each device keeps its
+  own images.
 
   Raises:
     UserError: a batch that does not divide.
@@ -195,4 +199,4 @@ def deal(batch: int, stages: Stages, key: Key) -> Int[Array, 'S b']:
       f'a batch of {batch} images in {stages.count} stages: it must be a '
       f'multiple of {stages.count}, equally many for each.'
     )
-  return jax.random.permutation(key, batch).reshape(stages.count, -1)
+  return np.arange(batch).reshape(-1, stages.count).T

@@ -129,6 +129,15 @@ def _attention(tokens: int, width: int) -> int:
   return tokens * 4 * width**2 + 2 * tokens**2 * width
 
 
-def train_flops(config: ModelConfig, height: int, width: int) -> int:
-  """Operations of one training step on one image: backward is two forwards."""
-  return 3 * forward_flops(config, height, width)
+def train_flops(
+  config: ModelConfig, height: int, width: int, stages: int = 1
+) -> float:
+  """Operations of one training step on one image: backward is two forwards.
+
+  Args:
+    config, height, width: see `forward_flops`.
+    stages: of PixelFlow, which gives an image one of so many sizes; the mean.
+  """
+  stages = stages if config.size_embed else 1
+  sizes = [(height // 2**n, width // 2**n) for n in range(stages)]
+  return 3 * sum(forward_flops(config, *size) for size in sizes) / stages

@@ -4,12 +4,14 @@ arXiv 2006.11239 and 2010.02502. From the noisiest step to the least noisy.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from pixeldit_jax.flow.diffusion import Diffusion
+from pixeldit_jax.samplers.solvers import Integrate, last_state
 from pixeldit_jax.typing import Array, Float
 
 GUIDED_CHANNELS = 3
@@ -22,7 +24,7 @@ StepNoise = Callable[[jax.Array], jax.Array]
 def guide_noise(
   given_class: Float[Array, 'B H W O'],
   given_none: Float[Array, 'B H W O'],
-  scale: float,
+  scale: float | jax.Array,
   channels: int = GUIDED_CHANNELS,
 ) -> tuple[Float[Array, 'B H W O'], Float[Array, 'B H W O']]:
   """Both outputs, guided in the first channels of the noise.
@@ -44,8 +46,8 @@ def ddpm(
   x: Float[Array, 'B H W C'],
   diffusion: Diffusion,
   step_noise: StepNoise,
-  return_trajectory: bool = False,
-) -> Float[Array, '*steps B H W C']:
+  integrate: Integrate = last_state,
+) -> Any:
   """Draws each step from the Gaussian that the network gives.
 
   Args:
@@ -53,7 +55,7 @@ def ddpm(
     x: standard normal noise.
     diffusion: the steps to make, from `respaced`.
     step_noise: standard normal images; the last step uses none.
-    return_trajectory: x after each step.
+    integrate: as of `samplers.solvers`.
   """
 
   def step(x, t, told, z):
@@ -62,7 +64,7 @@ def ddpm(
     std = jnp.exp(0.5 * diffusion.log_variance(fraction, t))
     return diffusion.posterior_mean(data, x, t) + std * z
 
-  return _steps(step, x, diffusion, step_noise, return_trajectory)
+  return _steps(step, x, diffusion, step_noise, integrate)
 
 
 def ddim(
@@ -70,10 +72,10 @@ def ddim(
   x: Float[Array, 'B H W C'],
   diffusion: Diffusion,
   step_noise: StepNoise,
-  return_trajectory: bool = False,
+  integrate: Integrate = last_state,
   *,
   eta: float = 0.0,
-) -> Float[Array, '*steps B H W C']:
+) -> Any:
   """Without chance (eta 0), or with eta times the noise of the posterior.
 
   The other arguments are those of `ddpm`; the variance is not used.
@@ -88,19 +90,17 @@ def ddim(
     mean = diffusion.at(np.sqrt(before), t) * data
     return mean + diffusion.at(rest, t) * noise + diffusion.at(sigma, t) * z
 
-  return _steps(step, x, diffusion, step_noise, return_trajectory)
+  return _steps(step, x, diffusion, step_noise, integrate)
 
 
-def _steps(step, x, diffusion, step_noise, return_trajectory):
+def _steps(step, x, diffusion, step_noise, integrate):
   """x = step(x, index, step told to the network, noise), down to index 0."""
-  last = len(diffusion.kept) - 1
+  count = len(diffusion.kept)
 
-  def body(x, i):
-    t = last - i
-    told = jnp.asarray(diffusion.kept, jnp.float32)[t]
-    z = step_noise(i)
-    x = step(x, t, told, jnp.where(t > 0, z, jnp.zeros_like(z)))
-    return x, x if return_trajectory else None
+  def body(carry, span):
+    (x,), (i, told) = carry, span
+    t, z = count - 1 - i, step_noise(i)
+    return (step(x, t, told, jnp.where(t > 0, z, jnp.zeros_like(z))),)
 
-  x, states = jax.lax.scan(body, x, jnp.arange(last + 1))
-  return states if return_trajectory else x
+  told = jnp.asarray(diffusion.kept[::-1], jnp.float32)
+  return integrate(body, (x,), (jnp.arange(count), told))

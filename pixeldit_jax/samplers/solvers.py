@@ -270,6 +270,9 @@ def _dpm_steps(times: np.ndarray) -> tuple[jax.Array, ...]:
 
 SOLVERS = (euler, heun, heun_reuse, flow_dpm, adams2, adams3, dpm_solver)
 OF_AVERAGES = (jump,)  # solvers that take an average velocity
+# Of networks without one velocity: DiT (samplers.ddpm), and PixelFlow, which
+# takes 'euler' too (samplers.stages).
+OF_NOISE, OF_STAGES = ('ddpm', 'ddim'), ('euler', 'dopri5')
 SLOPES_AHEAD = (heun, heun_reuse)
 
 

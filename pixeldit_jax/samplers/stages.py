@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from pixeldit_jax.errors import UserError
-from pixeldit_jax.flow.stages import Stages, next_stage
+from pixeldit_jax.flow.stages import SHARES, Stages, next_stage
 from pixeldit_jax.samplers import solvers
 from pixeldit_jax.samplers.dopri5 import dopri5
 from pixeldit_jax.typing import Array, Float
@@ -20,15 +20,19 @@ def stage_velocity(
   unconditional: StageVelocity,
   stages: Stages,
   stage: int,
-  scale: float,
+  scale: float | jax.Array,
 ) -> Callable[[jax.Array, jax.Array], jax.Array]:
-  """v(x, t) in a stage, guided by its share of the scale."""
-  share = stages.guidance(scale)[stage] if scale != 1 else 1.0
+  """v(x, t) in a stage, guided by its share of the scale; 1 has no guidance.
+
+  A scale of 1 that is not known before the program runs is guidance too.
+  """
+  plain = isinstance(scale, int | float) and scale == 1
+  share = 1.0 if plain else stages.guidance(scale)[stage]
 
   def velocity(x, t):
     told = stages.time_of(stage, t)
     v = conditional(x, told)
-    if share == 1:
+    if plain or not SHARES[stages.count][stage]:
       return v
     v_u = unconditional(x, told)
     return v_u + share * (v - v_u)
@@ -42,7 +46,7 @@ def sample_stages(
   noise: Sequence[Float[Array, 'B _ _ C']],
   *,
   stages: Stages,
-  scale: float,
+  scale: float | jax.Array,
   steps: int | Sequence[int] = 30,
   shift: float = 1.0,
   solver: str = 'euler',

@@ -1,6 +1,5 @@
 """The guided velocity of a run's network: what sampling and editing follow."""
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -23,6 +22,8 @@ from pixeldit_jax.typing import (
   PyTree,
   TextCondition,
 )
+
+Output = Callable[[jax.Array, jax.Array], jax.Array]  # of x, t
 
 
 def guided_velocity(
@@ -55,36 +56,58 @@ def guided_velocity(
     UserError: a network that has no such velocity.
   """
   options, model = context.config.sampler, context.config.model
-  network = nnx.merge(nnx.graphdef(abstract_model(context.model)), weights)
   _check_prediction(model)
-  is_average = model.mean_flow == 'tokens' or options.solver == 'jump'
-  away: Condition | None = unconditional
-  labels: Any = condition  # of a network of classes
-  if is_average:
+  if model.mean_flow == 'tokens' or options.solver == 'jump':
+    labels: Any = condition  # of a network of classes
+    network = network_of(context, weights)
     return guided_average(network, labels, guidance, tuple(options.interval))
-  if not isinstance(condition, TextCondition):
-    away = jnp.full_like(labels, model.num_classes)
-  encoder = encoder or context.encoder
 
-  def velocity(y, x, t):
-    return as_velocity(model.prediction, network(x, t, y), x, t)
+  def velocity_of(output):
+    return lambda x, t: as_velocity(model.prediction, output(x, t), x, t)
 
-  def conditional(x, t):
-    if encoder is None:
-      return velocity(condition, x, t)
-    config, arrays = encoder
-    seen_by = with_weights(config, jax.tree.map(jnp.asarray, arrays))
-    grounded = ground(seen_by, x, labels, model.patch_size)
-    return velocity(grounded, x, t)
-
+  given, away = branches(context, weights, condition, unconditional, encoder)
   return guide(
-    conditional,
-    functools.partial(velocity, away),
+    velocity_of(given),
+    velocity_of(away),
     guidance if model.num_classes or model.text_width else 1.0,
     options.interval,
     options.interval_bounds,
     get_rule(options.rule),
   )
+
+
+def branches(
+  context: RunContext,
+  weights: PyTree,
+  condition: Condition,
+  unconditional: TextCondition | None,
+  encoder: Frozen | None = None,
+) -> tuple[Output, Output]:
+  """The network's output given the condition, and given what to lead away from.
+
+  The arguments are those of `guided_velocity`.
+  """
+  model, network = context.config.model, network_of(context, weights)
+  labels: Any = condition  # of a network of classes
+  away: Condition | None = unconditional
+  if not isinstance(condition, TextCondition):
+    away = jnp.full_like(labels, model.num_classes)
+  encoder = encoder or context.encoder
+
+  def conditional(x, t):
+    if encoder is None:
+      return network(x, t, condition)
+    config, arrays = encoder
+    seen_by = with_weights(config, jax.tree.map(jnp.asarray, arrays))
+    grounded = ground(seen_by, x, labels, model.patch_size)
+    return network(x, t, grounded)
+
+  return conditional, lambda x, t: network(x, t, away)
+
+
+def network_of(context: RunContext, weights: PyTree) -> Any:
+  """The network of a run with these weights, while tracing."""
+  return nnx.merge(nnx.graphdef(abstract_model(context.model)), weights)
 
 
 def _check_prediction(model: ConfigDict) -> None:
@@ -93,5 +116,5 @@ def _check_prediction(model: ConfigDict) -> None:
     raise UserError(
       f'model.prediction={model.prediction!r} with model.size_embed='
       f'{model.size_embed}: DiT and PixelFlow have no velocity from noise to '
-      'image; draw with samplers.ddpm or samplers.stages.'
+      'image; they draw (pixeldit sample), but do not edit.'
     )

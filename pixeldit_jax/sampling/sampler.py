@@ -13,11 +13,17 @@ from pixeldit_jax import sharding
 from pixeldit_jax.data.transforms import to_uint8
 from pixeldit_jax.encoders.frozen import Frozen, put_frozen
 from pixeldit_jax.errors import UserError
+from pixeldit_jax.flow.stages import Stages
 from pixeldit_jax.run_context import RunContext
 from pixeldit_jax.samplers import solvers
 from pixeldit_jax.samplers.grid import time_grid
 from pixeldit_jax.samplers.noise import sample_noise
-from pixeldit_jax.sampling.guided_velocity import guided_velocity
+from pixeldit_jax.sampling.diffusion_solvers import (
+  check_solver,
+  diffusion_solver,
+  stage_solver,
+)
+from pixeldit_jax.sampling.guided_velocity import branches, guided_velocity
 from pixeldit_jax.typing import (
   Array,
   Condition,
@@ -102,8 +108,15 @@ class Sampler:
     wanted = batch_size or options.batch_size
     self.batch_size = -(-wanted // devices) * devices
     self._context, self._return_trajectory = context, return_trajectory
-    self._solver = solvers.get_solver(options.solver)
+    check_solver(config)
     self._times = time_grid(options.steps, options.shift, options.start)
+    if config.model.size_embed:
+      size = Stages(config.flow.stages).sides(*size)[0]
+      if return_trajectory:
+        raise UserError(
+          'a trajectory of a PixelFlow: its states have several sizes; draw '
+          'the images alone.'
+        )
     self._shape = (*size, config.model.in_channels)
     self._encoder = encoder = encoder or context.encoder
     if context.model.grounding_width and not encoder:
@@ -167,21 +180,25 @@ class Sampler:
     rules = self._context.rules if sharded else None
     return put_frozen(self._encoder, self._context.mesh, rules)
 
-  def _solver_of(self, weights, condition, unconditional, numbers) -> Any:
+  def _solver_of(
+    self, weights, indices, condition, unconditional, numbers
+  ) -> Any:
     """f(x, integrate): the solver with its velocity."""
-    options = self._context.config.sampler
-    velocity = guided_velocity(
-      self._context,
-      weights,
-      condition,
-      unconditional,
-      1 if options.guidance == 1 else numbers.guidance,
-      self._encoder and (self._encoder[0], numbers.encoder),
-    )
+    config = self._context.config
+    options, model = config.sampler, config.model
+    network = self._context, weights, condition, unconditional
+    scale = 1 if options.guidance == 1 else numbers.guidance
+    if model.prediction == 'noise' or model.size_embed:
+      of_run = stage_solver if model.size_embed else diffusion_solver
+      key = jax.random.wrap_key_data(numbers.key_data)
+      return of_run(config, branches(*network), scale, key, indices)
+    encoder = self._encoder and (self._encoder[0], numbers.encoder)
+    velocity = guided_velocity(*network, scale, encoder)
+    solver = solvers.get_solver(options.solver)
     ahead: dict[str, Any] = {}
-    if self._solver in solvers.SLOPES_AHEAD and options.interval_time == 'step':
+    if solver in solvers.SLOPES_AHEAD and options.interval_time == 'step':
       ahead['ahead'] = velocity
-    return lambda x, integrate: self._solver(
+    return lambda x, integrate: solver(
       velocity, x, self._times, integrate, **ahead
     )
 
@@ -200,8 +217,8 @@ class Sampler:
     unconditional: TextCondition | None,
     numbers: Numbers,
   ) -> UInt8[Array, 'B *steps H W C']:
-    solve = self._solver_of(weights, condition, unconditional, numbers)
-    noise = self._noise(indices, numbers)
+    network = weights, indices, condition, unconditional, numbers
+    solve, noise = self._solver_of(*network), self._noise(indices, numbers)
     if not self._return_trajectory:
       return to_uint8(solve(noise, solvers.last_state))
     states = solve(noise, solvers.all_states)
@@ -209,15 +226,15 @@ class Sampler:
 
   def _start(self, weights, indices, condition, unconditional, numbers) -> Any:
     """The carry of the solver before its first step."""
-    solve = self._solver_of(weights, condition, unconditional, numbers)
-    noise = self._noise(indices, numbers)
+    network = weights, indices, condition, unconditional, numbers
+    solve, noise = self._solver_of(*network), self._noise(indices, numbers)
     return solve(noise, lambda step, start, spans: start)
 
   def _step(
-    self, number, carry, weights, condition, unconditional, numbers
+    self, number, carry, weights, indices, condition, unconditional, numbers
   ) -> tuple[Any, UInt8[Array, 'B H W C'], UInt8[Array, 'B H W C']]:
     """One step: what is carried on, the image, and what the step points at."""
-    solve = self._solver_of(weights, condition, unconditional, numbers)
+    solve = self._solver_of(weights, indices, condition, unconditional, numbers)
 
     def one(step, start, spans):
       return step(carry, jax.tree.map(lambda rows: rows[number], spans))
@@ -227,6 +244,8 @@ class Sampler:
     times = jnp.asarray(self._times)
     t, t_next = times[number], times[number + 1]
     ahead = x + (1 - t) / (t_next - t) * (x_next - x)
+    if self._context.model.prediction == 'noise':
+      ahead = x_next  # its way is not straight
     return after, to_uint8(x_next), to_uint8(ahead)
 
   def sample(
@@ -284,6 +303,12 @@ class Sampler:
     those of `sample` up to rounding.
     """
     numbers = numbers or self.numbers()
+    if self._context.model.size_embed:  # a stage is not of one size
+      (images,) = self.sample(
+        weights, indices, condition, unconditional, numbers=numbers
+      )
+      yield Step(1, 1, 1.0, images)
+      return
     condition, unconditional, at = jax.tree.map(
       self._put, (condition, unconditional, np.asarray(indices))
     )
@@ -293,7 +318,9 @@ class Sampler:
     for number in range(count):
       with self._context.use():
         carry, images, ahead = self._advance(
-          np.int32(number), carry, weights, condition, unconditional, numbers
+          np.int32(number),
+          carry,
+          *(weights, at, condition, unconditional, numbers),
         )
       shown = images if number == count - 1 else ahead
       time = float(self._times[number + 1])

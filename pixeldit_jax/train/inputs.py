@@ -201,5 +201,6 @@ def flops_of_batch(config: ConfigDict, sizes: dict[Size, float]) -> float:
   """Operations of a training step, on average over the sizes."""
   model = model_config(config)
   return config.data.batch_size * sum(
-    share * train_flops(model, *size) for size, share in sizes.items()
+    share * train_flops(model, *size, stages=config.flow.stages)
+    for size, share in sizes.items()
   )

@@ -13,9 +13,9 @@ import numpy as np
 from flax import nnx
 
 from pixeldit_jax.encoders.frozen import FrozenConfig, JudgeConfig
-from pixeldit_jax.flow.path import interpolate
 from pixeldit_jax.model.pixeldit import abstract_model
 from pixeldit_jax.run_context import RunContext
+from pixeldit_jax.train.diffusion import network_input
 from pixeldit_jax.train.repa import AlignmentTarget
 from pixeldit_jax.train.state import TrainState
 from pixeldit_jax.train.step import (
@@ -81,10 +81,10 @@ def _make_check(context, networks):
     step = state.step - 1
     key = jax.random.fold_in(jax.random.wrap_key_data(state.key), step)
     inputs = sample_training_inputs(key, batch, context.config)
-    x = interpolate(inputs.data, inputs.noise, inputs.t)
+    x, t = network_input(context.config, inputs)
     model = nnx.merge(graphdef, state.weights)
     condition = condition_of(x, inputs, encoder)
-    prediction, blocks = model.with_features(x, inputs.t, condition)
+    prediction, blocks = model.with_features(x, t, condition)
     losses, gradients = gradients_of(
       state.trained, inputs, teacher, step, encoder, judges
     )

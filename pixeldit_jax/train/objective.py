@@ -61,18 +61,10 @@ def make_losses(
   between data and noise at the time t.
 
   Raises:
-    UserError: a network that is trained on another path, as DiT; or a judge
-      that is missing.
+    UserError: a judge is missing.
   """
   config = context.config
   prediction, flow = config.model.prediction, config.flow
-  for key, what in (('prediction', 'velocity'), ('size_embed', False)):
-    if (value := config.model[key]) in ('noise', True):
-      raise UserError(
-        f'model.{key}={value!r}: such a network is converted and sampled, but '
-        'its diffusion, in steps or stages, is not what this loop trains; '
-        f'set it to {what!r}.'
-      )
   table = frequency_weights(
     flow.frequency_quality, flow.frequency_mode, flow.frequency_gamma
   )

@@ -25,6 +25,11 @@ from pixeldit_jax.flow.time import sample_time
 from pixeldit_jax.model.lora import frozen_but_adapters
 from pixeldit_jax.model.pixeldit import abstract_model
 from pixeldit_jax.run_context import RunContext
+from pixeldit_jax.train.diffusion import (
+  draw_times,
+  is_diffusion,
+  make_diffusion_loss,
+)
 from pixeldit_jax.train.mean_flow import draws_of, make_mean_flow_loss
 from pixeldit_jax.train.objective import make_losses
 from pixeldit_jax.train.optim.optimizer import make_schedule, update_ema
@@ -54,7 +59,7 @@ class TrainingInputs(NamedTuple):
   Attributes:
     data: images in [-1, 1].
     noise: normal, of `flow.noise_scale`.
-    t: times in [0, 1].
+    t: times in [0, 1]; of DiT steps, 0 to 999.
     condition: labels or texts, some of them dropped.
     teacher_features: of a teacher, where they are stored with the data.
     dropout: keys of the network's dropout, where it has any.
@@ -103,7 +108,9 @@ def sample_training_inputs(
   return TrainingInputs(
     data=data,
     noise=noise if flow.noise_scale == 1 else flow.noise_scale * noise,
-    t=sample_time(
+    t=draw_times(keys[1], B, config)
+    if is_diffusion(config)
+    else sample_time(
       keys[1], B, flow.shift, flow.discrete_steps, flow.time_mean, flow.time_std
     ),
     condition=condition,
@@ -199,9 +206,8 @@ def make_gradients(
       output, tokens = model.with_patch_feature(
         *arguments, config.repa.block, inputs.dropout
       )
-    of_examples = losses_of(
-      output, x, inputs.t, inputs.data, inputs.noise, judges
-    )
+    images = x, inputs.t, inputs.data, inputs.noise
+    of_examples = losses_of(output, *images, judges)
     total, losses = jax.tree.map(jnp.mean, of_examples)
     if alignment is None:
       return total, losses
@@ -211,6 +217,8 @@ def make_gradients(
 
   if config.objective == 'mean_flow':
     loss_fn = make_mean_flow_loss(context, judges or {})
+  elif is_diffusion(config):
+    loss_fn = make_diffusion_loss(context)
   gradient_fn = jax.grad(loss_fn, has_aux=True)
 
   def gradients(

@@ -31,7 +31,7 @@ def test_training_and_sampling_are_measured():
   assert 0 < trained['of_matmul']  # no known peak on CPU
   sampled = measure_sampling(config, 2)
   assert sampled['tflops'] * sampled['seconds'] == pytest.approx(
-    8 * num_function_evaluations(config.sampler) * flops / 1e12
+    8 * num_function_evaluations(config) * flops / 1e12
   )
 
 

@@ -14,6 +14,7 @@ from pixeldit_jax.compare.run_network import FORM
 from pixeldit_jax.encoders.frozen import encoder_flops
 from pixeldit_jax.encoders.vision import VisionConfig
 from pixeldit_jax.files import differs
+from pixeldit_jax.model.cost import forward_flops
 
 SMALL = Protocol('steps', 4, evaluations=2, samples=8, evaluations_an_image=4)
 
@@ -63,7 +64,7 @@ def test_equal_operations_are_equal_but_for_half_a_step():
 
 def test_an_encoder_counts():
   context = plan.limit(network('pixeldit2'), SMALL)
-  alone = plan.network_flops(context)
+  alone = forward_flops(context.model, 28, 28)
   encoder = plan.image_flops(context) - alone
   assert encoder > 0
   assert plan.step_flops(context) == 8 * (3 * alone + encoder)

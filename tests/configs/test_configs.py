@@ -48,7 +48,10 @@ def test_it_trains_its_debug_steps(path, tmp_path):
   )
 
 
-FAMILY = ('pixeldit2', 'deco', 'pixnerd', 'flatdit', 'jit', 'pmf')
+FAMILY = (
+  *('pixeldit2', 'deco', 'pixnerd', 'flatdit', 'jit', 'pmf'),
+  *('dit', 'pixelflow'),
+)
 
 
 @pytest.mark.parametrize(
@@ -152,6 +155,28 @@ def test_pmf_trains_and_samples_as_its_code(
   assert config.steps == (360 if size == 'H' else 320) * 1251
 
 
+@pytest.mark.parametrize(
+  'arg, millions, solver, steps, guidance',
+  [
+    ('dit', 675, 'ddpm', 250, 1.5),
+    ('dit,size=S', 33, 'ddpm', 250, 1.5),
+    ('pixelflow', 677, 'euler', 30, 2.4),
+  ],
+)
+def test_dit_and_pixelflow_are_as_in_their_code(
+  arg, millions, solver, steps, guidance
+):
+  config = load(ROOT / 'configs/imagenet256.py', f'model={arg}')
+  validate(config)
+  assert round(count_parameters(model_config(config)) / 1e6) == millions
+  s, o = config.sampler, config.optimizer
+  assert (s.solver, s.steps, s.guidance) == (solver, steps, guidance)
+  assert (o.learning_rate, o.weight_decay, o.warmup_steps) == (1e-4, 0, 0)
+  assert o.clip_norm == (1.0 if arg == 'pixelflow' else float('inf'))
+  assert config.data.flip and config.flow.label_dropout == 0.1
+  assert (config.ema.decay, config.ema.warmup) == (0.9999, False)
+
+
 @pytest.mark.parametrize('name', ['imagenet256', 'imagenet512'])
 @pytest.mark.parametrize(
   'size, millions', [('B', 185), ('L', 570), ('XL', 797)]
@@ -168,7 +193,7 @@ def test_imagenet_comes_in_the_sizes_of_the_paper(name, size, millions):
     ('size=XXL', 'XXL'),
     ('debug=yes', 'True'),
     ('preset=ep850', 'ep320'),
-    ('model=dit', 'recipes for'),
+    ('model=sit', 'recipes for'),
     ('model=jit,size=XL', "size='XL' with model='jit'"),
     ('model=jit,preset=ep80', 'preset=.ep80. is of model=pixeldit'),
   ],

@@ -112,8 +112,8 @@ def test_what_does_not_go_into_stages_is_told():
   with pytest.raises(UserError, match='36 x 32 in 4 stages: both sides must'):
     Stages().sides(36, 32)
   with pytest.raises(UserError, match='a batch of 6 images in 4 stages'):
-    deal(6, Stages(), jax.random.key(0))
+    deal(6, Stages())
   with pytest.raises(UserError, match='in 3 stages: its shares are known'):
     Stages(3).guidance(2.0)
-  dealt = deal(8, Stages(), jax.random.key(0))
+  dealt = deal(8, Stages())
   assert sorted(np.ravel(dealt)) == list(range(8)) and dealt.shape == (4, 2)

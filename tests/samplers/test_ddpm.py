@@ -8,6 +8,7 @@ import pytest
 from pixeldit_jax.convert.official import from_official
 from pixeldit_jax.flow.diffusion import linear_diffusion, respaced
 from pixeldit_jax.samplers.ddpm import ddim, ddpm, guide_noise
+from pixeldit_jax.samplers.solvers import all_states
 
 
 def nhwc(x):
@@ -46,7 +47,7 @@ def test_trajectories_are_the_public_codes(golden, assert_close, name):
   def draw(noise):
     more = dict(eta=run['eta']) if run['kind'] == 'ddim' else {}
     solve = ddim if run['kind'] == 'ddim' else ddpm
-    return solve(predict, noise, diffusion, lambda i: z[i], True, **more)
+    return solve(predict, noise, diffusion, lambda i: z[i], all_states, **more)
 
   path = draw(noise)
   for state, expected in zip(path, arrays['traj']):

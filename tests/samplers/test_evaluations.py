@@ -22,7 +22,7 @@ def test_evaluations_of_a_sampling_loop(solver, guidance, interval, count):
   config.sampler.update(
     steps=10, solver=solver, guidance=guidance, interval=interval
   )
-  assert num_function_evaluations(config.sampler) == count
+  assert num_function_evaluations(config) == count
 
 
 @pytest.mark.parametrize(
@@ -46,4 +46,4 @@ def test_what_is_inside_an_interval_counts(options, count):
   config = get_config()
   config.sampler.update(guidance=2.0, interval=(0.1, 1.0))
   config.sampler.update(options)
-  assert num_function_evaluations(config.sampler) == count
+  assert num_function_evaluations(config) == count

@@ -225,13 +225,16 @@ def test_unknown_model_keys_are_told():
     validate(config)
 
 
-def test_a_network_without_an_objective_here_is_refused(tmp_path):
+def test_half_of_a_dit_or_pixelflow_is_refused(tmp_path):
   """What would fail while compiling, or train another network in silence."""
-  for key, value in (('prediction', 'noise'), ('size_embed', True)):
+  for change in (
+    dict(prediction='noise'),
+    dict(prediction='image', size_embed=True),
+  ):
     config = get_config()
     make_debug(config)
     config.data.batch_size = 8
-    config.model[key] = value
-    with pytest.raises(UserError, match=f'model.{key}={value!r}'):
+    config.model.update(change)
+    with pytest.raises(UserError, match="DiT has 'noise', True, False"):
       train(RunContext.build(config), str(tmp_path / 'run'))
     assert not (tmp_path / 'run').exists()

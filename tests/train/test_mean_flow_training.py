@@ -142,7 +142,7 @@ def test_images_are_drawn_in_as_many_evaluations_as_steps(family):
   indices = np.arange(8)
   (images,) = sampler.sample(weights, indices, indices)
   assert images.shape == (8, 8, 8, 3)
-  assert num_function_evaluations(config.sampler) == 2
+  assert num_function_evaluations(config) == 2
   config.sampler.guidance = 1.5
   other = Sampler(RunContext.build(config, jax.devices()[:1]))
   (others,) = other.sample(weights, indices, indices)
