@@ -6,19 +6,14 @@ short side is at least twice the target, one bicubic resize of the short side
 to the target, then the middle square.
 """
 
-import io
-import os
-import warnings
-
 import jax.numpy as jnp
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from pixeldit_jax.errors import UserError
+from pixeldit_jax.images.image_files import open_image
 from pixeldit_jax.typing import Array, Float, UInt8
 
-MAX_PIXELS = 'PIXELDIT_MAX_PIXELS'  # of an image that is decoded, to allow more
-DEFAULT_MAX_PIXELS = 512 * 2**20  # 1.5 GiB as RGB
-Image.MAX_IMAGE_PIXELS = None  # our own limit is checked, and can be raised
 _MAX_PIXELS = 64 * 2**20  # of a resized image: 192 MiB
 
 
@@ -53,29 +48,17 @@ def decode(image: bytes | UInt8[np.ndarray, 'H W C']) -> Image.Image:
   if not image:
     raise BadExample('the file is empty')
   try:
-    with warnings.catch_warnings():
-      warnings.simplefilter('ignore', Image.DecompressionBombWarning)
-      opened = Image.open(io.BytesIO(image))
-    _check_size(opened)
-    return _to_rgb(_upright(opened))
+    return _to_rgb(_upright(open_image(image)))
   except BadExample:
     raise
+  except UserError as error:
+    raise BadExample(str(error)) from error
   except UnidentifiedImageError as error:
     raise BadExample('no image format that Pillow knows') from error
   # Decoders raise whatever a broken file led them to (OSError, SyntaxError,
   # struct.error, KeyError, ...).
   except Exception as error:
     raise BadExample(f'{type(error).__name__}: {error}') from error
-
-
-def _check_size(image: Image.Image) -> None:
-  """Raises BadExample before memory is taken for more pixels than allowed."""
-  limit = int(os.environ.get(MAX_PIXELS, DEFAULT_MAX_PIXELS))
-  if image.width * image.height > limit:
-    raise BadExample(
-      f'{image.width} x {image.height} pixels, more than the {limit:,} that '
-      f'are decoded; the environment variable {MAX_PIXELS} allows more'
-    )
 
 
 # EXIF orientation to what makes the image upright.

@@ -1,12 +1,14 @@
 """Which part of a picture may change: from a file, a box or a colour."""
 
 import os
+import pathlib
 import re
 
 import numpy as np
 from PIL import Image
 
 from pixeldit_jax.errors import MissingFileError, UserError
+from pixeldit_jax.images.image_files import open_image
 from pixeldit_jax.typing import Bool, UInt8
 
 TOLERANCE = 40  # grey levels between a pixel and the colour of a mask
@@ -96,8 +98,8 @@ def _file(text: str, H: int, W: int) -> Bool[np.ndarray, 'H W']:
   if not os.path.isfile(text):
     raise MissingFileError(f'mask {text!r} is no file: give {_FORMS}.')
   try:
-    with Image.open(text) as file:
-      grey = file.convert('L').resize((W, H), Image.Resampling.NEAREST)
-  except OSError as error:
+    grey = open_image(pathlib.Path(text).read_bytes()).convert('L')
+    grey = grey.resize((W, H), Image.Resampling.NEAREST)
+  except (OSError, SyntaxError, ValueError) as error:
     raise UserError(f'mask {text} is no image ({error}).') from error
   return np.asarray(grey) >= 128

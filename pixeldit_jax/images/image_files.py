@@ -1,13 +1,25 @@
-"""Image files under a folder: which names count, and what is passed over.
+"""Image files of users: which names in a folder count, and how they are opened.
 
 Every part that lists a user's folder uses this: data sources, evaluation,
 prompts. Folders and files that operating systems and disk servers leave behind
 are passed over; links are followed, each folder is visited once.
 """
 
+import io
 import os
+import struct
+import warnings
+import zlib
 from collections.abc import Iterator
 
+from PIL import Image, UnidentifiedImageError
+
+from pixeldit_jax.errors import UserError
+
+MAX_PIXELS = 'PIXELDIT_MAX_PIXELS'  # of an image that is decoded, to allow more
+DEFAULT_MAX_PIXELS = 512 * 2**20  # 1.5 GiB as RGB
+Image.MAX_IMAGE_PIXELS = None  # our own limit is checked, and can be raised
+_PNG = b'\x89PNG\r\n\x1a\n'
 # The formats that Pillow reads, by the endings that they go by.
 IMAGE_SUFFIXES = (
   '.jpg',
@@ -95,3 +107,42 @@ def walk(root: str | os.PathLike) -> Iterator[tuple[str, list[str]]]:
         else:
           folders.append(name)
     yield inside, files[::-1]
+
+
+def open_image(data: bytes) -> Image.Image:
+  """Opens an encoded image, whose pixels are not decoded yet.
+
+  Raises:
+    UnidentifiedImageError: no format that Pillow knows.
+    UserError: it has more pixels than are decoded.
+    OSError, SyntaxError, ...: whatever a broken file leads the reader to.
+  """
+  with warnings.catch_warnings():
+    warnings.simplefilter('ignore', Image.DecompressionBombWarning)
+    try:
+      image = Image.open(io.BytesIO(data))
+    except UnidentifiedImageError:
+      if not data.startswith(_PNG):
+        raise
+      image = Image.open(io.BytesIO(_without_broken_metadata(data)))
+  limit = int(os.environ.get(MAX_PIXELS, DEFAULT_MAX_PIXELS))
+  if image.width * image.height > limit:
+    raise UserError(
+      f'{image.width} x {image.height} pixels, more than the {limit:,} that '
+      f'are decoded; the environment variable {MAX_PIXELS} allows more'
+    )
+  return image
+
+
+def _without_broken_metadata(png: bytes) -> bytes:
+  """A PNG without metadata whose checksum differs: Pillow refuses them all."""
+  kept, start = [_PNG], len(_PNG)
+  while start + 8 <= len(png):
+    length, name = struct.unpack_from('>I4s', png, start)
+    end = start + 12 + length
+    checksum = zlib.crc32(png[start + 4 : end - 4]).to_bytes(4, 'big')
+    optional = name[0] & 32 and name != b'tRNS'  # which changes pixels
+    if not optional or checksum == png[end - 4 : end]:
+      kept.append(png[start:end])
+    start = end
+  return b''.join(kept)

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from pixeldit_jax.errors import MissingFileError, UserError
-from pixeldit_jax.images.image_files import is_image, walk
+from pixeldit_jax.images.image_files import is_image, open_image, walk
 from pixeldit_jax.typing import Int, UInt8
 
 _UNFINISHED = ('.tmp', '.part', '.partial', '.crdownload')
@@ -183,11 +183,9 @@ class FolderImages:
     self.shape = self._decode(self._names[0]).shape
 
   def _decode(self, name: str) -> UInt8[np.ndarray, 'H W 3']:
-    from PIL import Image
-
     try:
-      with Image.open(self.path / name) as image:
-        return np.asarray(_opaque(image).convert('RGB'))
+      image = open_image((self.path / name).read_bytes())
+      return np.asarray(_opaque(image).convert('RGB'))
     except (OSError, SyntaxError, ValueError) as error:
       raise UserError(f'{self.path / name} is no image: {error}.') from error
 

@@ -5,13 +5,18 @@ import logging
 import pathlib
 import subprocess
 
+import numpy as np
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from pixeldit_jax.cli.log import start_log
 from pixeldit_jax.compile_report.tpu_topology import topology_of
 from pixeldit_jax.data import transforms
+from pixeldit_jax.editing.masks import read_mask
 from pixeldit_jax.errors import UserError, escaped
+from pixeldit_jax.images import image_files
+from pixeldit_jax.images.image_sets import FolderImages
 from pixeldit_jax.sampling.text_sampler import read_prompts
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -52,19 +57,38 @@ def test_the_name_of_a_file_is_no_prompt(name):
   assert read_prompts('a cat; a dog.', None) == ['a cat', 'a dog.']
 
 
-def test_pixels_are_counted_before_they_are_decoded(monkeypatch):
+def png(size, mode='RGB', **options):
   buffer = io.BytesIO()
-  Image.new('RGB', (40, 30)).save(buffer, 'PNG')
-  assert transforms.decode(buffer.getvalue()).size == (40, 30)
-  monkeypatch.setenv(transforms.MAX_PIXELS, '1199')
+  Image.new(mode, size).save(buffer, 'PNG', **options)
+  return buffer.getvalue()
+
+
+def test_pixels_are_counted_before_they_are_decoded(tmp_path, monkeypatch):
+  assert transforms.decode(png((40, 30))).size == (40, 30)
+  (tmp_path / 'a.png').write_bytes(png((40, 30)))
+  monkeypatch.setenv(image_files.MAX_PIXELS, '1199')
   with pytest.raises(transforms.BadExample, match='40 x 30 pixels, more than'):
-    transforms.decode(buffer.getvalue())
+    transforms.decode(png((40, 30)))
+  with pytest.raises(UserError, match='40 x 30 pixels, more than'):
+    FolderImages(tmp_path)
+  with pytest.raises(UserError, match='40 x 30 pixels, more than'):
+    read_mask(str(tmp_path / 'a.png'), np.zeros((30, 40, 3), np.uint8))
   # Larger than Pillow's own limit: no bomb for us.
-  monkeypatch.delenv(transforms.MAX_PIXELS)
-  buffer = io.BytesIO()
-  Image.new('1', (20_000, 10_000)).save(buffer, 'PNG')
-  image = Image.open(io.BytesIO(buffer.getvalue()))
-  transforms._check_size(image)
+  monkeypatch.delenv(image_files.MAX_PIXELS)
+  image_files.open_image(png((20_000, 10_000), '1'))
+
+
+def test_broken_metadata_of_a_png_costs_no_pixels():
+  info = PngInfo()
+  info.add_text('Comment', 'a cat')
+  whole = png((4, 4), pnginfo=info)
+  text = bytearray(whole)
+  text[whole.index(b'tEXt') + 6] ^= 1
+  assert transforms.decode(bytes(text)).size == (4, 4)
+  head = bytearray(whole)
+  head[whole.index(b'IHDR') + 7] ^= 1
+  with pytest.raises(transforms.BadExample):
+    transforms.decode(bytes(head))
 
 
 @pytest.mark.parametrize(
