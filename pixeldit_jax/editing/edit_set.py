@@ -10,10 +10,10 @@ Edit i depends on the weights, the options, the seed, its line and i alone.
 
 import csv
 import dataclasses
+import functools
 import io
 import logging
 import pathlib
-import shutil
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -22,7 +22,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from PIL import Image
 
-from pixeldit_jax import files, settings
+from pixeldit_jax import files, outputs, settings
 from pixeldit_jax.editing.editor import Conditions, Editor
 from pixeldit_jax.editing.masks import read_mask
 from pixeldit_jax.editing.pictures import read_pictures
@@ -126,9 +126,10 @@ class EditSet:
     )
     if jax.process_index():
       return
+    names = 'before', 'after', 'edits.json', 'edits.csv', 'edits.png'
+    outputs.check((self.out / name for name in names), self.out)
     if path.is_file() and overwrite:
-      for name in ('before', 'after'):
-        shutil.rmtree(self.out / name, ignore_errors=True)
+      outputs.remove([self.out / 'before', self.out / 'after'])
     elif path.is_file():
       settings.check_same(
         f'{path} describes edits of',
@@ -136,7 +137,7 @@ class EditSet:
         settings.flatten(asked),
         'Choose another folder, or --overwrite.',
       )
-    files.write_json(path, asked)
+    self._write(path, lambda made: files.write_json(made, asked))
 
   def write(
     self,
@@ -179,8 +180,9 @@ class EditSet:
         )
         if jax.process_index() == 0:
           for n, old, new in zip(numbers, before, after):
-            write_png(self.path('before', n), old)
-            write_png(self.path('after', n), new)
+            for kind, image in (('before', old), ('after', new)):
+              write = functools.partial(write_png, image=image)
+              self._write(self.path(kind, n), write)
       report(numbers[-1] + 1)
     rows: list[dict[str, Any]] = []
     if jax.process_index() == 0:
@@ -193,6 +195,12 @@ class EditSet:
     """The picture 'before' or 'after' the edit of a line."""
     stem = pathlib.Path(self.edits[number].image).stem
     return self.out / kind / f'{number:06d}_{stem}.png'
+
+  def _write(
+    self, path: pathlib.Path, write: Callable[[pathlib.Path], None]
+  ) -> None:
+    with outputs.replacing(path, self.out) as made:
+      write(made)
 
   def _mask(self, text: str, image: np.ndarray) -> Bool[np.ndarray, 'H W']:
     if not text:
@@ -226,14 +234,17 @@ class EditSet:
     writer = csv.DictWriter(text, list(rows[0]), lineterminator='\n')
     writer.writeheader()
     writer.writerows(rows)
-    files.write_text(self.out / 'edits.csv', text.getvalue())
+    self._write(
+      self.out / 'edits.csv',
+      lambda made: files.write_text(made, text.getvalue()),
+    )
     pictures, titles = [], []
     for number, edit in enumerate(self.edits[:SHOWN]):
       for kind, title in (('before', edit.source), ('after', edit.target)):
         pictures.append(np.asarray(Image.open(self.path(kind, number))))
         titles.append(title)
     sheet = contact_sheet.draw(pictures, titles, 8, cell=128, lines=2)
-    write_png(self.out / 'edits.png', sheet)
+    self._write(self.out / 'edits.png', lambda made: write_png(made, sheet))
     log.info('Wrote %s', self.out / 'edits.csv')
 
 

@@ -169,6 +169,9 @@ def test_a_set_has_a_table_and_is_continued(model, tmp_path, edits):
   changed = [dataclasses.replace(edits[0], target='9'), *edits[1:]]
   with pytest.raises(ValueError, match='describes edits of'):
     write(model, tmp_path / 'a', changed)
+  (tmp_path / 'a' / 'before' / 'mine.png').write_bytes(b'of the user')
+  with pytest.raises(ValueError, match='mine.png.*not written by this'):
+    write(model, tmp_path / 'a', edits)
 
 
 @pytest.mark.parametrize(
