@@ -66,6 +66,26 @@ def _torch(path: str | os.PathLike):
   return torch
 
 
+def _compare_checksums(path: str | os.PathLike) -> None:
+  """Reads every record once, as PyTorch does not compare the zip's checksums.
+
+  Raises:
+    UserError: a record is damaged; the first is named.
+  """
+  reason = 'its checksum differs from that of the zip'
+  try:
+    with zipfile.ZipFile(path) as archive:
+      bad = archive.testzip()
+  # Whatever damaged headers of members lead the reader to.
+  except Exception as error:
+    bad, reason = 'the zip', str(error)
+  if bad:
+    raise UserError(
+      f'{path} is damaged at {bad!a}: {reason}. Download it again, or save it '
+      'again if it was saved without checksums (set_crc32_options(False)).'
+    )
+
+
 def _load(path: str | os.PathLike) -> Any:
   """What is in a file; the tensors are mapped, not read."""
   torch = _torch(path)
@@ -157,6 +177,8 @@ def read_lightning(
   keys = (EMA_KEYS if ema else ()) + RAW_KEYS
   if second:
     keys = SECOND_EMA_KEYS
+  if zipfile.is_zipfile(path):
+    _compare_checksums(path)
   loaded = _load(path)
   tensors = _tensors(loaded, keys)
   if second and not any(key in loaded for key in keys):
