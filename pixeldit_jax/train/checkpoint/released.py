@@ -171,8 +171,8 @@ def to_workdir(
   files.remove_temporaries(str(target.parent), [target.name, _old(target).name])
   with files.temporary(target) as partial:
     step = folder_of(str(partial)) / '0'
-    for item, tensors in items.items():
-      write_stored(step / item, _checked(tensors))
+    for item, tensors in zip(items, _checked(*items.values())):
+      write_stored(step / item, tensors)
     integrity.write_manifest(step)
     workdir.write_config(str(partial), config)
     workdir.write_overview(str(partial), weights_of(abstract_model(model)))
@@ -227,17 +227,18 @@ def from_workdir(
   if which == 'both':
     raw.verified()  # refuses where there are none
 
-  def stored(ref):
-    return _checked(_released_tensors(ref, model).cast(dtype))
-
-  weights = stored(main)
+  refs = [main]
+  if target.suffix == '.ckpt':
+    refs.append(raw if which == 'both' else main)
+  weights, *other = _checked(
+    *(_released_tensors(ref, model).cast(dtype) for ref in refs)
+  )
   prefix = TEXT if model.text_width and target.suffix == '.pth' else ''
   prefix = COMFYUI + TEXT if form == 'comfyui' else prefix
   named = weights.renamed({prefix + name: name for name in weights})
   with outputs.replacing(target) as made:
-    if target.suffix == '.ckpt':
-      other = stored(raw if which == 'both' else main)
-      write_lightning(made, other, weights)
+    if other:
+      write_lightning(made, other[0], weights)
     elif target.suffix == '.pth':
       write_pth(made, named)
     else:
@@ -339,12 +340,13 @@ def _check_form(form: str, target: pathlib.Path, text: int) -> None:
     )
 
 
-def _checked(tensors: LazyTensors) -> LazyTensors:
+def _checked(*sets: LazyTensors) -> list[LazyTensors]:
   """The same, which log how far their reading is, and must be finite."""
-  for name, spec in tensors.specs.items():
+  specs = [item for tensors in sets for item in tensors.specs.items()]
+  for name, spec in specs:
     if not jnp.issubdtype(spec.dtype, jnp.floating):
       raise UserError(f'{name} is {spec.dtype}: weights are floats.')
-  size = sum(spec.nbytes for spec in tensors.specs.values())
+  size = sum(spec.nbytes for _, spec in specs)
   count, done = -(-size // 10**6), 0
   report = Progress('Wrote', count, unit='MB')
 
@@ -358,7 +360,7 @@ def _checked(tensors: LazyTensors) -> LazyTensors:
     report(count if done == size else done // 10**6)
     return array
 
-  return tensors.mapped(read)
+  return [tensors.mapped(read) for tensors in sets]
 
 
 def _replace(partial: epath.Path, target: epath.Path) -> None:
