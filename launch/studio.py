@@ -13,10 +13,14 @@ import pathlib
 
 from absl import flags
 
-from pixeldit_jax.cli import run_command
+from pixeldit_jax.cli import path_flag, run_command
 
-_WORKDIR = flags.DEFINE_string(
-  'workdir', None, 'Folder of the run.', required=True
+_WORKDIR = path_flag.define(
+  'workdir',
+  None,
+  'Folder of the run.',
+  required=True,
+  schemes=path_flag.BUCKETS,
 )
 _COMPARE = flags.DEFINE_multi_string(
   'compare', [], 'Folder of another run; repeat for more.'
@@ -29,9 +33,10 @@ _PORT = flags.DEFINE_integer('port', 7860, 'Of the page; 0 takes a free one.')
 
 def main():
   from pixeldit_jax.api import load
+  from pixeldit_jax.files import expand_user
   from pixeldit_jax.studio.server import make_server
 
-  folders = [_WORKDIR.value, *_COMPARE.value]
+  folders = [_WORKDIR.value, *map(expand_user, _COMPARE.value)]
   names = [pathlib.Path(folder).name for folder in folders]
   if len({*names}) < len(names):
     names = folders

@@ -8,6 +8,7 @@ from ml_collections import ConfigDict
 from pixeldit_jax import settings
 from pixeldit_jax.cli import config_flag, path_flag
 from pixeldit_jax.errors import UserError
+from pixeldit_jax.files import expand_user
 
 if TYPE_CHECKING:  # --help loads neither
   from pixeldit_jax.run_context import RunContext
@@ -22,11 +23,12 @@ CONFIG = config_flag.define(
 WORKDIR = path_flag.define(
   'workdir', None, 'Folder of the run.', schemes=path_flag.BUCKETS
 )
-SOURCE = flags.DEFINE_string(
+SOURCE = path_flag.define(
   'source',
   None,
   'Released weights, as pixeldit convert takes them: --workdir is made of '
   'them first, where there is none yet.',
+  schemes=path_flag.HUB,
 )
 LABELS = flags.DEFINE_string(
   'labels',
@@ -93,7 +95,7 @@ def read_run() -> 'tuple[RunContext, CheckpointRef]':
   if WORKDIR.value is None:
     raise UserError('--workdir is missing: the folder of the run.')
   context = RunContext.build(_read_config(WORKDIR.value))
-  adapters = tuple(map(_read_scale, ADAPTERS.value))
+  adapters = tuple(map(_read_scale, map(expand_user, ADAPTERS.value)))
   return context, CheckpointRef(
     WORKDIR.value,
     STEP.value,

@@ -159,6 +159,10 @@ def test_flags_expand_the_home_folder_and_name_schemes(monkeypatch):
     ('evaluate', '--reference=r --make_reference=s3://b/x.npz'),
     ('convert', '--workdir=w --out=gs://b/x.safetensors'),
     ('prepare_data', '--source=digits --out=gs://b/x'),
+    ('edit', '--workdir=w --images=i --out=gs://b/x'),
+    ('report', '--workdir=w --out=gs://b/x.html'),
+    ('convert', '--workdir=w --source=ftp://h/x.pth'),
+    ('encode_text', '--data=d --encoder=s3://b/bert'),
   ],
 )
 def test_commands_write_no_folder_named_after_a_scheme(tmp_path, command, flag):
