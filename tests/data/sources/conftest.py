@@ -1,6 +1,7 @@
 """Pictures to store, and a cache of indexes for each test."""
 
 import io
+import json
 import pickle
 
 import numpy as np
@@ -63,3 +64,31 @@ def read():
 def pixels():
   """f(example) -> its decoded pixels."""
   return lambda example: np.asarray(transforms.decode(example['image']))
+
+
+@pytest.fixture
+def check_resume():
+  """f(start, hosts): a resume on other hosts gives the batches of one host.
+
+  `start(host, hosts)` opens the batches of a host; after three of two hosts,
+  the state goes to so many.
+  """
+
+  def check(start, hosts):
+    unbroken = start(0, 1)
+    want = [next(unbroken) for _ in range(8)]
+    first = [start(host, 2) for host in range(2)]
+    got = [[next(part) for part in first] for _ in range(3)]
+    state = json.loads(json.dumps(first[0].get_state()))
+    second = [start(host, hosts) for host in range(hosts)]
+    for part in second:
+      part.set_state(state)
+    got += [[next(part) for part in second] for _ in range(5)]
+    for batch, parts in zip(want, got):
+      for key in ('id', 'label', 'image'):
+        joined = np.concatenate([part[key] for part in parts])
+        np.testing.assert_array_equal(batch[key], joined)
+    for iterator in (unbroken, *first, *second):
+      iterator.close()
+
+  return check
