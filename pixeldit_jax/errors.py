@@ -20,6 +20,11 @@ def escaped(text: str) -> str:
   )
 
 
+def one_line(error: object) -> str:
+  """The message of a library's error without its line ends."""
+  return ' '.join(str(error).split())
+
+
 class UserError(ValueError):
   """What was given cannot be used; the message names the fix."""
 
@@ -32,6 +37,10 @@ class MissingPackageError(UserError, ImportError):
   """An optional package is not installed; the message says how to get it."""
 
 
+class TooLargeError(UserError, OSError):
+  """It would take more memory than is allowed; the message says the limit."""
+
+
 class OutputError(UserError, OSError):
   """A result cannot be written: a full disk, or no permission."""
 
@@ -42,6 +51,8 @@ class DivergenceError(UserError, FloatingPointError):
 
 # Of a run that saved and can go on (EX_TEMPFAIL of sysexits.h).
 EXIT_STOPPED = 75
+# Of a process that ended as another one of the run was lost.
+EXIT_LOST = 76
 
 
 class Stopped(Exception):

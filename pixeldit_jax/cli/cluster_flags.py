@@ -28,6 +28,12 @@ COUNT = flags.DEFINE_integer(
 INDEX = flags.DEFINE_integer(
   'process_id', None, 'Which of them this one is, from 0.', lower_bound=0
 )
+PATIENCE = flags.DEFINE_integer(
+  'join_timeout',
+  300,
+  'Seconds in which all processes have to come.',
+  lower_bound=1,
+)
 
 
 @flags.multi_flags_validator(
@@ -59,7 +65,9 @@ def initialize():
   from pixeldit_jax import compile_cache
   from pixeldit_jax.train.run import multihost
 
-  found = multihost.initialize(ADDRESS.value, COUNT.value, INDEX.value)
+  found = multihost.initialize(
+    ADDRESS.value, COUNT.value, INDEX.value, PATIENCE.value
+  )
   compile_cache.enable()
   if not found:
     return

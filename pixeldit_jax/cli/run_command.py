@@ -2,20 +2,29 @@
 
 A `UserError` and a wrong flag are one line and exit code 1. A run that was
 stopped and can go on ends with exit code 75. Any other exception is a bug, here
-or in a user's own code, and shows its traceback.
+or in a user's own code, and shows its traceback. The other processes of a run
+are told of errors, and end too (`train.run.peers`).
 """
 
+import contextlib
+import errno
+import glob
+import importlib.util
+import os
 import pathlib
 import re
 import signal
 import sys
+import traceback
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TextIO
 
 from absl import app, flags
 
 from pixeldit_jax.errors import EXIT_STOPPED, Stopped, UserError, escaped
+from pixeldit_jax.train.run import peers
 
+_FULL = {errno.ENOSPC, errno.EDQUOT}  # of a disk
 _HELP = {'--help', '-help', '-h', '-?', '--helpshort'}
 _FULL_HELP = {'--helpfull', '-helpfull'}
 
@@ -28,6 +37,7 @@ def run(main: Callable[[], None]) -> None:
   """
   name = _command_name(main)
   _hide_launch_folder()
+  _pass_over_absent_tpu()
   if {*sys.argv} & (_HELP | _FULL_HELP):
     print(_help(main, name))
     return
@@ -35,12 +45,36 @@ def run(main: Callable[[], None]) -> None:
     if signal.getsignal(number) == signal.SIG_DFL:
       signal.signal(number, _on_terminate)
   try:
-    app.run(lambda argv: main(), flags_parser=_parse)
+    with contextlib.redirect_stdout(_Escaping(sys.stdout)):
+      app.run(lambda argv: main(), flags_parser=_parse)
   except UserError as error:
-    sys.exit(f'{name}: {escaped(str(error))}')
+    message = f'{name}: {escaped(str(error))}'
+    peers.failed(str(error), message)
+    sys.exit(message)
   except Stopped as stopped:
     print(f'{name}: {stopped}')
     sys.exit(EXIT_STOPPED)
+  except Exception as error:
+    if isinstance(error, OSError) and error.errno in _FULL:
+      place = error.filename or 'the disk'
+      message = f'{name}: {escaped(f"{place}: {error.strerror}")}; make room.'
+    else:
+      message = escaped(traceback.format_exc().rstrip('\n'))
+    peers.failed(f'{type(error).__name__}: {error}', message)
+    sys.exit(message)
+
+
+class _Escaping:
+  """What commands print: names of strangers do nothing to a terminal."""
+
+  def __init__(self, stream: TextIO):
+    self._stream = stream
+
+  def write(self, text: str) -> int:
+    return self._stream.write(escaped(text))
+
+  def __getattr__(self, name: str) -> Any:
+    return getattr(self._stream, name)
 
 
 def _on_terminate(number: int, frame: object) -> None:
@@ -68,6 +102,22 @@ def _hide_launch_folder() -> None:
   launch = pathlib.Path(__file__).resolve().parents[2] / 'launch'
   if sys.path and pathlib.Path(sys.path[0]).resolve() == launch:
     del sys.path[0]
+
+
+def _pass_over_absent_tpu() -> None:
+  """Keeps JAX from trying a TPU where libtpu is installed and no chip is there.
+
+  libtpu would print six alarming lines before each command.
+  """
+  plugins = ('jax_cuda12_plugin', 'jax_cuda13_plugin', 'jax_rocm60_plugin')
+  chips = [*glob.glob('/dev/accel*'), *glob.glob('/dev/vfio/*')]
+  if (
+    'JAX_PLATFORMS' not in os.environ
+    and importlib.util.find_spec('libtpu')
+    and not any(map(importlib.util.find_spec, plugins))
+    and not chips
+  ):
+    os.environ['JAX_PLATFORMS'] = 'cpu'
 
 
 def _help(main: Callable[[], None], name: str) -> str:

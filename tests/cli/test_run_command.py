@@ -6,6 +6,8 @@ import sys
 
 import pytest
 
+from pixeldit_jax.cli import run_command
+
 COMMAND = """
 from absl import flags
 from pixeldit_jax.cli import config_flag, run_command
@@ -44,6 +46,36 @@ def test_any_other_error_shows_its_traceback(tmp_path, body):
   done = run(tmp_path, body, '--count=3')
   assert done.returncode == 1 and 'Traceback' in done.stderr
   assert f'  {body}' in done.stderr
+
+
+def test_names_of_strangers_are_shown_escaped_wherever_they_are_printed(
+  tmp_path,
+):
+  name = "'a\\x1b[31m.png'"
+  for body in (f'print({name})', f'raise UserError({name})', f'open({name})'):
+    done = run(tmp_path, body, '--count=3')
+    said = done.stdout + done.stderr
+    assert '\x1b' not in said and r'a\x1b[31m.png' in said
+
+
+def test_a_full_disk_is_one_line(tmp_path):
+  body = "raise OSError(28, 'No space left on device', '/data/x')"
+  done = run(tmp_path, body, '--count=3')
+  assert done.returncode == 1
+  assert done.stderr == (
+    'count-images: /data/x: No space left on device; make room.\n'
+  )
+
+
+@pytest.mark.parametrize('chips', [[], ['/dev/accel0']])
+def test_a_tpu_that_is_not_there_is_not_tried(monkeypatch, chips):
+  monkeypatch.delenv('JAX_PLATFORMS')
+  monkeypatch.setattr(run_command.glob, 'glob', lambda pattern: chips)
+  monkeypatch.setattr(
+    run_command.importlib.util, 'find_spec', lambda name: name == 'libtpu'
+  )
+  run_command._pass_over_absent_tpu()
+  assert os.environ.get('JAX_PLATFORMS') == (None if chips else 'cpu')
 
 
 def test_a_stopped_run_ends_with_its_exit_code(tmp_path):

@@ -1,0 +1,144 @@
+"""Processes that watch each other: one is lost, the others end in words."""
+
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+
+from pixeldit_jax.errors import EXIT_LOST, UserError
+from pixeldit_jax.train.run import peers
+
+# A process of three that say when they know each other, and then work.
+PROCESS = """
+import os, sys, time
+from pixeldit_jax.cli import run_command
+from pixeldit_jax.errors import UserError
+from pixeldit_jax.train.run import peers
+peers.BEAT, peers.SILENT, peers._GRACE = 0.2, 3.0, 0.5
+port, index, work, before = int(sys.argv[1]), int(sys.argv[2]), *sys.argv[3:]
+exec(before)
+
+def main():
+  peers.join('127.0.0.1', port, 3, index, 60)
+  print('joined', flush=True)
+  exec(work)
+
+sys.argv[1:] = []
+run_command.run(main)
+"""
+WORK = 'time.sleep(60)'
+
+
+def free_port():
+  with socket.socket() as s:
+    s.bind(('', 0))
+    return s.getsockname()[1]
+
+
+@pytest.fixture
+def start():
+  """f(*work) -> a joined process for each; none is left."""
+  running = []
+
+  def join(*work, before=''):
+    port = str(free_port())
+    for index, what in enumerate(work):
+      given = [port, str(index), what, before]
+      command = [sys.executable, '-c', PROCESS, *given]
+      running.append(
+        subprocess.Popen(
+          command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+      )
+    for process in running:
+      assert process.stdout.readline() == 'joined\n', process.stderr.read()
+    return running
+
+  yield join
+  for process in running:
+    process.kill()
+    process.communicate()
+
+
+def ends_lost(process, words):
+  _, said = process.communicate(timeout=60)
+  assert process.returncode == EXIT_LOST, said
+  assert words in said and len(said.splitlines()) == 1
+
+
+@pytest.mark.parametrize('lost', [0, 2])
+def test_one_dies(start, lost):
+  processes = start(WORK, WORK, WORK)
+  processes.pop(lost).kill()
+  for process in processes:
+    ends_lost(process, f'process {lost} died.')
+
+
+@pytest.mark.parametrize('lost', [0, 1])
+def test_one_stands_still_for_long(start, lost):
+  processes = start(WORK, WORK, WORK)
+  stopped = processes.pop(lost)
+  stopped.send_signal(signal.SIGSTOP)
+  for process in processes:
+    ends_lost(process, f'process {lost} does not answer')
+  stopped.send_signal(signal.SIGCONT)
+  ends_lost(stopped, 'This process ends too')
+
+
+def test_one_stands_still_for_a_moment(start):
+  processes = start(*['time.sleep(4)'] * 3)
+  processes[1].send_signal(signal.SIGSTOP)
+  time.sleep(1)
+  processes[1].send_signal(signal.SIGCONT)
+  for process in processes:
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 0, said
+
+
+@pytest.mark.parametrize(
+  'error, shown',
+  [
+    ("UserError('no file x')", 'no file x'),
+    ("ValueError('two\\nlines')", 'ValueError: two'),
+  ],
+)
+def test_one_fails_before_the_others(start, error, shown):
+  *others, failing = start(WORK, WORK, f'raise {error}')
+  _, said = failing.communicate(timeout=60)
+  assert failing.returncode == 1 and shown in said
+  for process in others:
+    ends_lost(process, f'process 2 failed: {shown}')
+
+
+def test_an_abort_is_explained_where_process_0_is_gone(start):
+  """As JAX does it, when it notices before the watch; bugs abort as ever."""
+  first, lost, bug = start(
+    'time.sleep(2); os._exit(9)',
+    'time.sleep(4); os.abort()',
+    'os.abort()',
+    before='peers._Watch._run = lambda self: None',
+  )
+  bug.wait(timeout=60)
+  assert bug.returncode == -signal.SIGABRT
+  ends_lost(lost, 'process 0 died.')
+  assert first.wait(timeout=60) == 9
+
+
+def test_those_that_end_first_are_not_lost(start):
+  for process in start('time.sleep(1)', 'pass', 'time.sleep(2)'):
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 0, said
+
+
+def test_who_is_missing_is_said(monkeypatch, capsys):
+  monkeypatch.setattr(peers, '_SAID', 0.5)
+  port = free_port()
+  with pytest.raises(UserError, match=r'2 of 3 processes \(1, 2\) did not'):
+    peers.join('127.0.0.1', port, 3, 0, patience=2)
+  said = f'waiting for 2 of 3 processes (1, 2) at 127.0.0.1:{port}'
+  assert said in capsys.readouterr().out
+  with pytest.raises(UserError, match='process 0 did not come'):
+    peers.join('127.0.0.1', port, 3, 1, patience=1)
