@@ -19,13 +19,7 @@ from absl import flags
 from pixeldit_jax.cli import path_flag, run_command
 from pixeldit_jax.errors import UserError
 
-_WORKDIR = path_flag.define(
-  'workdir',
-  None,
-  'Folder of the run.',
-  required=True,
-  schemes=path_flag.BUCKETS,
-)
+_WORKDIR = path_flag.define_workdir()
 _VERIFY = flags.DEFINE_bool(
   'verify', False, 'Read every byte; else the sizes of files are compared.'
 )

@@ -28,9 +28,7 @@ _SOURCE = path_flag.define(
   'File, or hf://organisation/repository/file.',
   schemes=path_flag.HUB,
 )
-_WORKDIR = path_flag.define(
-  'workdir', None, 'Folder of a run.', required=True, schemes=path_flag.BUCKETS
-)
+_WORKDIR = path_flag.define_workdir()
 _OUT = path_flag.define('out', None, 'File to write.')
 _WEIGHTS = flags.DEFINE_enum(
   'weights',
@@ -136,6 +134,10 @@ def _into_workdir(source: str):
     which=which,
     text=_read_text(config),
     overwrite=_OVERWRITE.value,
+  )
+  print(
+    f'Next:\n  pixeldit sample --workdir={_WORKDIR.value} '
+    f'--out={_WORKDIR.value}/samples'
   )
 
 

@@ -95,6 +95,7 @@ def main():
   _check_flags()
   if result := _measure(first=jax.process_index() == 0):
     print(result_table(result))
+    print(f'All of it: {_OUT.value}/result.json')
     if _NEAREST.value:
       _draw_nearest()
   multihost_utils.sync_global_devices('measured')

@@ -110,7 +110,11 @@ def main():
       sys.exit('prepare-data: stopped; the same command goes on from here')
   print(prepare.summary(manifest))
   seconds = time.perf_counter() - begin
-  print(f'{seconds:.1f} s; look at {_OUT.value}/contact_sheet.png')
+  print(
+    f'{seconds:.1f} s; look at {_OUT.value}/contact_sheet.png. Next:\n'
+    '  pixeldit train --config=... --workdir=... '
+    f'--config.data.source=shards:{_OUT.value}'
+  )
 
 
 def _make_store(settings, teacher):

@@ -11,13 +11,7 @@ import os
 
 from pixeldit_jax.cli import path_flag, run_command
 
-_WORKDIR = path_flag.define(
-  'workdir',
-  None,
-  'Folder of the run.',
-  required=True,
-  schemes=path_flag.BUCKETS,
-)
+_WORKDIR = path_flag.define_workdir()
 _OUT = path_flag.define('out', None, 'File; report.html of the run.')
 
 

@@ -15,13 +15,7 @@ from absl import flags
 
 from pixeldit_jax.cli import path_flag, run_command
 
-_WORKDIR = path_flag.define(
-  'workdir',
-  None,
-  'Folder of the run.',
-  required=True,
-  schemes=path_flag.BUCKETS,
-)
+_WORKDIR = path_flag.define_workdir()
 _COMPARE = flags.DEFINE_multi_string(
   'compare', [], 'Folder of another run; repeat for more.'
 )

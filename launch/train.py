@@ -15,12 +15,8 @@ _CONFIG = config_flag.define(
   'What to train: a name (imagenet256:size=XL), a file or an earlier run; '
   '--config.key=value changes one value.'
 )
-_WORKDIR = path_flag.define(
-  'workdir',
-  None,
-  'Folder of checkpoints and logs; made if absent.',
-  required=True,
-  schemes=path_flag.BUCKETS,
+_WORKDIR = path_flag.define_workdir(
+  'Folder of checkpoints and logs; made if absent.'
 )
 _ALLOW_CHANGE = flags.DEFINE_list(
   'allow_change',

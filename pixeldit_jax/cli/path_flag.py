@@ -46,6 +46,13 @@ def define(
   )
 
 
+def define_workdir(
+  description: str = 'Folder of the run.',
+) -> flags.FlagHolder[str]:
+  """Defines --workdir, which must be given."""
+  return define('workdir', None, description, required=True, schemes=BUCKETS)
+
+
 class _PathParser(flags.ArgumentParser):
   def __init__(self, name: str, schemes: Collection[str], kinds: bool):
     super().__init__()
