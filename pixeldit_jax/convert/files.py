@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from pixeldit_jax import files
 from pixeldit_jax.convert.lazy import LazyTensors
 from pixeldit_jax.convert.lightning import EMA, RAW, read_lightning
 from pixeldit_jax.convert.safetensors import read_safetensors
@@ -16,13 +17,18 @@ from pixeldit_jax.errors import (
   UserError,
 )
 
-# What torch.compile and data-parallel wrappers add inside a name.
-WRAPPERS = re.compile(r'(?<![^.])(_orig_mod|module)\.')
+# What torch.compile, data-parallel and checkpointing wrappers add in a name.
+WRAPPERS = re.compile(
+  r'(?<![^.])'
+  r'(_orig_mod|module|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.'
+)
+INDEX = '.safetensors.index.json'  # of weights in several files
 # Tensors that are not of the network, with a prefix or without.
 OTHER_TENSORS = ('diffusion_trainer.', '_repa_projector.')
 TEXT = 'core.'  # what the names of the text-to-image release begin with
-COMFYUI = 'model.diffusion_model.'  # what ComfyUI puts before a release's names
-NET = 'net.'  # and those of JiT's
+# What ComfyUI puts before a release's names, the first part not always.
+COMFYUI = 'model.diffusion_model.'
+DIFFUSION = COMFYUI.removeprefix('model.')
 
 
 def read_weights(
@@ -47,14 +53,47 @@ def read_weights(
     ImportError: PyTorch's files need PyTorch, the hub huggingface_hub.
     UserError: the file is damaged, or has not the set that was asked for.
   """
-  path = fetch(path)
-  if path.suffix == '.safetensors':
+  given, path = os.fspath(path), fetch(path)
+  if path.suffix == '.safetensors' or path.name.endswith(INDEX):
     if second:
       raise UserError(f'{path}: a .safetensors has one average, ask for ema.')
-    tensors = read_safetensors(path)
+    tensors = (
+      read_safetensors(path)
+      if path.suffix == '.safetensors'
+      else _read_several(given, path)
+    )
   else:
     tensors = read_lightning(path, ema, second)
   return tensors.renamed(_inner_names(tensors, ema, path))
+
+
+def _read_several(given: str, index: pathlib.Path) -> LazyTensors:
+  """The tensors of all files that an index names, which lie next to it.
+
+  Raises:
+    UserError: the index is damaged, or a file has not what it says.
+  """
+  file_of = files.read_json(index, form={'weight_map': dict})['weight_map']
+  files.check_inside(file_of.values(), index)
+  folder = given.rpartition('/')[0] or '.'
+  parts = {
+    name: read_safetensors(fetch(f'{folder}/{name}'))
+    for name in sorted(set(file_of.values()))
+  }
+  missing = [name for name, file in file_of.items() if name not in parts[file]]
+  if missing:
+    raise UserError(
+      f'{index}: {len(missing)} tensors are not in the files that it names, as '
+      f'{missing[0]!a} in {file_of[missing[0]]!a}. Download all of them again.'
+    )
+  specs = {name: parts[file].specs[name] for name, file in file_of.items()}
+  return LazyTensors(specs, lambda name: parts[file_of[name]][name])
+
+
+def _common_prefix(names: list[str]) -> str:
+  """What a training program put before all names, as JiT's 'net.'."""
+  start = os.path.commonprefix(names)
+  return start[: start.rfind('.') + 1] if len(names) > 1 else ''
 
 
 def fetch(path: str | os.PathLike) -> pathlib.Path:
@@ -103,6 +142,7 @@ def _inner_names(
   plain: dict[str, str] = {}
   for name in names:
     inner = WRAPPERS.sub('', name).removeprefix(COMFYUI)
+    inner = inner.removeprefix(DIFFUSION)
     if inner in plain:
       raise UserError(
         f'{path} has both {plain[inner]} and {name}, which are one tensor '
@@ -119,8 +159,8 @@ def _inner_names(
       )
   elif any(name.startswith(TEXT) for name in plain):
     prefix = TEXT
-  elif all(name.startswith(NET) for name in plain):
-    prefix = NET
+  else:
+    prefix = _common_prefix(list(plain))
   return {
     inner.removeprefix(prefix): name
     for inner, name in plain.items()

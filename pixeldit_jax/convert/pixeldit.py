@@ -137,7 +137,12 @@ def _check(config: ModelConfig) -> None:
   """Raises UserError for a network that the release cannot express."""
   time = 'noise' if config.text_width else 'unit'
   if config.time != time:
-    raise UserError(f'model.time={config.time!r}: the release has {time!r}.')
+    raise UserError(
+      f'model.time={config.time!r}: the code of the release counts time as '
+      f'{time!r} and cannot run these weights. Here the workdir itself can be '
+      'copied, sampled and trained on (--config.init_from); a run that is to '
+      f'be released needs --config.model.time={time} from the start.'
+    )
   if not config.pixel_depth:
     raise UserError('model.pixel_depth=0: the release has no single level.')
 

@@ -1,5 +1,6 @@
 """Files of the released forms, made from the golden weights."""
 
+import json
 import os
 import pathlib
 import zipfile
@@ -13,6 +14,7 @@ from pixeldit_jax.convert.lazy import compare
 from pixeldit_jax.convert.lightning import write_lightning
 from pixeldit_jax.convert.official import from_official, to_official
 from pixeldit_jax.convert.safetensors import write_safetensors
+from pixeldit_jax.errors import UserError
 
 torch = pytest.importorskip('torch')
 
@@ -273,3 +275,41 @@ def test_compare_lists_all_that_does_not_fit(tmp_path):
     '  extra: more (8,)',
     '  other shape: final_layer.linear.bias is (4,), expected (3,)',
   ]
+
+
+@pytest.mark.parametrize(
+  'rename',
+  [
+    'model.diffusion_model.{}',
+    'diffusion_model.{}',
+    '_fsdp_wrapped_module.{}',
+    'model.backbone.{}',
+  ],
+)
+def test_names_of_wrappers_are_left_out(tmp_path, rename, same_bits):
+  weights = golden()
+  named = {
+    rename.format(name.replace('.0.', '.0._checkpoint_wrapped_module.')): array
+    for name, array in weights.items()
+  }
+  write_safetensors(tmp_path / 'a.safetensors', named)
+  same_bits(read_weights(tmp_path / 'a.safetensors'), weights)
+
+
+def test_weights_in_several_files_are_read_by_their_index(tmp_path, same_bits):
+  weights = golden()
+  parts = [dict(list(weights.items())[k::2]) for k in range(2)]
+  file_of = {}
+  for k, part in enumerate(parts):
+    name = f'model-0000{k + 1}-of-00002.safetensors'
+    write_safetensors(tmp_path / name, part)
+    file_of |= dict.fromkeys(part, name)
+  index = tmp_path / 'model.safetensors.index.json'
+  index.write_text(json.dumps({'metadata': {}, 'weight_map': file_of}))
+  same_bits(read_weights(index), weights)
+  index.write_text(json.dumps({'weight_map': file_of | {'more': name}}))
+  with pytest.raises(UserError, match=r"1 tensors are not in .*'more'"):
+    read_weights(index)
+  index.write_text(json.dumps({'weight_map': {'a': '../b.safetensors'}}))
+  with pytest.raises(UserError, match='no file next to it'):
+    read_weights(index)
