@@ -19,7 +19,7 @@ def get_config(arg: str | None = None):
   config = _t2i_base.get_config()
   config.steps = 400_000
   config.data.source = 'shards:/data/t2i512'
-  config.repa.update(weight=0.5, teacher='facebook/dinov2-base')
+  config.repa.update(weight=0.5, block=6, teacher='facebook/dinov2-base')
   if options.debug:
     defaults.make_debug(config)
   return config

@@ -67,6 +67,15 @@ def stage(name: str, size: int, source: str, changes):
   return config
 
 
+def test_rates_rise_as_those_of_the_release():
+  """CAME's first steps are large, and the teacher looks after block 6."""
+  for name in ('t2i_512_stage1', 't2i_512_stage2', 't2i_1024_stage3'):
+    module = importlib.import_module(f'pixeldit_jax.configs.{name}')
+    assert module.get_config().optimizer.warmup_steps == 2000
+    if name == 't2i_512_stage1':
+      assert module.get_config().repa.block == 6
+
+
 @pytest.mark.slow
 def test_each_stage_starts_from_the_ema_of_the_one_before(data, tmp_path):
   run = [str(tmp_path / str(number)) for number in range(4)]
