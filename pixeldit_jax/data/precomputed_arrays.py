@@ -28,6 +28,12 @@ from pixeldit_jax.errors import UserError
 
 FORMAT = 'pixeldit_jax side arrays 1'  # their former name
 IMAGES = 'manifest.json'  # the manifest of the images, in the same folder
+# What stores the arrays of a name.
+_COMMANDS = {
+  'text': 'pixeldit encode-text --data=',
+  'text_mask': 'pixeldit encode-text --data=',
+  'features': 'pixeldit prepare-data --features=TEACHER --out=',
+}
 
 
 def pack(array: np.ndarray) -> bytes:
@@ -53,8 +59,8 @@ def read_manifest(path: str, name: str) -> dict[str, Any]:
   return files.read_manifest(
     os.path.join(path, f'{name}.json'),
     FORMAT,
-    f'{name!r} is not stored next to these images, or not to the end; run the '
-    'command that stores it (again)',
+    f'{name!r} is not stored next to these images, or not to the end; run '
+    f'{_COMMANDS.get(name, "what stored it in ")}{path} (again)',
   )
 
 

@@ -152,7 +152,10 @@ def test_an_interrupted_run_goes_on_to_the_same_bytes(images):
 
   with pytest.raises(KeyboardInterrupt):
     write(images, 'features', fails, meta=META, load=load, batch_size=4)
-  with pytest.raises(FileNotFoundError, match="'features' is not stored"):
+  with pytest.raises(
+    FileNotFoundError,
+    match=r"'features' is not stored.*prepare-data --features=",
+  ):
     open_source.open_source(f'shards:{images}', arrays=['features'])
   assert len(content(images)) == 1  # the first shard
   # What a run that was killed would leave.
