@@ -15,13 +15,15 @@ import pathlib
 import re
 import uuid
 import zlib
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from etils import epath
 
-from pixeldit_jax.errors import MissingFileError, UserError
+from pixeldit_jax.errors import MissingFileError, TooLargeError, UserError
 
+MAX_BYTES = 'PIXELDIT_MAX_BYTES'  # of what is read at once, to allow more
+DEFAULT_MAX_BYTES = 4 * 2**30
 TEMPORARY = '.tmp-'  # how the names of half-written files begin
 Entry = dict[str, Any]  # of one file in a manifest
 _BLOCK = 1 << 22  # bytes that are read at once
@@ -62,6 +64,32 @@ def cache_folder(kind: str = '') -> pathlib.Path:
   """Returns where things of a kind that can be made again are kept."""
   base = os.environ.get('XDG_CACHE_HOME') or '~/.cache'
   return pathlib.Path(os.path.expanduser(base), 'pixeldit_jax', kind)
+
+
+def check_size(size: int, what: object) -> None:
+  """Raises TooLargeError before memory is taken for what a file says it holds.
+
+  Args:
+    size: bytes that it would take at once.
+    what: names it.
+  """
+  limit = int(os.environ.get(MAX_BYTES, DEFAULT_MAX_BYTES))
+  if size > limit:
+    raise TooLargeError(
+      f'{what} would take {size:,} bytes at once, more than the {limit:,} that '
+      f'are read so; the environment variable {MAX_BYTES} allows more.'
+    )
+
+
+def read_limited(path: str | os.PathLike) -> bytes:
+  """Reads a file of a user, unless it is too large for memory.
+
+  Raises:
+    OSError: it cannot be read, or is too large.
+  """
+  with open(path, 'rb') as file:
+    check_size(os.fstat(file.fileno()).st_size, path)
+    return file.read()
 
 
 def expand_user(text: str) -> str:
@@ -180,6 +208,16 @@ def is_inside(name: str) -> bool:
   return bool(name) and '..' not in parts and not os.path.isabs(name)
 
 
+def check_inside(names: Iterable[object], path: str | os.PathLike) -> None:
+  """Raises UserError unless the names in a file stay in the folder of it."""
+  outside = [n for n in names if not (isinstance(n, str) and is_inside(n))]
+  if outside:
+    raise UserError(
+      f'{path} is damaged: {outside[0]!a} is no file next to it, and nothing '
+      'else is read. Bring back a copy, or correct it by hand.'
+    )
+
+
 def read_manifest(
   path: str | os.PathLike, form: str, missing: str
 ) -> dict[str, Any]:
@@ -203,10 +241,8 @@ def read_manifest(
       f'{manifest.get("format")!r}'
     )
   lists = [v for v in manifest.values() if isinstance(v, list)]
-  for entry in (e for listed in lists for e in listed if isinstance(e, dict)):
-    name = entry.get('file', '-')
-    if not isinstance(name, str) or not is_inside(name):
-      raise UserError(f'{path} is damaged: {name!a} is no file next to it.')
+  entries = [e for listed in lists for e in listed if isinstance(e, dict)]
+  check_inside((e.get('file', '-') for e in entries), path)
   return manifest
 
 

@@ -20,7 +20,7 @@ from pixeldit_jax.convert.lazy import (
   Spec,
   specs_of,
 )
-from pixeldit_jax.errors import MissingPackageError, UserError
+from pixeldit_jax.errors import MissingPackageError, UserError, one_line
 from pixeldit_jax.files import replacing
 
 # Keys of the weights in a checkpoint, which has optimizers and more.
@@ -75,10 +75,14 @@ def _compare_checksums(path: str | os.PathLike) -> None:
   reason = 'its checksum differs from that of the zip'
   try:
     with zipfile.ZipFile(path) as archive:
-      bad = archive.testzip()
+      packed = [m for m in archive.infolist() if m.compress_type]
+      bad = packed[0].filename if packed else archive.testzip()
+      reason = (
+        'it is compressed, as PyTorch never writes it' if packed else reason
+      )
   # Whatever damaged headers of members lead the reader to.
   except Exception as error:
-    bad, reason = 'the zip', str(error)
+    bad, reason = 'the zip', one_line(error)
   if bad:
     raise UserError(
       f'{path} is damaged at {bad!a}: {reason}. Download it again, or save it '
@@ -90,10 +94,10 @@ def _load(path: str | os.PathLike) -> Any:
   """What is in a file; the tensors are mapped, not read."""
   torch = _torch(path)
   mapped = zipfile.is_zipfile(path)  # not so before PyTorch 1.6
-  unknown = []
-  if mapped:
-    unknown = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+  unknown: list[str] = []
   try:
+    if mapped:
+      unknown = torch.serialization.get_unsafe_globals_in_checkpoint(path)
     with torch.serialization.safe_globals([(_Inert, n) for n in unknown]):
       return torch.load(
         path, map_location='cpu', weights_only=True, mmap=mapped
@@ -105,9 +109,13 @@ def _load(path: str | os.PathLike) -> Any:
       'state_dict alone.'
     ) from error
   # Other bytes are taken for a pickle, whose reader then stumbles anywhere.
-  except (RuntimeError, EOFError, LookupError, ValueError) as error:
+  except (
+    *(RuntimeError, EOFError, LookupError, ValueError, TypeError, OSError),
+    *(AttributeError, AssertionError, struct.error),
+  ) as error:
     raise UserError(
-      f'{path} is no PyTorch file, or is cut off ({error}). Download it again.'
+      f'{path} is no PyTorch file, or is cut off ({one_line(error)}). Download '
+      'it again.'
     ) from error
 
 

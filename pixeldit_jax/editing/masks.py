@@ -1,12 +1,12 @@
 """Which part of a picture may change: from a file, a box or a colour."""
 
 import os
-import pathlib
 import re
 
 import numpy as np
 from PIL import Image
 
+from pixeldit_jax import files
 from pixeldit_jax.errors import MissingFileError, UserError
 from pixeldit_jax.images.image_files import open_image
 from pixeldit_jax.typing import Bool, UInt8
@@ -98,7 +98,7 @@ def _file(text: str, H: int, W: int) -> Bool[np.ndarray, 'H W']:
   if not os.path.isfile(text):
     raise MissingFileError(f'mask {text!r} is no file: give {_FORMS}.')
   try:
-    grey = open_image(pathlib.Path(text).read_bytes()).convert('L')
+    grey = open_image(files.read_limited(text)).convert('L')
     grey = grey.resize((W, H), Image.Resampling.NEAREST)
   except (OSError, SyntaxError, ValueError) as error:
     raise UserError(f'mask {text} is no image ({error}).') from error

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from pixeldit_jax import files
 from pixeldit_jax.data.transforms import BadExample, crop, decode
 from pixeldit_jax.errors import MissingFileError, UserError
 from pixeldit_jax.images.image_files import is_image, walk
@@ -65,7 +66,7 @@ def _read(one: Any, size: tuple[int, int]) -> UInt8[np.ndarray, 'H W 3']:
       path = pathlib.Path(one)
       if not path.is_file():
         raise MissingFileError(f'picture {path} is no file.')
-      return crop(decode(path.read_bytes()), *size)
+      return crop(decode(files.read_limited(path)), *size)
     if isinstance(one, Image.Image):
       one = np.asarray(one.convert('RGB'))
     one = np.asarray(one)

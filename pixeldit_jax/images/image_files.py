@@ -14,7 +14,7 @@ from collections.abc import Iterator
 
 from PIL import Image, UnidentifiedImageError
 
-from pixeldit_jax.errors import UserError
+from pixeldit_jax.errors import TooLargeError
 
 MAX_PIXELS = 'PIXELDIT_MAX_PIXELS'  # of an image that is decoded, to allow more
 DEFAULT_MAX_PIXELS = 512 * 2**20  # 1.5 GiB as RGB
@@ -114,7 +114,7 @@ def open_image(data: bytes) -> Image.Image:
 
   Raises:
     UnidentifiedImageError: no format that Pillow knows.
-    UserError: it has more pixels than are decoded.
+    TooLargeError: it has more pixels than are decoded.
     OSError, SyntaxError, ...: whatever a broken file leads the reader to.
   """
   with warnings.catch_warnings():
@@ -127,7 +127,7 @@ def open_image(data: bytes) -> Image.Image:
       image = Image.open(io.BytesIO(_without_broken_metadata(data)))
   limit = int(os.environ.get(MAX_PIXELS, DEFAULT_MAX_PIXELS))
   if image.width * image.height > limit:
-    raise UserError(
+    raise TooLargeError(
       f'{image.width} x {image.height} pixels, more than the {limit:,} that '
       f'are decoded; the environment variable {MAX_PIXELS} allows more'
     )

@@ -16,7 +16,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from pixeldit_jax.errors import MissingFileError, UserError
+from pixeldit_jax import files
+from pixeldit_jax.errors import MissingFileError, UserError, one_line
 from pixeldit_jax.images.image_files import is_image, open_image, walk
 from pixeldit_jax.typing import Int, UInt8
 
@@ -73,6 +74,7 @@ class NpzImages:
       size = archive.getinfo('arr_0.npy').file_size - self._start
     if size != np.prod(shape, dtype=np.int64):
       raise UserError(f'{self.path} is damaged: arr_0 is not of its {shape}.')
+    files.check_size(size // self.count, f'an image of {self.path}')
 
   def _open(self):
     try:
@@ -125,9 +127,12 @@ class NpzImages:
     Raises:
       ValueError: not one number for each image.
     """
-    with np.load(self.path) as arrays:
-      if 'arr_1' not in arrays:
+    with zipfile.ZipFile(self.path) as archive:
+      if 'arr_1.npy' not in archive.namelist():
         return None
+      size = archive.getinfo('arr_1.npy').file_size
+    files.check_size(size, f'arr_1 of {self.path}')
+    with _refuse_damage(self.path), np.load(self.path) as arrays:
       labels = arrays['arr_1']
     if labels.shape != (self.count,) or labels.dtype.kind not in 'iu':
       raise UserError(
@@ -147,8 +152,14 @@ def _refuse_damage(path):
   """The zip's own checks: lengths, compression, CRC at the end."""
   try:
     yield
-  except (zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
-    raise UserError(f'{path} is damaged: {error}.') from error
+  except UserError:
+    raise
+  # A damaged shape asks for more memory than there is.
+  except (
+    *(zipfile.BadZipFile, zlib.error, EOFError, OSError),
+    *(ValueError, KeyError, MemoryError),
+  ) as error:
+    raise UserError(f'{path} is damaged: {one_line(error)}.') from error
 
 
 class FolderImages:
@@ -167,8 +178,8 @@ class FolderImages:
     self.path = pathlib.Path(path)
     names = sorted(
       f'{inside}/{name}' if inside else name
-      for inside, files in walk(self.path)
-      for name in files
+      for inside, there in walk(self.path)
+      for name in there
     )
     unfinished = [n for n in names if n.endswith(_UNFINISHED)]
     if unfinished:
@@ -184,7 +195,7 @@ class FolderImages:
 
   def _decode(self, name: str) -> UInt8[np.ndarray, 'H W 3']:
     try:
-      image = open_image((self.path / name).read_bytes())
+      image = open_image(files.read_limited(self.path / name))
       return np.asarray(_opaque(image).convert('RGB'))
     except (OSError, SyntaxError, ValueError) as error:
       raise UserError(f'{self.path / name} is no image: {error}.') from error

@@ -17,7 +17,7 @@ from pixeldit_jax.data.sources import arrow_tables, columns, data_files, indexed
 from pixeldit_jax.data.sources.byte_index import MISSING, PLAIN, Part
 from pixeldit_jax.data.sources.columns import Columns
 from pixeldit_jax.data.sources.index_builder import open_index
-from pixeldit_jax.errors import MissingFileError, UserError
+from pixeldit_jax.errors import MissingFileError, UserError, one_line
 
 SUFFIXES = ('.arrow',)
 STATE, SPLITS = 'state.json', 'dataset_dict.json'
@@ -68,7 +68,9 @@ def find_files(path: str, split: str | None) -> list[str]:
     return data_files.find(path, SUFFIXES, split)
   listed = whole_files.read_json(state).get('_data_files') or []
   try:
-    paths = [os.path.join(path, entry['filename']) for entry in listed]
+    names = [entry['filename'] for entry in listed]
+    whole_files.check_inside(names, state)
+    paths = [os.path.join(path, name) for name in names]
   except (TypeError, KeyError) as error:
     raise UserError(
       f"{state} is damaged: '_data_files' lacks {error}"
@@ -95,7 +97,7 @@ def _open(
     stream = pa.ipc.open_stream(mapped)
   except (pa.ArrowInvalid, OSError) as error:
     raise UserError(
-      f'{path} is no Arrow stream, or is cut short: {error}'
+      f'{path} is no Arrow stream, or is cut short: {one_line(error)}'
     ) from error
   if mapped[-len(_END) :].to_pybytes() != _END:
     raise UserError(f'{path} is cut short: the end of the stream is missing')
@@ -116,8 +118,12 @@ def scan(path: str, chosen: Columns) -> Part:
       first = column[0].as_py() if len(column) else None
       if isinstance(first, dict):
         given = given or first.get('path')
-  except (pa.ArrowInvalid, OSError) as error:
-    raise UserError(f'{path} is cut short or damaged: {error}') from error
+  except UserError:
+    raise
+  except (pa.ArrowException, OSError, ValueError) as error:
+    raise UserError(
+      f'{path} is cut short or damaged: {one_line(error)}'
+    ) from error
   storage, offset, size = np.concatenate(found).T
   if given and not storage.any():
     raise UserError(arrow_tables.only_paths(path, given))

@@ -43,8 +43,7 @@ class CocoSource(indexed.IndexedSource):
 
   def _image(self, index: int, path: str) -> bytes:
     name = os.path.join(self.settings['images'], self._index.name_of(index))
-    with open(name, 'rb') as file:
-      data = file.read()
+    data = whole_files.read_limited(name)
     if not data:
       raise BadExample('the file is empty')
     return data
@@ -138,4 +137,5 @@ def _read(
   if not captions:
     raise UserError(f'{path} lists no picture')
   names = sorted(captions)
+  whole_files.check_inside(names, path)
   return names, [captions[name] for name in names]

@@ -11,7 +11,12 @@ import os
 import re
 from collections.abc import Sequence
 
-from pixeldit_jax.errors import MissingFileError, MissingPackageError, UserError
+from pixeldit_jax.errors import (
+  MissingFileError,
+  MissingPackageError,
+  UserError,
+  one_line,
+)
 from pixeldit_jax.images import image_files
 
 log = logging.getLogger(__name__)
@@ -205,7 +210,7 @@ def _find_on_hub(
     raise
   except OSError as error:  # what the hub raises for absence and no network
     raise MissingFileError(
-      f'{path} could not be fetched ({" ".join(str(error).split())}). Download '
+      f'{path} could not be fetched ({one_line(error)}). Download '
       'it where there is a network and give its path'
     ) from error
 

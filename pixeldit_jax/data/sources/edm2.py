@@ -18,14 +18,22 @@ from typing import Any
 
 import numpy as np
 
+from pixeldit_jax import files
 from pixeldit_jax.data.source import Example, Source
 from pixeldit_jax.data.transforms import BadExample
-from pixeldit_jax.errors import MissingFileError, MissingPackageError, UserError
+from pixeldit_jax.errors import (
+  MissingFileError,
+  MissingPackageError,
+  UserError,
+  one_line,
+)
 from pixeldit_jax.images.image_files import is_image, walk
 
 log = logging.getLogger(__name__)
 
 _INDEX = 'dataset.json'
+# What h5py raises for damaged files.
+_H5_DAMAGE = (OSError, RuntimeError, ValueError, TypeError)
 
 
 class Edm2Source(Source):
@@ -152,13 +160,12 @@ class _Folder:
   def names(self) -> list[str]:
     return [
       f'{inside}/{name}' if inside else name
-      for inside, files in walk(self._path)
-      for name in files
+      for inside, there in walk(self._path)
+      for name in there
     ]
 
   def read(self, name: str) -> bytes:
-    with open(os.path.join(self._path, name), 'rb') as file:
-      return file.read()
+    return files.read_limited(os.path.join(self._path, name))
 
 
 class _Zip:
@@ -181,16 +188,17 @@ class _Zip:
           f'{path}: {member.filename!r} is compressed by another method than '
           'deflate; write the zip again, stored'
         )
+      files.check_size(member.file_size, f'{path}: {member.filename!r}')
     top = _top_folder([m.filename for m in members])
     for member in members:
       member.filename = member.filename.removeprefix(top)
     members.sort(key=lambda member: member.filename.encode())
     self._names = np.array([m.filename.encode() for m in members], 'S')
     rows = [
-      (m.header_offset, m.compress_size, m.compress_type, m.CRC)
+      (m.header_offset, m.compress_size, m.compress_type, m.CRC, m.file_size)
       for m in members
     ]
-    self._table = np.array(rows, np.int64).reshape(-1, 4)
+    self._table = np.array(rows, np.int64).reshape(-1, 5)
     twice = np.flatnonzero(self._names[1:] == self._names[:-1])
     if len(twice):
       raise UserError(
@@ -205,7 +213,7 @@ class _Zip:
     row = int(np.searchsorted(self._names, name.encode()))
     if row == len(self._names) or self._names[row] != name.encode():
       raise MissingFileError(f'{self._path} has no member {name!r}')
-    offset, size, method, crc = self._table[row].tolist()
+    offset, size, method, crc, whole = self._table[row].tolist()
     with open(self._path, 'rb') as file:
       file.seek(offset)
       # The local header repeats the name, with an extra field of its own.
@@ -213,9 +221,9 @@ class _Zip:
       file.seek(sum(lengths), os.SEEK_CUR)
       data = file.read(size)
     try:
-      data = (
-        data if method == zipfile.ZIP_STORED else zlib.decompress(data, -15)
-      )
+      if method != zipfile.ZIP_STORED:
+        # What is longer than it says has another checksum.
+        data = zlib.decompressobj(-15).decompress(data, max(1, whole))
     except zlib.error as error:
       raise BadExample(f'{name}: {error}') from error
     if zlib.crc32(data) != crc:
@@ -267,11 +275,14 @@ class _H5:
     import h5py
 
     names = []
-    self._file.visititems(
-      lambda name, item: (
-        names.append(name) if isinstance(item, h5py.Dataset) else None
+    try:
+      self._file.visititems(
+        lambda name, item: (
+          names.append(name) if isinstance(item, h5py.Dataset) else None
+        )
       )
-    )
+    except _H5_DAMAGE as error:
+      raise UserError(f'{self._path} is damaged: {one_line(error)}') from error
     return names
 
   def _holds(self, name: str) -> bool:
@@ -306,6 +317,12 @@ class _H5:
       with self._lock:
         if not self._holds(name):
           raise KeyError(name)
-        return np.asarray(self._file[name]).tobytes()
+        found = self._file[name]
+        files.check_size(found.nbytes, f'{self._path}: {name!a}')
+        return np.asarray(found).tobytes()
     except KeyError as error:
       raise MissingFileError(f'{self._path} has no {name!r}') from error
+    except UserError:
+      raise
+    except _H5_DAMAGE as error:
+      raise BadExample(f'{name}: {one_line(error)}') from error

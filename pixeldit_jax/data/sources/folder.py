@@ -12,6 +12,7 @@ from pixeldit_jax.data import captions
 from pixeldit_jax.data.source import Example, Source
 from pixeldit_jax.data.transforms import BadExample
 from pixeldit_jax.errors import MissingFileError, UserError
+from pixeldit_jax.files import read_limited
 from pixeldit_jax.images.image_files import (
   IMAGE_SUFFIXES,
   is_image,
@@ -133,8 +134,7 @@ class FolderSource(Source):
 
   def __getitem__(self, index: int) -> Example:
     name = os.fsdecode(self._names[index])
-    with open(os.path.join(self._path, name), 'rb') as file:
-      image = file.read()
+    image = read_limited(os.path.join(self._path, name))
     example = Example(image=image, label=int(self._labels[index]), name=name)
     if self.captions:
       example['captions'] = self._captions_of(index, name)

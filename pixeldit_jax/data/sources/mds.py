@@ -96,6 +96,8 @@ def read_index(path: str, split: str | None) -> dict[str, dict[str, Any]]:
           f'{shard["version"]!r}; expected mds, version {_VERSION}: write them '
           'again with streaming.MDSWriter'
         )
+      parts = [shard[k] for k in ('raw_data', 'zip_data') if shard.get(k)]
+      whole_files.check_inside((part['basename'] for part in parts), name)
       found[_raw_path(folder, shard)] = shard
     except (KeyError, TypeError) as error:
       raise UserError(f'{name} is damaged: a shard lacks {error}') from error
@@ -160,12 +162,15 @@ def _decompress(source: str, shard: dict[str, Any]) -> str:
     return os.fspath(path)
   method = str(shard.get('compression')).partition(':')[0]
   log.info('decompressing %s to %s', source, path)
+  whole_files.check_size(raw['bytes'], source)
   try:
     with open(source, 'rb') as file:
       if method == 'snappy':
         data = pa.decompress(file.read(), raw['bytes'], method, asbytes=True)
       elif method in _CODECS:
-        data = pa.CompressedInputStream(file, _CODECS[method]).read()
+        data = pa.CompressedInputStream(file, _CODECS[method]).read(
+          raw['bytes'] + 1
+        )
       else:
         raise UserError(f'{source}: the compression {method!r} is not known')
   except (OSError, pa.ArrowInvalid) as error:

@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pixeldit_jax import files
 from pixeldit_jax.data.sources import (
   arrow_tables,
   byte_index,
@@ -33,7 +34,7 @@ from pixeldit_jax.data.sources.byte_index import (
 from pixeldit_jax.data.sources.columns import Columns
 from pixeldit_jax.data.sources.index_builder import open_index
 from pixeldit_jax.data.transforms import BadExample
-from pixeldit_jax.errors import UserError
+from pixeldit_jax.errors import UserError, one_line
 
 SUFFIXES = ('.parquet',)
 _GROUP_BITS = 32  # a row in a group, in the offsets of pictures in groups
@@ -74,7 +75,7 @@ class ParquetSource(indexed.IndexedSource):
         for group in range(file.num_row_groups):
           file.read_row_group(group, columns=[self.settings['image']])
       except _DAMAGE as error:
-        raise UserError(f'{path} is damaged: {error}') from error
+        raise UserError(f'{path} is damaged: {one_line(error)}') from error
 
   def _image(self, index: int, path: str) -> bytes:
     rows, blobs = self._index.rows, self._index.blobs
@@ -102,7 +103,7 @@ def _open(path: str, **options) -> pq.ParquetFile:
     raise
   except _DAMAGE as error:
     raise UserError(
-      f'{path} is no Parquet file, or is cut short: {error}'
+      f'{path} is no Parquet file, or is cut short: {one_line(error)}'
     ) from error
 
 
@@ -118,7 +119,7 @@ def _read_from_group(path: str, column: str, group: int, row: int) -> bytes:
   except (FileNotFoundError, PermissionError):
     raise
   except (UserError, *_DAMAGE) as error:
-    raise BadExample(f'damaged row group {group}: {error}') from error
+    raise BadExample(f'damaged row group {group}: {one_line(error)}') from error
   image = value['bytes'] if isinstance(value, dict) else value
   if image is None:
     raise BadExample('has no picture')
@@ -134,7 +135,7 @@ def scan(path: str, chosen: Columns) -> Part:
     descriptor = os.open(path, os.O_RDONLY)
     try:
       for group in range(file.num_row_groups):
-        located, codec = _locate(file, descriptor, group, leaf, blocks)
+        located, codec = _locate(file, path, descriptor, group, leaf, blocks)
         found.append((located, codec))
         blocks += len(located.blocks)
         if reader.columns:
@@ -143,7 +144,7 @@ def scan(path: str, chosen: Columns) -> Part:
       if len(part.rows['storage']) and not part.rows['storage'].any():
         _refuse_paths(file, chosen.image, path)
     except (parquet_pages.DamagedPageError, *_DAMAGE) as error:
-      raise UserError(f'{path} is damaged: {error}') from error
+      raise UserError(f'{path} is damaged: {one_line(error)}') from error
     finally:
       os.close(descriptor)
   _note_oddities(part, path, found)
@@ -160,7 +161,12 @@ def _find_leaf(file: pq.ParquetFile, image: str, path: str) -> int:
 
 
 def _locate(
-  file: pq.ParquetFile, descriptor: int, group: int, leaf: int, blocks: int
+  file: pq.ParquetFile,
+  path: str,
+  descriptor: int,
+  group: int,
+  leaf: int,
+  blocks: int,
 ) -> tuple[parquet_pages.Locations, str]:
   """Finds the pictures of a row group; also says the codec of what it cannot.
 
@@ -170,6 +176,9 @@ def _locate(
   about = file.metadata.row_group(group).column(leaf)
   column = file.schema.column(leaf)
   count = about.num_values
+  # Every value takes three numbers in an index, all columns are in memory.
+  needed = max(24 * count, file.metadata.row_group(group).total_byte_size)
+  files.check_size(needed, f'a row group of {path}')
   codec = about.compression
   starts = [about.dictionary_page_offset, about.data_page_offset]
   plain = (

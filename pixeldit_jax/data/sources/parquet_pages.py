@@ -125,6 +125,8 @@ class _Walk:
           raise UnreadablePageError('dictionary')
         self._dictionary = self._plain(page, page.values, 0)
       elif page.kind in (_DATA, _DATA_2):
+        if page.values > self._chunk.values - count:
+          raise DamagedPageError('number of values')
         found.append(self._data(page))
         count += page.values
     if count != self._chunk.values:
@@ -298,8 +300,10 @@ def _read_header(
     )
   except (KeyError, TypeError) as error:
     raise DamagedPageError('header') from error
+  # Snappy makes 64 bytes of 3 at best.
+  most = 32 * page.size + 64 if compressed else page.size
   if min(page.size, page.length, page.values) < 0 or (
-    page.start + page.size > end
+    page.start + page.size > end or page.length > most
   ):
     raise DamagedPageError('length of a page')
   return page

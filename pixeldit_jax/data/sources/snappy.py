@@ -11,6 +11,7 @@ import pyarrow as pa
 from pixeldit_jax.data.sources.byte_index import BLOCK
 from pixeldit_jax.data.sources.compact_thrift import read_varint
 from pixeldit_jax.data.transforms import BadExample
+from pixeldit_jax.errors import one_line
 
 
 def find_blocks(data: bytes) -> list[int] | None:
@@ -74,4 +75,4 @@ def decompress_blocks(data: bytes, size: int) -> bytes:
   try:
     return pa.decompress(bytes(length) + data, size, 'snappy', asbytes=True)
   except (OSError, ValueError) as error:  # of pyarrow, where data are damaged
-    raise BadExample(f'damaged page: {error}') from error
+    raise BadExample(f'damaged page: {one_line(error)}') from error
