@@ -119,11 +119,15 @@ def main():
   if _TRAJECTORY.value:
     trajectory.draw_trajectory(context, ref, out, labels=labels)
   if jax.process_index() == 0:
-    print(
-      f'Drawn: {out}/samples.png, {out}/images and {out}/samples.npz. Next:\n'
-      f'  pixeldit evaluate --images={out}/samples.npz '
-      '--reference=... --out=...'
-    )
+    print(_next(out))
+
+
+def _next(out):
+  """Where the samples are, and what a user may do with them."""
+  return (
+    f'Drawn: {out}/samples.png, {out}/images and {out}/samples.npz. Next:\n'
+    f'  pixeldit evaluate --images={out}/samples.npz --reference=... --out=...'
+  )
 
 
 def _read_prompts(config, workdir):
