@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 
 _INDEX = 'dataset.json'
 # What h5py raises for damaged files.
-_H5_DAMAGE = (OSError, RuntimeError, ValueError, TypeError)
+_H5_DAMAGE = (OSError, RuntimeError, ValueError, TypeError, KeyError)
 
 
 class Edm2Source(Source):

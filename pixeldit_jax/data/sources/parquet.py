@@ -143,6 +143,8 @@ def scan(path: str, chosen: Columns) -> Part:
       part = _join(found)
       if len(part.rows['storage']) and not part.rows['storage'].any():
         _refuse_paths(file, chosen.image, path)
+    except UserError:
+      raise
     except (parquet_pages.DamagedPageError, *_DAMAGE) as error:
       raise UserError(f'{path} is damaged: {one_line(error)}') from error
     finally:
