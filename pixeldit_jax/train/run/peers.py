@@ -17,6 +17,7 @@ import sys
 import threading
 import time
 from collections.abc import Mapping
+from typing import Any
 
 from pixeldit_jax.errors import EXIT_LOST, UserError, escaped
 
@@ -97,7 +98,10 @@ def _receive(
 ) -> dict[int, socket.socket]:
   """The connections of all others, by their index."""
   found: dict[int, socket.socket] = {}
-  with socket.create_server(('', port), backlog=count) as server:
+  options: dict[str, Any] = {}
+  if socket.has_dualstack_ipv6():  # as JAX listens
+    options = dict(family=socket.AF_INET6, dualstack_ipv6=True)
+  with socket.create_server(('', port), backlog=count, **options) as server:
     server.settimeout(1)
     while len(found) < count - 1:
       with contextlib.suppress(TimeoutError):
