@@ -17,7 +17,7 @@ import os, sys, time
 from pixeldit_jax.cli import run_command
 from pixeldit_jax.errors import UserError
 from pixeldit_jax.train.run import peers
-peers.BEAT, peers.SILENT, peers._GRACE = 0.2, 3.0, 0.5
+peers.BEAT, peers._GRACE = 0.2, 0.5
 port, index, work, before = int(sys.argv[1]), int(sys.argv[2]), *sys.argv[3:]
 exec(before)
 
@@ -79,7 +79,7 @@ def test_one_dies(start, lost):
 
 @pytest.mark.parametrize('lost', [0, 1])
 def test_one_stands_still_for_long(start, lost):
-  processes = start(WORK, WORK, WORK)
+  processes = start(WORK, WORK, WORK, before='peers.SILENT = 6.0')
   stopped = processes.pop(lost)
   stopped.send_signal(signal.SIGSTOP)
   for process in processes:
