@@ -418,6 +418,12 @@ KEYS = (
     '[0, 1)',
     'the time of the noise: 0.001 in the text-to-image release',
   ),
+  Key(
+    'sampler.reuse_patch_tokens',
+    1,
+    '[1, 1000]',
+    'steps that share the patch tokens of the first of them; 1 shares none',
+  ),
   Key('sampler.batch_size', 64, '[1, 1e6]', 'images of all devices together'),
   Key('checkpoint.every', 5_000, '[1, 1e9]', 'steps between checkpoints'),
   Key('checkpoint.keep', 2, '[1, 1e9]', 'the newest checkpoints that stay'),

@@ -52,6 +52,12 @@ def forward_flops(
   return 2 * (parts + (_grounding(config, L) if grounded else 0))
 
 
+def decoder_flops(config: ModelConfig, height: int, width: int) -> int:
+  """Those of `forward_flops` from the patch tokens to the pixels."""
+  grounded = config.grounding_width > 0
+  return 2 * _decoder(config, math.prod(config.grid(height, width)), grounded)
+
+
 def _patch_path(config: ModelConfig, L: int, T: int, grounded: bool) -> int:
   """Multiply-adds up to the patch tokens; T counts the tokens of a text."""
   D, inputs = config.width, config.pixels * config.in_channels

@@ -206,6 +206,35 @@ class PixelDiT(nnx.Module):
     v, patch, _ = self._forward(x, t, y, dropout, cuts=(feature_layer,))
     return v, next(part.last for part in patch if part.end == feature_layer)
 
+  def patch_tokens(
+    self,
+    x: Float[Array, 'B H W C'],
+    t: Float[Array, 'B'] | Float[Array, ''] | float,
+    y: Condition,
+  ) -> Float[Array, 'B L D']:
+    """The patch path alone: what it tells the pixels."""
+    return self._forward(x, t, y)[1][-1].last
+
+  def from_patch_tokens(
+    self,
+    x: Float[Array, 'B H W C'],
+    t: Float[Array, 'B'] | Float[Array, ''] | float,
+    tokens: Float[Array, 'B L D'],
+  ) -> Float[Array, 'B H W O']:
+    """The pixel path alone: with the tokens of x and t it ends as `__call__`.
+
+    It needs one that takes nothing else of the patch path: `config.pixel_depth`
+    above 0, and not `config.pixel_adaln` 'global'.
+    """
+    config = self.config
+    with matmul_precision(config.dtype):
+      grid = config.grid(*x.shape[1:3])
+      t = jnp.broadcast_to(jnp.asarray(t, jnp.float32), x.shape[:1])
+      x_BLPC = patchify(x.astype(config.dtype), config.patch_size)
+      time = self.time_embed(t)
+      pixels, _ = self._pixel_path(x_BLPC, tokens, None, time, grid)
+      return unpatchify(pixels, grid).astype(jnp.float32)
+
   def _forward(
     self,
     x,

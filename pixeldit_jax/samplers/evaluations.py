@@ -4,7 +4,7 @@ from ml_collections import ConfigDict
 
 from pixeldit_jax.flow.stages import SHARES
 from pixeldit_jax.model.config import ModelConfig
-from pixeldit_jax.model.cost import forward_flops
+from pixeldit_jax.model.cost import decoder_flops, forward_flops
 from pixeldit_jax.samplers.grid import time_grid
 from pixeldit_jax.samplers.guidance import is_guided
 from pixeldit_jax.samplers.solvers import OF_NOISE
@@ -14,7 +14,14 @@ def sampling_flops(config: ConfigDict, model: ModelConfig) -> float:
   """Operations of the network for one image, by `config.sampler`."""
   side, sampler = config.data.resolution, config.sampler
   if not model.size_embed:
-    return num_function_evaluations(config) * forward_flops(model, side, side)
+    evaluations = num_function_evaluations(config)
+    complete = forward_flops(model, side, side)
+    every = sampler.reuse_patch_tokens
+    if every == 1:
+      return evaluations * complete
+    decoder = decoder_flops(model, side, side)
+    groups = -(-sampler.steps // every) * (1 if sampler.guidance == 1 else 2)
+    return evaluations * decoder + groups * (complete - decoder)
   count = config.flow.stages
   sides = [side // 2**n for n in range(count - 1, -1, -1)]
   return sum(

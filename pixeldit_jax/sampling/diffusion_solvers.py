@@ -31,11 +31,28 @@ def check_solver(config: ConfigDict) -> None:
       Stages(config.flow.stages).guidance(1.0)
   else:
     get_solver(solver)
+    _check_reuse(config)
     return
   if solver not in known:
     raise UserError(
       f'sampler.solver={solver!r} with {what}: use {" or ".join(known)}.'
     )
+
+
+def _check_reuse(config: ConfigDict) -> None:
+  """Raises UserError for a network whose steps cannot share patch tokens."""
+  model, every = config.model, config.sampler.reuse_patch_tokens
+  if every == 1:
+    return
+  if model.mean_flow != 'none' or config.sampler.solver == 'jump':
+    why = 'an average velocity is of one evaluation'
+  elif not model.pixel_depth:
+    why = 'the network has no pixel path (model.pixel_depth=0)'
+  elif model.pixel_adaln == 'global':
+    why = 'its pixel path is modulated by the time alone (pixel_adaln=global)'
+  else:
+    return
+  raise UserError(f'sampler.reuse_patch_tokens={every}: {why}; set it to 1.')
 
 
 def diffusion_solver(

@@ -1,6 +1,6 @@
 """The guided velocity of a run's network: what sampling and editing follow."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -62,10 +62,53 @@ def guided_velocity(
     network = network_of(context, weights)
     return guided_average(network, labels, guidance, tuple(options.interval))
 
+  if options.reuse_patch_tokens > 1:
+    raise UserError(
+      f'sampler.reuse_patch_tokens={options.reuse_patch_tokens}: only samples '
+      'share patch tokens between steps; set it to 1.'
+    )
+  given = branches(context, weights, condition, unconditional, encoder)
+  return _guide(context.config, given, guidance)
+
+
+def velocity_sharing_tokens(
+  context: RunContext,
+  weights: PyTree,
+  condition: Condition,
+  unconditional: TextCondition | None,
+  guidance: float | jax.Array,
+  encoder: Frozen | None = None,
+) -> Callable[[jax.Array, jax.Array], Callable[..., jax.Array]]:
+  """f(x, t) -> the guided velocity with the patch tokens of x and t.
+
+  The arguments are those of `guided_velocity`.
+  """
+  network = network_of(context, weights)
+  tokens_of = branches(
+    *(context, weights, condition, unconditional, encoder),
+    output=lambda x, t, y: network.patch_tokens(x, t, y),
+  )
+
+  def output_with(tokens):
+    return lambda x, t: network.from_patch_tokens(x, t, tokens)
+
+  def velocity_at(x, t):
+    outputs = [output_with(of_branch(x, t)) for of_branch in tokens_of]
+    return _guide(context.config, outputs, guidance)
+
+  return velocity_at
+
+
+def _guide(
+  config: ConfigDict, outputs: Sequence[Output], guidance: float | jax.Array
+) -> Callable[..., jax.Array]:
+  """The guided velocity of what the network gives for the two branches."""
+  options, model = config.sampler, config.model
+
   def velocity_of(output):
     return lambda x, t: as_velocity(model.prediction, output(x, t), x, t)
 
-  given, away = branches(context, weights, condition, unconditional, encoder)
+  given, away = outputs
   return guide(
     velocity_of(given),
     velocity_of(away),
@@ -82,12 +125,15 @@ def branches(
   condition: Condition,
   unconditional: TextCondition | None,
   encoder: Frozen | None = None,
+  output: Callable[..., jax.Array] | None = None,
 ) -> tuple[Output, Output]:
   """The network's output given the condition, and given what to lead away from.
 
-  The arguments are those of `guided_velocity`.
+  The arguments are those of `guided_velocity`, and `output` is another f(x, t,
+  condition) than the network.
   """
-  model, network = context.config.model, network_of(context, weights)
+  model = context.config.model
+  network = output or network_of(context, weights)
   labels: Any = condition  # of a network of classes
   away: Condition | None = unconditional
   if not isinstance(condition, TextCondition):

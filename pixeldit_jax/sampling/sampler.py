@@ -18,12 +18,17 @@ from pixeldit_jax.run_context import RunContext
 from pixeldit_jax.samplers import solvers
 from pixeldit_jax.samplers.grid import time_grid
 from pixeldit_jax.samplers.noise import sample_noise
+from pixeldit_jax.samplers.token_reuse import sharing_tokens
 from pixeldit_jax.sampling.diffusion_solvers import (
   check_solver,
   diffusion_solver,
   stage_solver,
 )
-from pixeldit_jax.sampling.guided_velocity import branches, guided_velocity
+from pixeldit_jax.sampling.guided_velocity import (
+  branches,
+  guided_velocity,
+  velocity_sharing_tokens,
+)
 from pixeldit_jax.typing import (
   Array,
   Condition,
@@ -193,14 +198,24 @@ class Sampler:
       key = jax.random.wrap_key_data(numbers.key_data)
       return of_run(config, branches(*network), scale, key, indices)
     encoder = self._encoder and (self._encoder[0], numbers.encoder)
-    velocity = guided_velocity(*network, scale, encoder)
     solver = solvers.get_solver(options.solver)
-    ahead: dict[str, Any] = {}
-    if solver in solvers.SLOPES_AHEAD and options.interval_time == 'step':
-      ahead['ahead'] = velocity
+
+    def ahead(velocity):
+      own = solver not in solvers.SLOPES_AHEAD or options.interval_time == 'own'
+      return {} if own else dict(ahead=velocity)
+
+    if (every := options.reuse_patch_tokens) > 1:
+      velocity_at = velocity_sharing_tokens(*network, scale, encoder)
+      return sharing_tokens(solver, velocity_at, self._times, every, ahead)
+    velocity = guided_velocity(*network, scale, encoder)
     return lambda x, integrate: solver(
-      velocity, x, self._times, integrate, **ahead
+      velocity, x, self._times, integrate, **ahead(velocity)
     )
+
+  def _shown_times(self) -> np.ndarray:
+    """Where what the solver repeats begins and ends: a step, or some."""
+    every = self._context.config.sampler.reuse_patch_tokens
+    return np.append(self._times[:-1:every], self._times[-1])
 
   def _noise(
     self, indices: Int[Array, 'B'], numbers: Numbers
@@ -241,7 +256,7 @@ class Sampler:
 
     before, after = carry, solve(carry[0], one)
     x, x_next = before[0], after[0]
-    times = jnp.asarray(self._times)
+    times = jnp.asarray(self._shown_times())
     t, t_next = times[number], times[number + 1]
     ahead = x + (1 - t) / (t_next - t) * (x_next - x)
     if self._context.model.prediction == 'noise':
@@ -314,7 +329,8 @@ class Sampler:
     )
     with self._context.use():
       carry = self._begin(weights, at, condition, unconditional, numbers)
-    count = len(self._times) - 1
+    times = self._shown_times()
+    count = len(times) - 1
     for number in range(count):
       with self._context.use():
         carry, images, ahead = self._advance(
@@ -323,7 +339,7 @@ class Sampler:
           *(weights, at, condition, unconditional, numbers),
         )
       shown = images if number == count - 1 else ahead
-      time = float(self._times[number + 1])
+      time = float(times[number + 1])
       yield Step(number + 1, count, time, _fetch(shown, len(indices)))
 
   def _put(self, x: np.ndarray) -> jax.Array:
