@@ -11,20 +11,23 @@ this; it serves on any machine.'
 # shellcheck source=launch/environment.sh
 . "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 
+gcs='' and_gcs=''
+case " $*" in *[\ =:]gs://*) gcs='[gcs]' and_gcs=',gcs' ;; esac
+
 case ${1:-} in
 -h | --help)
   echo "$usage"
   exit
   ;;
 cpu)
-  prepare_environment 2000 '.'
+  prepare_environment 2000 ".$gcs"
   # glibc keeps the memory of one step for the next. Else the kernel clears all
   # of it again and again: a seventh of the time of training a large network.
   export MALLOC_ARENA_MAX=1 MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=-1
   use_large_pages
   ;;
-cuda) prepare_environment 8000 '.[cuda]' ;; # NVIDIA's libraries are large
-tpu) prepare_environment 3000 '.[tpu]' ;;
+cuda) prepare_environment 8000 ".[cuda$and_gcs]" ;; # NVIDIA's libraries are large
+tpu) prepare_environment 3000 ".[tpu$and_gcs]" ;;
 *) fail "'${1:-}' is not cpu, cuda or tpu" "${usage%%$'\n'*}" ;;
 esac
 shift

@@ -5,7 +5,7 @@ set -euo pipefail
 usage='usage: bash launch/tpu_pod.sh --name=NAME --zone=ZONE [OPTION...] SCRIPT [ARGUMENT...]
 
 As in: bash launch/tpu_pod.sh --name=pod --zone=us-west4-a --type=v5litepod-256 \
-  launch/train.py --config=configs/imagenet256.py:size=XL --workdir=/mnt/runs/xl
+  launch/train.py --config=configs/imagenet256.py:size=XL --workdir=gs://mine/runs/xl
 
 Copies the code to every worker, makes the environment there and runs the same
 command on all; JAX joins them. Run again, it goes on from the last checkpoint.

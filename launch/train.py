@@ -31,6 +31,7 @@ def main():
   # Imported here: --help has no need of them.
   import jax
 
+  from pixeldit_jax import buckets
   from pixeldit_jax.cli.log import start_log
   from pixeldit_jax.eval import feature_networks
   from pixeldit_jax.eval.held_out_evaluator import HeldOutEvaluator
@@ -44,6 +45,8 @@ def main():
   cluster_flags.initialize()
   start_log(jax.process_index())
   config = _CONFIG.value
+  for path in (_WORKDIR.value, config.init_from):
+    buckets.check(path)  # before any data are read
   if config.fit_minutes:
     config_flag.fit(config, _WORKDIR.value)
   context = RunContext.build(config)

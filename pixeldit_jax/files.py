@@ -20,7 +20,12 @@ from typing import Any
 
 from etils import epath
 
-from pixeldit_jax.errors import MissingFileError, TooLargeError, UserError
+from pixeldit_jax.errors import (
+  MissingFileError,
+  OutputError,
+  TooLargeError,
+  UserError,
+)
 
 MAX_BYTES = 'PIXELDIT_MAX_BYTES'  # of what is read at once, to allow more
 DEFAULT_MAX_BYTES = 4 * 2**30
@@ -92,6 +97,11 @@ def read_limited(path: str | os.PathLike) -> bytes:
     return file.read()
 
 
+def is_remote(path: str | os.PathLike) -> bool:
+  """Whether a path is a URL, whatever its scheme."""
+  return '://' in os.fspath(path)
+
+
 def expand_user(text: str) -> str:
   """'~/x' and 'folder:~/x' with the home folder in place of '~'."""
   match = re.fullmatch(r'((?:[a-z_]+:)*)(~[^/:]*(?:/.*)?)', text, re.S)
@@ -99,15 +109,24 @@ def expand_user(text: str) -> str:
 
 
 def write_bytes(path: str | os.PathLike, data: bytes | memoryview) -> None:
-  """Replaces a file by these bytes, at once."""
+  """Replaces a file by these bytes, at once.
+
+  Raises:
+    OutputError: it is in a bucket, and could not be written.
+  """
+  if is_remote(path):  # an object appears when it is whole
+    try:
+      epath.Path(path).write_bytes(data)
+    except Exception as error:  # each client has errors of its own
+      raise OutputError(f'{path} could not be written: {error}') from error
+    return
   with replacing(path) as made:
     made.write_bytes(data)
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:
   """Replaces a file by this text, at once."""
-  with replacing(path) as made:
-    made.write_bytes(text.encode())
+  write_bytes(path, text.encode())
 
 
 def write_json(path: str | os.PathLike, value: Any, **options) -> None:

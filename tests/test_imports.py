@@ -13,7 +13,15 @@ PACKAGE = ROOT / 'pixeldit_jax'
 # The longest matching name decides, so a module may have a floor of its own.
 FLOORS = (
   ('typing', 'errors'),
-  ('compile_cache', 'hardware', 'files', 'outputs', 'settings', 'progress'),
+  (
+    'buckets',
+    'compile_cache',
+    'files',
+    'hardware',
+    'outputs',
+    'progress',
+    'settings',
+  ),
   ('sharding', 'images'),
   ('model',),
   ('flow', 'samplers'),

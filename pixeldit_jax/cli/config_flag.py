@@ -69,8 +69,10 @@ def fit(config: ConfigDict, workdir: str) -> None:
   """
   from etils import epath
 
+  from pixeldit_jax import buckets
   from pixeldit_jax.config.fit_to_data import fit_to_data, specification
 
+  buckets.check(workdir)
   given = overrides()
   if not (epath.Path(workdir) / 'config.json').is_file():
     fit_to_data(config, given.keys())
@@ -146,6 +148,9 @@ def _find_run(workdir: str) -> str:
   if '://' in workdir:
     from etils import epath
 
+    from pixeldit_jax import buckets
+
+    buckets.check(workdir)
     folder = epath.Path(workdir)
   else:
     folder = pathlib.Path(workdir)

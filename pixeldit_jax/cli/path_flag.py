@@ -11,7 +11,7 @@ from absl import flags
 from pixeldit_jax.errors import UserError
 from pixeldit_jax.files import expand_user
 
-BUCKETS = ('gs', 's3')  # what a workdir can be in
+BUCKETS = ('gs',)  # what a workdir can be in
 HUB = ('hf',)  # and released weights
 flags.disclaim_key_flags()  # a flag belongs to the command that defines it
 

@@ -238,3 +238,20 @@ def test_interrupted_installation_starts_again_with_real_pip(checkout):
   assert_fails(result, 'could not be downloaded', 'PIP_INDEX_URL')
   result = run(checkout, 'quickstart.sh', **unreachable)
   assert 'Making a virtual environment' not in result.stdout
+
+
+@pytest.mark.parametrize(
+  'kind, place, extras',
+  [
+    ('cpu', 'gs://mine/run', '.[gcs]'),
+    ('tpu', 'gs://mine/run', '.[tpu,gcs]'),
+    ('tpu', 'runs/gs', '.[tpu]'),
+  ],
+)
+def test_packages_for_buckets_come_where_one_is_named(
+  checkout, calls, kind, place, extras
+):
+  script = ('launch/train.py', '--config=mnist', f'--workdir={place}')
+  assert run(checkout, 'run.sh', kind, *script).returncode == 0
+  (install,) = [call for call in calls() if '-e ' in call]
+  assert install.split()[-1] == extras

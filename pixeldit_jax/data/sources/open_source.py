@@ -7,8 +7,9 @@ import importlib
 import logging
 from collections.abc import Sequence
 
-from pixeldit_jax import files
+from pixeldit_jax import buckets, files
 from pixeldit_jax.data.source import Source
+from pixeldit_jax.data.sources import data_files
 from pixeldit_jax.data.sources.kinds import KINDS, describe_kinds, is_source
 from pixeldit_jax.errors import UserError
 
@@ -20,7 +21,8 @@ def open_source(spec: str, arrays: Sequence[str] = ()) -> Source:
 
   Args:
     spec: the kind and path of the data, as a `form` of `KINDS`; or only a
-      path, where its kind is clear (see `detect_kind`).
+      path, where its kind is clear (see `detect_kind`). What is in gs:// is
+      copied to a disk first, see `buckets.fetch`.
     arrays: names of precomputed arrays to be read with each example.
 
   Raises:
@@ -28,7 +30,7 @@ def open_source(spec: str, arrays: Sequence[str] = ()) -> Source:
     MissingFileError: the path does not exist.
     MissingPackageError: the kind needs a package that is not installed.
   """
-  spec = files.expand_user(spec)
+  spec = _fetched(files.expand_user(spec))
   if spec and spec.partition(':')[0] not in KINDS:
     from pixeldit_jax.data.sources import detect_kind
 
@@ -48,3 +50,13 @@ def open_source(spec: str, arrays: Sequence[str] = ()) -> Source:
   else:
     source = source_class(open_source(rest) if kind.wraps else rest)
   return source.with_arrays(arrays) if arrays else source
+
+
+def _fetched(spec: str) -> str:
+  """The specification with a copy on a disk in place of gs://..., if any."""
+  before, scheme, path = spec.partition(buckets.SCHEME)
+  if not scheme:
+    return spec
+  for item in data_files.expand_braces(path.partition('?')[0]):
+    buckets.fetch(scheme + item)
+  return f'{before}{files.cache_folder("gs")}/{path}'

@@ -5,8 +5,9 @@ ends with the process however it ends. Where such locks do not reach from host
 to host (some network disks), a beat in the file tells that its writer lives: a
 start that finds the beat of another host, or of another container, watches it
 for a while. Where there are none at all, a file that only one can create takes
-their place (`lock.held`), and in a bucket a start writes who it is, and looks
-again later. Before it saves, a holder looks whether the lock is still its own.
+their place (`lock.held`). In a bucket each beat replaces the one before it, on
+the condition that it is still there. Before it saves, a holder looks whether
+the lock is still its own.
 """
 
 import contextlib
@@ -24,6 +25,7 @@ from typing import Any, TextIO
 
 from etils import epath
 
+from pixeldit_jax import buckets, files
 from pixeldit_jax.errors import UserError
 
 BEAT = 10.0  # seconds between two
@@ -42,12 +44,7 @@ class Held:
       workdir: for messages.
     """
     self._path, self._file, self._workdir = path, file, workdir
-    self._holder: dict[str, Any] = dict(
-      host=socket.gethostname(),
-      pid=os.getpid(),
-      machine=_machine(),
-      token=uuid.uuid4().hex,
-    )
+    self._holder = _holder()
     self._writing = threading.Lock()
     self.beat(1)
 
@@ -63,12 +60,7 @@ class Held:
         kept = _is_file(self._path, self._file)
     if kept:
       return ''
-    now = _who(other) if other else 'nobody'
-    return (
-      f'the lock of workdir {self._workdir} is no longer ours, but held by '
-      f'{now}: this run stops, and saves nothing over the other one. Never '
-      'remove the file "lock" of a run that trains.'
-    )
+    return _loss(self._workdir, other)
 
   def beat(self, count: int) -> None:
     """Writes who holds the lock; 0 says that nobody does."""
@@ -87,8 +79,43 @@ class Held:
         self._file.flush()
 
 
+class HeldInBucket:
+  """A lock that is held in a bucket, and beats."""
+
+  def __init__(self, there: buckets.Object, workdir: str):
+    """Holds it from the first time that it is not `lost`.
+
+    Args:
+      there: the lock.
+      workdir: for messages.
+    """
+    self._there, self._workdir, self._holder = there, workdir, _holder()
+    self._writing, self._ours = threading.Lock(), True
+
+  def lost(self) -> str:
+    """What happened to the lock; '' while it is ours. It is a beat, too."""
+    with self._writing:
+      self._write(1)
+      if self._ours:
+        return ''
+      return _loss(self._workdir, _parse(self._there.text))
+
+  def beat(self, count: int) -> None:
+    """Writes who holds the lock; 0 says that nobody does."""
+    # A bucket that does not answer must not end the thread: what was not
+    # written, `lost` tells before the next save.
+    with self._writing, contextlib.suppress(Exception):
+      self._write(count)
+
+  def _write(self, count: int) -> None:
+    """Beats, unless another has the lock: it then has it for good."""
+    if self._ours:
+      state = self._holder | dict(beat=count, nonce=uuid.uuid4().hex)
+      self._ours = self._there.replace(json.dumps(state))
+
+
 @contextlib.contextmanager
-def hold(workdir: str, beat: float = BEAT) -> Iterator[Held]:
+def hold(workdir: str, beat: float = BEAT) -> Iterator['Held | HeldInBucket']:
   """Within it, no other trainer starts in this workdir.
 
   A folder that it made, and in which nothing else is at the end, is removed.
@@ -100,6 +127,11 @@ def hold(workdir: str, beat: float = BEAT) -> Iterator[Held]:
   Raises:
     UserError: another trainer holds it.
   """
+  buckets.check(workdir)
+  if files.is_remote(workdir):
+    with _hold_in_bucket(workdir, beat) as one:
+      yield one
+    return
   path = epath.Path(workdir) / 'lock'
   made = not path.parent.exists()
   path.parent.mkdir(parents=True, exist_ok=True)
@@ -114,25 +146,49 @@ def hold(workdir: str, beat: float = BEAT) -> Iterator[Held]:
       time.sleep(beat)  # another that started with us has written by then
       if held.lost():
         raise UserError(_refusal(workdir, _read(path)))
-    over = threading.Event()
-    thread = threading.Thread(
-      target=_keep_beating, args=(held, beat, over), daemon=True
-    )
-    thread.start()
     try:
-      yield held
+      with _beating(held, beat):
+        yield held
     finally:
-      over.set()
-      thread.join()
       _remove_if_alone(path, made)
 
 
-def _keep_beating(held: Held, beat: float, over: threading.Event) -> None:
-  count = 1
-  while not over.wait(beat):
-    count += 1
-    held.beat(count)
-  held.beat(0)
+@contextlib.contextmanager
+def _hold_in_bucket(workdir: str, beat: float) -> Iterator['HeldInBucket']:
+  """The object `lock`; each holder knows its generation, and nobody else."""
+  there = buckets.Object(f'{workdir.rstrip("/")}/lock')
+  before = _parse(there.text)
+  if before.get('beat'):
+    text = there.text
+    time.sleep(3 * beat)
+    if there.read() != text:
+      raise UserError(_refusal(workdir, before))
+  held = HeldInBucket(there, workdir)
+  if held.lost():
+    raise UserError(_refusal(workdir, _parse(there.read())))
+  with _beating(held, beat):
+    yield held
+
+
+@contextlib.contextmanager
+def _beating(held: 'Held | HeldInBucket', beat: float) -> Iterator[None]:
+  """Shows signs of life meanwhile, and then that nobody holds the lock."""
+  over = threading.Event()
+
+  def keep_beating() -> None:
+    count = 1
+    while not over.wait(beat):
+      count += 1
+      held.beat(count)
+    held.beat(0)
+
+  thread = threading.Thread(target=keep_beating, daemon=True)
+  thread.start()
+  try:
+    yield
+  finally:
+    over.set()
+    thread.join()
 
 
 def _remove_if_alone(path: epath.Path, made: bool) -> None:
@@ -147,9 +203,6 @@ def _operating_system_lock(
   path: epath.Path, workdir: str, beat: float
 ) -> Iterator[TextIO | None]:
   """flock, where there is one; it ends when the file is closed."""
-  if '://' in workdir:
-    yield None
-    return
   while True:
     with open(path, 'a') as file:
       try:
@@ -190,6 +243,16 @@ def _exclusive_file(
     held.unlink(missing_ok=True)
 
 
+def _holder() -> dict[str, Any]:
+  """Who we are."""
+  return dict(
+    host=socket.gethostname(),
+    pid=os.getpid(),
+    machine=_machine(),
+    token=uuid.uuid4().hex,
+  )
+
+
 def _is_file(path: epath.Path, file: TextIO) -> bool:
   """Whether a path still leads to an open file."""
   try:
@@ -211,10 +274,26 @@ def _machine() -> str:
 
 def _read(path) -> dict:
   try:
-    found = json.loads(path.read_text())
+    return _parse(path.read_text())
   except (OSError, ValueError):  # absent, or just being written
     return {}
+
+
+def _parse(text: str) -> dict:
+  try:
+    found = json.loads(text)
+  except ValueError:
+    return {}
   return found if isinstance(found, dict) else {}
+
+
+def _loss(workdir: str, other: dict) -> str:
+  now = _who(other) if other else 'nobody'
+  return (
+    f'the lock of workdir {workdir} is no longer ours, but held by {now}: this '
+    'run stops, and saves nothing over the other one. Never remove the file '
+    '"lock" of a run that trains.'
+  )
 
 
 def _who(held: dict) -> str:

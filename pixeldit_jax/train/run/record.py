@@ -54,7 +54,7 @@ class Record:
     self._folder, self._config = folder, config
     self._classes, self._text_encoder = classes, text_encoder
     self._begun = self._claimed = False
-    self._held: lock.Held | None = None  # in process 0
+    self._held: lock.Held | lock.HeldInBucket | None = None  # in process 0
     self._resources = contextlib.ExitStack()
     self.step = self.step_bytes = 0
     self.goodput = Goodput()

@@ -4,13 +4,18 @@ The `SummaryWriter` of tensorboardX leaves that to a thread, which dies where
 the disk is full, and the run would wait for it for ever (tensorboard had the
 same, tensorflow/tensorboard#6167). Imported where it is used: tensorboardX
 imports torch, if that is installed.
+
+An object in a bucket cannot grow, and its writer would send all of it anew for
+every event. There, files are written on a disk and sent now and then.
 """
 
 import contextlib
 import dataclasses
 import logging
 import os
+import pathlib
 import struct
+import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -21,9 +26,13 @@ from tensorboardX import summary
 from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
+from pixeldit_jax import files
 from pixeldit_jax.typing import UInt8
 
 log = logging.getLogger(__name__)
+
+_SEND = 60.0  # seconds between two times that a file is sent to a bucket
+_FULL = 8 << 20  # bytes after which another file follows there
 
 
 class EventFiles:
@@ -33,6 +42,10 @@ class EventFiles:
     """Goes on after `step`: events of later steps in the folder are hidden."""
     self._folder, self._count = folder, 0
     self._file: EventsWriter | None = None
+    self._disk: tempfile.TemporaryDirectory | None = None
+    self._sent = time.monotonic()
+    if files.is_remote(folder):
+      self._disk = tempfile.TemporaryDirectory(prefix='pixeldit-events-')
     start = SessionLog(status=SessionLog.START)
     self._write([Event(step=step + 1, session_log=start)])
 
@@ -51,23 +64,39 @@ class EventFiles:
   def _write(self, events: list[Event]) -> None:
     try:
       if self._file is None:
-        self._folder.mkdir(parents=True, exist_ok=True)
-        self._file = EventsWriter(
-          str(self._folder / 'events'), f'.{self._count}'
-        )
+        folder = self._disk.name if self._disk else self._folder
+        epath.Path(folder).mkdir(parents=True, exist_ok=True)
+        self._file = EventsWriter(f'{folder}/events', f'.{self._count}')
         self._count += 1
       for event in events:
         event.wall_time = time.time()
         self._file.write_event(event)
       self._file.flush()
+      if self._disk and time.monotonic() > self._sent + _SEND:
+        self._send()
     except OSError as error:  # the next checkpoint ends the run, if it has to
       log.warning('TensorBoard lacks the events of now: %s', error)
       self._file = None  # it may be cut anywhere: another one follows
 
   def close(self) -> None:
-    if self._file is not None:
-      with contextlib.suppress(OSError):  # all was written before
+    with contextlib.suppress(OSError):  # all of a disk was written before
+      if self._file is not None:
         self._file.close()
+      if self._disk is not None:
+        self._send()
+    if self._disk is not None:
+      self._disk.cleanup()
+
+  def _send(self) -> None:
+    """Copies what is on the disk to the bucket; after a full file, another."""
+    assert self._disk is not None
+    self._sent = time.monotonic()
+    for path in pathlib.Path(self._disk.name).iterdir():
+      data = path.read_bytes()
+      files.write_bytes(self._folder / path.name, data)
+      if len(data) > _FULL:
+        self._file = None
+        path.unlink()
 
 
 @dataclasses.dataclass
@@ -89,8 +118,7 @@ def read_events(folder: str | os.PathLike) -> Events:
   A file that is cut, as after a kill, is read as far as it goes.
   """
   place, found = epath.Path(folder), Events({}, {})
-  files = sorted(place.glob('*tfevents*')) if place.is_dir() else []
-  for path in files:
+  for path in sorted(place.glob('*tfevents*')) if place.is_dir() else []:
     for event in _events_of(path):
       if event.HasField('session_log'):
         _hide(found, event.step)

@@ -24,7 +24,7 @@ import jax
 from etils import epath
 from ml_collections import ConfigDict
 
-from pixeldit_jax import files, settings
+from pixeldit_jax import buckets, files, settings
 from pixeldit_jax.config import KEYS, get_config, model_config
 from pixeldit_jax.errors import MissingFileError, UserError
 from pixeldit_jax.model.pixeldit import abstract_model, weights_of
@@ -74,6 +74,7 @@ def read_config(workdir: str) -> ConfigDict:
     MissingFileError: there is no run.
     UserError: the file is damaged.
   """
+  buckets.check(workdir)
   path = epath.Path(workdir) / 'config.json'
   if not path.is_file():
     raise MissingFileError(

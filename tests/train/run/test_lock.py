@@ -11,6 +11,7 @@ import threading
 
 import pytest
 
+from pixeldit_jax import buckets
 from pixeldit_jax.config import get_config, make_debug
 from pixeldit_jax.errors import UserError
 from pixeldit_jax.run_context import RunContext
@@ -118,3 +119,63 @@ def test_another_host_that_beats_is_heard(tmp_path):
   with lock.hold(str(tmp_path), beat=0.01):
     pass
   assert json.loads(path.read_text())['host'] == socket.gethostname()
+
+
+@pytest.fixture(scope='module')
+def bucket(google_cloud):
+  return google_cloud('locks')
+
+
+def test_of_many_that_start_at_once_in_a_bucket_one_gets_the_lock(bucket):
+  for attempt in range(20):
+    got = hold_at_once(f'gs://locks/{attempt}', 4)
+    assert got.count('held') == 1 and got.count('refused') == 3
+
+
+def hold_at_once(workdir, count):
+  """What each of several trainers meets that start together."""
+  start, end = threading.Barrier(count), threading.Barrier(count)
+  got = []
+
+  def go():
+    start.wait()
+    try:
+      with lock.hold(workdir, beat=0.02):
+        got.append('held')
+        end.wait()
+    except UserError:
+      got.append('refused')
+      end.wait()
+
+  threads = [threading.Thread(target=go) for _ in range(count)]
+  for thread in threads:
+    thread.start()
+  for thread in threads:
+    thread.join(60)
+  return got
+
+
+def test_in_a_bucket_a_dead_trainer_is_followed_and_a_live_one_is_not(bucket):
+  with lock.hold('gs://locks/w', beat=0.02) as first:
+    with pytest.raises(UserError, match='is in use by the trainer with proc'):
+      with lock.hold('gs://locks/w', beat=0.1):
+        pass
+    assert not first.lost()
+  blob = bucket.blob('w/lock')
+  assert json.loads(blob.download_as_bytes())['beat'] == 0
+  blob.upload_from_string(json.dumps(dict(host='far', pid=7, beat=3)))
+  with lock.hold('gs://locks/w', beat=0.02) as second:
+    blob.upload_from_string(json.dumps(dict(host='far', pid=7, beat=4)))
+    assert 'held by the trainer with process id 7 on far' in second.lost()
+  assert json.loads(blob.download_as_bytes())['beat'] == 4
+
+
+def test_a_lock_whose_answer_was_lost_is_still_ours(bucket):
+  buckets.check('gs://locks')
+  there = buckets.Object('gs://locks/answer')
+  assert there.replace('one')
+  # The server has it, and the client sends it again.
+  bucket.blob('answer').upload_from_string('two')
+  assert there.replace('two') and there.replace('three')
+  bucket.blob('answer').upload_from_string('of another')
+  assert not there.replace('four')

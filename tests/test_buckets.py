@@ -1,0 +1,148 @@
+"""What is in gs:// is read and written as on a disk, or refused in one line."""
+
+import http.server
+import sys
+import threading
+
+import pytest
+from etils import epath
+from PIL import Image
+
+from pixeldit_jax import buckets, files
+from pixeldit_jax.convert.files import fetch
+from pixeldit_jax.data.prepare import prepare
+from pixeldit_jax.data.prepare.write_shard import PrepareSettings
+from pixeldit_jax.data.sources.open_source import open_source
+from pixeldit_jax.errors import MissingFileError, MissingPackageError, UserError
+from pixeldit_jax.train.checkpoint.folders import folder_of
+
+
+@pytest.fixture(scope='module')
+def bucket(google_cloud):
+  return google_cloud('files')
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+  monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
+  return tmp_path / 'cache'
+
+
+def upload(bucket, folder, below):
+  for path in folder.rglob('*'):
+    if path.is_file():
+      name = f'{below}/{path.relative_to(folder)}'
+      bucket.blob(name).upload_from_filename(path)
+
+
+@pytest.fixture
+def pictures(tmp_path):
+  """Two classes of three pictures."""
+  for i in range(6):
+    path = tmp_path / 'in' / f'k{i % 2}' / f'{i}.png'
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new('RGB', (20, 30), (40 * i, 0, 0)).save(path)
+  return tmp_path / 'in'
+
+
+def test_a_misspelt_bucket_and_other_schemes_are_one_line(bucket):
+  buckets.check('gs://files/x')
+  buckets.check('/a/disk')
+  with pytest.raises(MissingFileError, match='no bucket gs://flies'):
+    buckets.check('gs://flies/x')
+  for path in ('s3://b/x', 'abfs://b/x'):
+    with pytest.raises(UserError, match=f'{path[:4]}.*is not supported'):
+      folder_of(path)
+  with pytest.raises(UserError, match='expected gs://bucket/name'):
+    buckets.check('gs://')
+
+
+def test_without_the_package_it_is_one_line(monkeypatch):
+  monkeypatch.setitem(sys.modules, 'gcsfs', None)
+  with pytest.raises(MissingPackageError, match=r'pixeldit_jax\[gcs\]'):
+    buckets.check('gs://without/x')
+
+
+@pytest.mark.parametrize(
+  'status, message', [(403, 'grant this account'), (503, 'does not answer')]
+)
+def test_a_bucket_that_refuses_is_one_line(monkeypatch, status, message):
+  class Refuse(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+      self.send_error(status)
+
+    def log_message(self, *args):
+      pass
+
+  server = http.server.HTTPServer(('127.0.0.1', 0), Refuse)
+  threading.Thread(target=server.serve_forever, daemon=True).start()
+  try:
+    refused(monkeypatch, server.server_port, f'{status}', message)
+  finally:
+    server.shutdown()
+    server.server_close()
+
+
+def test_a_server_that_is_absent_is_one_line(monkeypatch):
+  refused(monkeypatch, 9, 'absent', 'does not answer')
+
+
+def refused(monkeypatch, port, name, message):
+  monkeypatch.setenv('STORAGE_EMULATOR_HOST', f'http://127.0.0.1:{port}')
+  buckets._client.cache_clear()
+  try:
+    with pytest.raises(UserError, match=message) as error:
+      buckets.check(f'gs://{name}/x')
+    assert '\n' not in str(error.value)
+  finally:
+    buckets._client.cache_clear()
+
+
+def test_what_another_process_wrote_is_seen(bucket):
+  """fsspec would keep the listing, and cut a file that grew."""
+  buckets.check('gs://files/seen')
+  folder = epath.Path('gs://files/seen')
+  files.write_json(folder / 'a.json', {'x': 1})
+  assert [path.name for path in folder.iterdir()] == ['a.json']
+  bucket.blob('seen/b').upload_from_string('other')
+  bucket.blob('seen/a.json').upload_from_string('{"x": 123456789}')
+  assert sorted(path.name for path in folder.iterdir()) == ['a.json', 'b']
+  assert (folder / 'b').exists()
+  assert files.read_json(folder / 'a.json') == {'x': 123456789}
+  assert len(list(bucket.list_blobs(prefix='seen'))) == 2  # nothing temporary
+
+
+def test_pictures_and_shards_are_read_from_a_bucket(bucket, pictures, cache):
+  upload(bucket, pictures, 'pictures')
+  source = open_source('folder:gs://files/pictures')
+  assert len(source) == 6 and source.class_names == ('k0', 'k1')
+  out = pictures.parent / 'out'
+  settings = PrepareSettings('folder:gs://files/pictures', 16)
+  prepare.prepare(settings, str(out), num_processes=1)
+  upload(bucket, out, 'shards')
+  for spec in ('shards:gs://files/shards', 'gs://files/shards'):
+    there, here = open_source(spec), open_source(f'shards:{out}')
+    assert [there[i] for i in range(6)] == [here[i] for i in range(6)]
+  with pytest.raises(MissingFileError, match='no gs://files/nothing'):
+    open_source('folder:gs://files/nothing')
+
+
+def test_files_of_a_pattern_are_fetched_and_again_when_they_change(
+  bucket, cache
+):
+  for i in range(12):
+    bucket.blob(f'tars/{i:02d}.tar').upload_from_string(f'{i}')
+  buckets.fetch('gs://files/tars/0[0-3].tar')
+  kept = sorted(cache.rglob('*.tar'))
+  assert [path.name for path in kept] == [f'{i:02d}.tar' for i in range(4)]
+  first = fetch('gs://files/tars/07.tar')
+  assert first.read_text() == '7'
+  before = first.stat()
+  assert fetch('gs://files/tars/07.tar').stat().st_ino == before.st_ino
+  bucket.blob('tars/07.tar').upload_from_string('other')
+  assert fetch('gs://files/tars/07.tar').read_text() == 'other'
+  bucket.blob('tars/01.tar').delete()
+  buckets.fetch('gs://files/tars/*.tar')
+  assert len(list(cache.rglob('*.tar'))) == 11
+  with pytest.raises(MissingFileError, match='no gs://files/tars/0'):
+    fetch('gs://files/tars/0')
