@@ -79,15 +79,18 @@ class NpzImages:
   def _open(self):
     try:
       return zipfile.ZipFile(self.path).open('arr_0.npy')
-    except zipfile.BadZipFile as error:
-      raise UserError(
-        f'{self.path} is not a complete .npz ({error}): was its writing or '
-        'download interrupted?'
-      ) from error
     except KeyError as error:
       raise UserError(
         f'{self.path} has no arr_0; a batch of images is written by '
         'np.savez(path, images).'
+      ) from error
+    except FileNotFoundError:
+      raise
+    # Damaged headers: impossible places, passwords, unknown methods.
+    except (zipfile.BadZipFile, OSError, ValueError, RuntimeError) as error:
+      raise UserError(
+        f'{self.path} is not a complete .npz ({error}): was its writing or '
+        'download interrupted?'
       ) from error
 
   def _read_header(self, stream) -> tuple[int, ...]:

@@ -39,7 +39,9 @@ class ArrowSource(indexed.IndexedSource):
     path, options = data_files.parse(spec, ('split', *columns.OPTIONS))
     paths = find_files(path, options.get('split'))
     _, schema, _ = _open(paths[0])
-    chosen = columns.choose(arrow_tables.kinds_of(schema), options, paths[0])
+    chosen = columns.choose(
+      arrow_tables.kinds_of(schema, paths[0]), options, paths[0]
+    )
     index = open_index(
       'arrow',
       paths,
@@ -95,7 +97,7 @@ def _open(
       numbers = range(file.num_record_batches)
       return mapped, file.schema, map(file.get_batch, numbers)
     stream = pa.ipc.open_stream(mapped)
-  except (pa.ArrowInvalid, OSError) as error:
+  except (pa.ArrowException, OSError, ValueError) as error:
     raise UserError(
       f'{path} is no Arrow stream, or is cut short: {one_line(error)}'
     ) from error

@@ -14,8 +14,18 @@ from pixeldit_jax.data.sources.byte_index import Part
 from pixeldit_jax.errors import UserError
 
 
-def kinds_of(schema: pa.Schema) -> dict[str, str]:
-  """Returns what each column of a table holds, for `columns.choose`."""
+def kinds_of(schema: pa.Schema, path: str) -> dict[str, str]:
+  """Returns what each column of a table holds, for `columns.choose`.
+
+  Raises:
+    UserError: the names of the columns of the file are damaged.
+  """
+  try:
+    schema.names  # noqa: B018, it decodes them
+  except UnicodeDecodeError as error:
+    raise UserError(
+      f'{path} is damaged: a name of a column is no text ({error})'
+    ) from error
   features = _features(schema)
   kinds = {}
   for field in schema:

@@ -58,7 +58,7 @@ class ParquetSource(indexed.IndexedSource):
     path, options = data_files.parse(spec, ('split', *columns.OPTIONS))
     paths = data_files.find(path, SUFFIXES, options.get('split'))
     with _open(paths[0]) as file:
-      kinds = arrow_tables.kinds_of(file.schema_arrow)
+      kinds = arrow_tables.kinds_of(file.schema_arrow, paths[0])
     chosen = columns.choose(kinds, options, paths[0])
     index = open_index(
       'parquet',
