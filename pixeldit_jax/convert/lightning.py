@@ -185,7 +185,11 @@ def read_lightning(
   keys = (EMA_KEYS if ema else ()) + RAW_KEYS
   if second:
     keys = SECOND_EMA_KEYS
-  if zipfile.is_zipfile(path):
+  try:
+    is_zip = zipfile.is_zipfile(path)
+  except zipfile.BadZipFile:
+    is_zip = True  # a damaged one
+  if is_zip:
     _compare_checksums(path)
   loaded = _load(path)
   tensors = _tensors(loaded, keys)

@@ -56,7 +56,11 @@ class Edm2Source(Source):
     self._files = _open_files(path)
     there = set(self._files.names())
     names = {name for name in there if is_image(name)}
-    labels = _read_labels(path, self._files.read(_INDEX))
+    try:
+      index = self._files.read(_INDEX)
+    except BadExample as error:
+      raise UserError(f'{path} is damaged: {error}') from error
+    labels = _read_labels(path, index)
     if labels is None:
       labels = dict.fromkeys(names, -1)
       if not labels:
@@ -180,7 +184,8 @@ class _Zip:
     try:
       with zipfile.ZipFile(path) as file:
         members = [m for m in file.infolist() if not m.is_dir()]
-    except zipfile.BadZipFile as error:
+    # Damaged headers: impossible versions, names that are no text.
+    except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:
       raise UserError(f'{path} is no zip or is cut short: {error}') from error
     for member in members:
       if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
@@ -214,12 +219,17 @@ class _Zip:
     if row == len(self._names) or self._names[row] != name.encode():
       raise MissingFileError(f'{self._path} has no member {name!r}')
     offset, size, method, crc, whole = self._table[row].tolist()
-    with open(self._path, 'rb') as file:
-      file.seek(offset)
-      # The local header repeats the name, with an extra field of its own.
-      lengths = struct.unpack('<26xHH', file.read(30))
-      file.seek(sum(lengths), os.SEEK_CUR)
-      data = file.read(size)
+    try:
+      with open(self._path, 'rb') as file:
+        file.seek(offset)
+        # The local header repeats the name, with an extra field of its own.
+        lengths = struct.unpack('<26xHH', file.read(30))
+        file.seek(sum(lengths), os.SEEK_CUR)
+        data = file.read(size)
+    except FileNotFoundError:
+      raise
+    except (OSError, ValueError, struct.error) as error:
+      raise BadExample(f'{name}: {error}') from error
     try:
       if method != zipfile.ZIP_STORED:
         # What is longer than it says has another checksum.
