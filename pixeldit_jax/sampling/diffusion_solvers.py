@@ -22,6 +22,7 @@ _STEPS = 2**32 - 1  # folded into the key for the noise after the first
 def check_solver(config: ConfigDict) -> None:
   """Raises UserError for a solver that a network does not draw with."""
   solver, model = config.sampler.solver, config.model
+  _check_reuse(config)
   if model.prediction == 'noise':
     known, what = OF_NOISE, "model.prediction='noise' (DiT)"
     respaced(linear_diffusion(), config.sampler.steps)
@@ -31,7 +32,6 @@ def check_solver(config: ConfigDict) -> None:
       Stages(config.flow.stages).guidance(1.0)
   else:
     get_solver(solver)
-    _check_reuse(config)
     return
   if solver not in known:
     raise UserError(

@@ -188,6 +188,7 @@ def test_what_they_do_not_go_with_is_one_line(family, change, told):
   [
     ('dit', dict(solver='euler'), 'use ddpm or ddim'),
     ('dit', dict(steps=1001), 'keep fewer'),
+    ('dit', dict(reuse_patch_tokens=2), 'no pixel path'),
     ('pixelflow', dict(solver='ddpm'), 'use euler or dopri5'),
   ],
 )
