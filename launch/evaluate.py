@@ -155,7 +155,8 @@ def _measure(first: bool):
   resolution = 28 if _FEATURES.value == 'digits' else None
   if sample_flags.WORKDIR.value:
     context, ref, points = _read_run()
-    resolution = context.config.data.resolution
+    side = context.config.data.resolution
+    resolution, _, _ = context.image_shape(side, side)
   elif _IMAGES.value:
     images = image_sets.open_images(_IMAGES.value, _NUM_SAMPLES.value)
     resolution = images.shape[0]

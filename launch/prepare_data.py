@@ -10,6 +10,9 @@ an interruption, the same command goes on where it was.
 teacher sees in each image, for REPA without running it:
 --config.repa.teacher=features.
 
+--latents=stabilityai/sd-vae-ft-ema (or a file) stores the latents of an
+autoencoder, for networks that see these: --config.latents.autoencoder=.
+
 --dask=tcp://host:8786 has the workers of a Dask cluster do both, to the same
 bytes (launch/README.md tells how to start one). --plan says how large the
 shards will be and how long they take, from a sample, and writes nothing.
@@ -56,6 +59,9 @@ _PROCESSES = flags.DEFINE_integer('processes', 0, '0: one per core')
 _FEATURES = path_flag.define(
   'features', None, 'teacher whose features are stored too: its name or file'
 )
+_LATENTS = path_flag.define(
+  'latents', None, 'autoencoder whose latents are stored: its name or file'
+)
 _PATCH_SIZE = flags.DEFINE_integer(
   'patch_size', 16, 'of the network, for --buckets and --features'
 )
@@ -95,7 +101,14 @@ def main():
     if _PLAN.value:
       print(plan(settings).describe(max(1, cores), _PRICE.value))
       return
-    store = _make_store(settings, _FEATURES.value) if _FEATURES.value else None
+    stores = [
+      make(settings, name)
+      for make, name in (
+        (_make_store, _FEATURES.value),
+        (_store_latents, _LATENTS.value),
+      )
+      if name
+    ]
     try:
       manifest = prepare.prepare(
         settings,
@@ -104,7 +117,7 @@ def main():
         num_processes=_PROCESSES.value,
         runner=runner,
       )
-      if store:
+      for store in stores:
         store(_OUT.value, runner or run_here)
     except KeyboardInterrupt:
       sys.exit('prepare-data: stopped; the same command goes on from here')
@@ -126,6 +139,17 @@ def _make_store(settings, teacher):
   features = Teacher(teacher, _PATCH_SIZE.value)
   meta = features.describe(settings.resolution)
   return lambda out, runner: store(out, features, meta, runner=runner)
+
+
+def _store_latents(settings, name):
+  """f(out, runner) stores the latents; fails before any work if it would."""
+  from pixeldit_jax.data.prepare.latents import Moments, store_latents
+
+  if settings.bucketed:
+    raise UserError('--latents are of squares: leave out --buckets')
+  moments = Moments(name)
+  meta = moments.describe(settings.resolution)
+  return lambda out, runner: store_latents(out, moments, meta, runner=runner)
 
 
 if __name__ == '__main__':

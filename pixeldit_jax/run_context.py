@@ -11,9 +11,12 @@ from ml_collections import ConfigDict
 
 from pixeldit_jax import files, sharding
 from pixeldit_jax.config import RANDOM, model_config, validate
+from pixeldit_jax.convert.autoencoder import load_autoencoder
 from pixeldit_jax.convert.vision import load_vision
+from pixeldit_jax.encoders.autoencoder import Autoencoder
 from pixeldit_jax.encoders.frozen import Frozen, random_encoder
 from pixeldit_jax.encoders.grounding import check_encoder
+from pixeldit_jax.errors import UserError
 from pixeldit_jax.model.config import ModelConfig
 from pixeldit_jax.sharding import Rules
 
@@ -23,6 +26,7 @@ _PATHS = (
   ('data', 'source'),
   ('repa', 'teacher'),
   ('grounding', 'encoder'),
+  ('latents', 'autoencoder'),
   ('eval', 'reference'),
   ('eval', 'weights'),
 )
@@ -95,6 +99,40 @@ class RunContext:
     encoder = load_vision(name, keep=files.cache_folder(), **options)
     check_encoder(model, encoder[0])
     return encoder
+
+  @functools.cached_property
+  def autoencoder(self) -> Autoencoder | None:
+    """What decodes the latents of the network; None if it sees pixels.
+
+    It is read when it is first asked for.
+
+    Raises:
+      MissingFileError: `latents.autoencoder` is not there.
+      UserError: it is none, or one of another width.
+    """
+    if not (name := self.config.latents.autoencoder):
+      return None
+    found = load_autoencoder(name)
+    if found.config.latent_channels != self.model.in_channels:
+      raise UserError(
+        f'latents.autoencoder={name!r} has latents of '
+        f'{found.config.latent_channels} channels, but model.in_channels='
+        f'{self.model.in_channels}: set the latter to their number.'
+      )
+    return found
+
+  def without_autoencoder(self) -> 'RunContext':
+    """The run as if latents were its images, to time the network alone."""
+    config = self.config.copy_and_resolve_references()
+    config.latents.autoencoder = ''
+    return dataclasses.replace(self, config=config)
+
+  def image_shape(self, height: int, width: int) -> tuple[int, int, int]:
+    """That of an image, where the network sees so many pixels or latents."""
+    if self.autoencoder is None:
+      return height, width, self.model.in_channels
+    config = self.autoencoder.config
+    return height * config.factor, width * config.factor, config.channels
 
   def use(self) -> contextlib.AbstractContextManager[None]:
     """Traces programs for this mesh, its axes assigned by these rules."""

@@ -114,7 +114,7 @@ def measure_training(
 def _measure_steps(
   config: ConfigDict, steps: int, profile: str | None
 ) -> Report:
-  context = RunContext.build(config)
+  context = RunContext.build(config).without_autoencoder()
   model, mesh, tx = context.model, context.mesh, make_optimizer(context)
   target, teacher, features = _random_target(context)
   encoder = _random_encoder(context)
@@ -182,7 +182,7 @@ def measure_sampling(
 
   Guided evaluations count twice; at the ends of the interval, once.
   """
-  context = RunContext.build(config)
+  context = RunContext.build(config).without_autoencoder()
   model, tx = context.model, make_optimizer(context)
   shardings = state_shardings(model, tx, context.mesh, context.rules)
   weights = jax.jit(

@@ -182,7 +182,8 @@ def _encoder(context: RunContext) -> Frozen | None:
 
 
 def lower_sampling(context: RunContext) -> Lowered:
-  """The complete sampling loop of a configuration."""
+  """The complete sampling loop of a configuration; latents stay latents."""
+  context = context.without_autoencoder()
   config, model = context.config, context.model
   tx = make_optimizer(context)
   shardings = state_shardings(model, tx, context.mesh, context.rules)

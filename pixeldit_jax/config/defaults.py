@@ -102,6 +102,7 @@ def make_debug(config: ConfigDict) -> None:
     grounding_width=min(16, model.grounding_width),
     grounding_heads=0,
   )
+  config.latents.autoencoder = ''
   config.grounding.encoder = RANDOM if model.grounding_width else ''
   config.flow.stages = 2  # of 14 and 28 pixels, for PixelFlow
   config.data.update(

@@ -30,6 +30,7 @@ LARGEST = dict(
   dit='XL',
   pixelflow='XL',
 )
+AUTOENCODER = 'stabilityai/sd-vae-ft-ema'
 EPOCH = 1_251  # steps of 1024 images
 # Of networks of images: noisy times, mirrored images, a rate that warms up.
 IMAGES: dict[str, Any] = {
@@ -192,6 +193,8 @@ def imagenet(model: str, size: str, length: str, resolution: int) -> ConfigDict:
     dtype='bfloat16', patch_remat='matmuls', pixel_remat='full'
   )
   config.data.update(source='tfds:imagenet2012:train', resolution=resolution)
+  if model == 'dit':
+    config.data.update(source='shards:', resolution=resolution // 8)
   config.optimizer.clip_norm = float('inf')
   config.ema.update(decay=0.9999, warmup=False)
   config.flow.label_dropout = 0.2 if (model, size) == ('deco', 'XL') else 0.1
@@ -224,6 +227,8 @@ def sample_as_published(config: ConfigDict, model: str) -> None:
     guidance=GUIDANCE[model, resolution],
     interval=INTERVAL.get((model, resolution), (0.1, 1.0)),
   )
+  if model == 'dit' and config.model.in_channels == 4:
+    config.latents.autoencoder = AUTOENCODER
   if config.model.prediction == 'image':
     config.flow.noise_scale = 2.0 if resolution == 512 else 1.0
   if config.model.mean_flow == 'tokens':

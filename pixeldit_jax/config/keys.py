@@ -225,6 +225,14 @@ KEYS = (
   Key('data.num_workers', 0, '[0, 4096]', 'processes to decode; 0 is none'),
   Key('data.prefetch', 4, '[1, 4096]', 'batches that are made ahead'),
   Key(
+    'latents.autoencoder',
+    '',
+    '',
+    'the network sees latents of it, stored with the data: a name on the hub '
+    'or a file; data.resolution is then the side of latents',
+  ),
+  Key('latents.scale', 0.18215, '(0, inf)', 'times a latent is what it sees'),
+  Key(
     'objective',
     'flow_matching',
     ('flow_matching', 'mean_flow'),

@@ -37,6 +37,7 @@ def validate(config: ConfigDict) -> None:
   _check_data(config)
   _check_optimizer(config)
   _check_objective(config)
+  _check_latents(config)
   _check_diffusion(config)
   _check_perceptual(config)
   _check_mean_flow(config)
@@ -173,6 +174,18 @@ def _check_objective(config: ConfigDict) -> None:
       f'{channels}: the frequency loss is of the brightness and the colours of '
       'RGB images; set it to 0.'
     )
+
+
+def _check_latents(config: ConfigDict) -> None:
+  """Raises UserError for what latents do not go with."""
+  if not config.latents.autoencoder:
+    return
+  for name in ('data.buckets', 'data.held_out', 'model.grounding_width'):
+    if value := flatten(config.to_dict())[name]:
+      raise UserError(
+        f'{name}={value!r} with latents.autoencoder='
+        f'{config.latents.autoencoder!r}: it needs pixels; leave one out.'
+      )
 
 
 def _check_diffusion(config: ConfigDict) -> None:

@@ -27,6 +27,7 @@ from pixeldit_jax.data.transforms import BadExample
 from pixeldit_jax.errors import UserError
 
 FORMAT = 'pixeldit_jax side arrays 1'  # their former name
+LATENTS = 'latents'  # the name of those that stand for images
 IMAGES = 'manifest.json'  # the manifest of the images, in the same folder
 # What stores the arrays of a name.
 _COMMANDS = {

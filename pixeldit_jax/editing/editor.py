@@ -111,6 +111,11 @@ class Editor:
       check_solver(self._solver, options.repeats)
     devices = sharding.batch_shards(context.mesh, context.rules)
     self.batch_size = -(-batch_size // devices) * devices
+    if name := context.config.latents.autoencoder:
+      raise UserError(
+        f'latents.autoencoder={name!r}: networks of latents draw (pixeldit '
+        'sample), but do not edit pictures.'
+      )
     self._shape = (*size, context.config.model.in_channels)
     batch, replicated = (
       context.batch_sharding,

@@ -84,6 +84,7 @@ def make_evaluator(context: 'RunContext') -> 'OnlineEvaluator':
   options, reference = context.config.eval, None
   network = open_network(options.features, options.weights)
   if jax.process_index() == 0:
-    resolution = context.config.data.resolution
+    side = context.config.data.resolution
+    resolution, _, _ = context.image_shape(side, side)
     reference = open_reference(options.reference, network, resolution)
   return OnlineEvaluator(context, network, reference)

@@ -54,7 +54,9 @@ class OnlineEvaluator:
     self._indices = np.arange(config.eval.samples)
     count, classes = config.eval.samples, config.model.num_classes
     self._labels = parse_labels(None, classes, count)
-    self._shown, self._patch = config.log.samples, config.model.patch_size
+    patch = config.model.patch_size
+    self._patch, _, _ = context.image_shape(patch, patch)
+    self._shown = config.log.samples
 
   def __call__(
     self,

@@ -26,9 +26,13 @@ def image_settings(
   """
   sampler = config.sampler.to_dict()
   sampler.pop('batch_size')
-  grounding = {}
+  more: dict[str, Any] = {}
   if config.model.grounding_width:
-    grounding = dict(encoder=config.grounding.encoder)
+    more = dict(encoder=config.grounding.encoder)
+  if config.latents.autoencoder:
+    more |= dict(autoencoder=config.latents.autoencoder)
+  if config.model.size_embed:
+    more |= dict(stages=config.flow.stages)
   return dict(
     sampler=sampler,
     seed=config.seed,
@@ -37,7 +41,7 @@ def image_settings(
     weights=fingerprint(weights),
     step=ref.step,
     ema=ref.ema,
-    **grounding,
+    **more,
   )
 
 

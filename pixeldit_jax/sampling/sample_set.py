@@ -74,7 +74,7 @@ def make_sample_set(
     ref, context.model, context.mesh, context.rules
   )
   settings = image_settings(context.config, weights, ref) | asked
-  shape = (*size, model.in_channels)
+  shape = context.image_shape(*size)
   store, pending = _open(path, count, shape, settings, overwrite)
   if pending:
     missing = sum(map(len, pending))

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 
 from pixeldit_jax import sharding
 from pixeldit_jax.data.transforms import to_uint8
@@ -49,11 +50,13 @@ class Numbers(NamedTuple):
     key_data: of the key of the seed, uint32 [2].
     guidance: the scale, float32.
     encoder: weights of the encoder that grounds; None without one.
+    autoencoder: weights of what decodes latents; None without one.
   """
 
   key_data: Any
   guidance: Any
   encoder: PyTree = None
+  autoencoder: PyTree = None
 
 
 class Step(NamedTuple):
@@ -134,7 +137,7 @@ class Sampler:
       self._solve,
       in_shardings=(
         *(None, batch, batch, batch),
-        Numbers(replicated, replicated, None),
+        Numbers(replicated, replicated),
       ),
       out_shardings=replicated,
     )
@@ -174,7 +177,9 @@ class Sampler:
       )
     key_data = np.asarray(jax.random.key_data(jax.random.key(seed)))
     weights = self._encoder_weights if encoder is None else encoder
-    return Numbers(key_data, np.float32(scale), weights)
+    return Numbers(
+      key_data, np.float32(scale), weights, self._autoencoder_weights
+    )
 
   @functools.cached_property
   def _encoder_weights(self) -> PyTree:
@@ -184,6 +189,29 @@ class Sampler:
     sharded = self._context.config.grounding.sharded
     rules = self._context.rules if sharded else None
     return put_frozen(self._encoder, self._context.mesh, rules)
+
+  @functools.cached_property
+  def _autoencoder_weights(self) -> PyTree:
+    """On the mesh; None where the network sees pixels."""
+    if not (autoencoder := self._context.autoencoder):
+      return None
+    everywhere = sharding.replicated(self._context.mesh)
+    return jax.tree.map(
+      # Every process has all of them.
+      lambda a: jax.make_array_from_callback(
+        a.shape, everywhere, lambda index: np.asarray(a[index])
+      ),
+      nnx.state(autoencoder),
+    )
+
+  def _pixels(
+    self, x: Float[Array, 'B h w D'], numbers: Numbers
+  ) -> UInt8[Array, 'B H W C']:
+    """Images of what the solver ends with."""
+    if autoencoder := self._context.autoencoder:
+      decode = nnx.merge(nnx.graphdef(autoencoder), numbers.autoencoder).decode
+      x = decode(x / self._context.config.latents.scale)
+    return to_uint8(x)
 
   def _solver_of(
     self, weights, indices, condition, unconditional, numbers
@@ -235,9 +263,10 @@ class Sampler:
     network = weights, indices, condition, unconditional, numbers
     solve, noise = self._solver_of(*network), self._noise(indices, numbers)
     if not self._return_trajectory:
-      return to_uint8(solve(noise, solvers.last_state))
-    states = solve(noise, solvers.all_states)
-    return to_uint8(jnp.concatenate([noise[None], states]).swapaxes(0, 1))
+      return self._pixels(solve(noise, solvers.last_state), numbers)
+    states = jnp.concatenate([noise[None], solve(noise, solvers.all_states)])
+    pixels = jax.lax.map(lambda x: self._pixels(x, numbers), states)
+    return pixels.swapaxes(0, 1)
 
   def _start(self, weights, indices, condition, unconditional, numbers) -> Any:
     """The carry of the solver before its first step."""
@@ -261,7 +290,7 @@ class Sampler:
     ahead = x + (1 - t) / (t_next - t) * (x_next - x)
     if self._context.model.prediction == 'noise':
       ahead = x_next  # its way is not straight
-    return after, to_uint8(x_next), to_uint8(ahead)
+    return after, self._pixels(x_next, numbers), self._pixels(ahead, numbers)
 
   def sample(
     self,

@@ -20,6 +20,7 @@ from pixeldit_jax.encoders.text import TextEncoder, read_instruction
 from pixeldit_jax.encoders.words import WordEncoder
 from pixeldit_jax.errors import UserError
 from pixeldit_jax.model.cost import train_flops
+from pixeldit_jax.train.latents import check_channels, latent_arrays
 from pixeldit_jax.train.repa import stored_arrays, stored_shapes
 
 Size = tuple[int, int]  # height, width
@@ -35,7 +36,7 @@ def open_data(config: ConfigDict) -> Source:
   data, model = config.data, config.model
   stored = model.text_width and not data.encode_texts
   texts = caption_sampler.ARRAYS if stored else ()
-  arrays = (*texts, *stored_arrays(config))
+  arrays = (*texts, *stored_arrays(config), *latent_arrays(config))
   source = open_source(data.source, arrays)
   if data.held_out:
     source, _ = hold_out(source, data.held_out, config.seed)
@@ -49,11 +50,7 @@ def open_data(config: ConfigDict) -> Source:
       f'but model.num_classes={model.num_classes}: give their number, or 0 to '
       'train on pictures without classes.'
     )
-  if model.in_channels != 3:
-    raise UserError(
-      f'model.in_channels={model.in_channels}: images are read as RGB, so that '
-      'a network is trained with model.in_channels=3.'
-    )
+  factor = check_channels(config, source)
   if data.buckets and not source.buckets:
     raise UserError(
       f'data.buckets=True with data.source={data.source!r}: only shards of '
@@ -70,7 +67,7 @@ def open_data(config: ConfigDict) -> Source:
       f'--patch_size={model.patch_size}.'
     ) from error
   source.check(
-    resolution=data.resolution,
+    resolution=factor * data.resolution,
     checksums=data.checksums,
     process_index=jax.process_index(),
     process_count=jax.process_count(),
@@ -163,8 +160,11 @@ def abstract_batch(
   """
   model, B = config.model, config.data.batch_size
   side = config.data.resolution
-  image = (B, *(size or (side, side)), model.in_channels)
-  batch = dict(image=jax.ShapeDtypeStruct(image, jnp.uint8))
+  channels, dtype = model.in_channels, jnp.uint8
+  if config.latents.autoencoder:  # means and variances, mirrored too
+    channels, dtype = 4 * channels, jnp.float16
+  image = (B, *(size or (side, side)), channels)
+  batch = dict(image=jax.ShapeDtypeStruct(image, dtype))
   if not model.text_width:
     return batch | dict(label=jax.ShapeDtypeStruct((B,), jnp.int32))
   text = (B, tokens or model.text_tokens, model.text_width)

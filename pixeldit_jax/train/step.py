@@ -30,6 +30,7 @@ from pixeldit_jax.train.diffusion import (
   is_diffusion,
   make_diffusion_loss,
 )
+from pixeldit_jax.train.latents import draw_latents
 from pixeldit_jax.train.mean_flow import draws_of, make_mean_flow_loss
 from pixeldit_jax.train.objective import make_losses
 from pixeldit_jax.train.optim.optimizer import make_schedule, update_ema
@@ -87,17 +88,24 @@ def sample_training_inputs(
 
   Args:
     key: of this step.
-    batch: 'image' uint8 [B, H, W, C], and 'label' int32 [B] or 'text' [B, T, C]
-      and perhaps 'text_mask' [B, T]; 'features' [B, S, G] where a teacher's are
-      stored.
+    batch: 'image' uint8 [B, H, W, C], or the moments of latents, and 'label'
+      int32 [B] or 'text' [B, T, C] and perhaps 'text_mask' [B, T]; 'features'
+      [B, S, G] where a teacher's are stored.
     config: all values.
   """
   keys = jax.random.split(key, 4)
-  data = normalize(batch['image'])
-  B = data.shape[0]
+  B = batch['image'].shape[0]
+  flipped = jnp.zeros((B, 1, 1, 1), bool)
   if config.data.flip:
     flipped = jax.random.bernoulli(keys[3], 0.5, (B, 1, 1, 1))
-    data = jnp.where(flipped, data[:, :, ::-1], data)
+  if config.latents.autoencoder:
+    of_latents = jax.random.fold_in(key, 5)  # 4 is that of dropout
+    scale = config.latents.scale
+    data = draw_latents(of_latents, batch['image'], flipped, scale)
+  else:
+    data = normalize(batch['image'])
+    if config.data.flip:
+      data = jnp.where(flipped, data[:, :, ::-1], data)
   if config.objective == 'mean_flow':
     draws = draws_of(keys[1], B, config)
     noise = config.flow.noise_scale * jax.random.normal(keys[0], data.shape)

@@ -44,7 +44,8 @@ def make_batches(
   With b rows, a batch is a dict of numpy arrays: 'image' uint8 [b H W 3],
   'label' int32 [b], 'id' int32 [b] (the index in the source); of a source with
   captions, 'caption', a list of b str (the first of each image, '' where it has
-  none); and of one with precomputed arrays each of them, stacked [b, ...].
+  none); and of one with precomputed arrays each of them, stacked [b, ...]. With
+  latents among these, they are 'image'.
 
   Args:
     source: examples by index.

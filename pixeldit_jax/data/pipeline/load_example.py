@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from pixeldit_jax.data import transforms
+from pixeldit_jax.data.precomputed_arrays import LATENTS
 from pixeldit_jax.data.source import Example, Source
 from pixeldit_jax.errors import UserError
 
@@ -63,8 +64,11 @@ class ExampleLoader:
       try:
         example = self._source[tried]
         name = example['name']
-        image = transforms.decode(example['image'])
-        pixels = transforms.crop(image, *shape)
+        if LATENTS in self._source.arrays:  # pixels are not needed then
+          pixels = example['arrays'][LATENTS]
+        else:
+          image = transforms.decode(example['image'])
+          pixels = transforms.crop(image, *shape)
       except (transforms.BadExample, OSError) as error:
         skipped.append(f'{name}: {error}')
         continue
@@ -86,7 +90,11 @@ class ExampleLoader:
     if self._source.captions:
       captions = example['captions']
       entries['caption'] = captions[0].text if captions else ''
-    entries |= {name: example['arrays'][name] for name in self._source.arrays}
+    entries |= {
+      name: example['arrays'][name]
+      for name in self._source.arrays
+      if name != LATENTS
+    }
     if self._pick:
       random = np.random.default_rng((self._seed, position))
       entries |= self._pick(example, random)

@@ -27,7 +27,7 @@ from pixeldit_jax.typing import Array, Float, PyTree, UInt8
 
 NAME = 'features'  # of the arrays, and of their key in batches
 
-Features = Callable[[UInt8[np.ndarray, 'B H W 3']], Float[Array, 'B L D']]
+Features = Callable[[UInt8[np.ndarray, 'B H W 3']], Float[Array, 'B *shape']]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Teacher:
 
   def __reduce__(self):
     weights = self._opened[1]
-    return Teacher, (self.source, self.patch_size, _checksum(weights))
+    return Teacher, (self.source, self.patch_size, checksum_of(weights))
 
   def describe(self, resolution: int) -> dict[str, Any]:
     """Returns the `meta` of its features; see `describe`."""
@@ -60,7 +60,7 @@ class Teacher:
   @functools.cached_property
   def _opened(self) -> tuple[FrozenConfig, PyTree]:
     config, weights = load_vision(self.source)
-    if self.checksum and _checksum(weights) != self.checksum:
+    if self.checksum and checksum_of(weights) != self.checksum:
       raise UserError(
         f'the teacher {self.source} differs between the machines: give a file '
         'that all of them see'
@@ -76,17 +76,21 @@ def make_features(
   config: FrozenConfig, weights: PyTree, patch_size: int
 ) -> Features:
   """f(images) -> `teacher_features`, the batch spread over local devices."""
-  mesh = Mesh(jax.local_devices(), 'batch')
-  spread = NamedSharding(mesh, PartitionSpec('batch'))
-  everywhere = NamedSharding(mesh, PartitionSpec())
-  weights = jax.device_put(weights, everywhere)
 
-  @jax.jit
   def features(weights, images):
     model = with_weights(config, weights)
     return teacher_features(model, transforms.normalize(images), patch_size)
 
-  return lambda images: features(weights, jax.device_put(images, spread))
+  return over_devices(features, weights)
+
+
+def over_devices(f: Callable[..., Array], weights: PyTree) -> Features:
+  """f(weights, images) of images, the batch spread over local devices."""
+  mesh = Mesh(jax.local_devices(), 'batch')
+  spread = NamedSharding(mesh, PartitionSpec('batch'))
+  weights = jax.device_put(weights, NamedSharding(mesh, PartitionSpec()))
+  compiled = jax.jit(f)
+  return lambda images: compiled(weights, jax.device_put(images, spread))
 
 
 def describe(
@@ -107,13 +111,14 @@ def describe(
     )
   return {
     'teacher': teacher,
-    'sha256': _checksum(weights),
+    'sha256': checksum_of(weights),
     'patch_size': patch_size,
     'grid': [resolution // patch_size] * 2,
   }
 
 
-def _checksum(weights: PyTree) -> str:
+def checksum_of(weights: PyTree) -> str:
+  """SHA-256 of weights and their names."""
   digest = hashlib.sha256()
   for path, leaf in jax.tree.leaves_with_path(weights):
     array = np.asarray(leaf)
@@ -127,11 +132,13 @@ def store(
   features: Features,
   meta: dict[str, Any],
   *,
+  name: str = NAME,
+  dtype: str = 'bfloat16',
   batch_size: int = 64,
   peers: Peers = ALONE,
   runner: Runner = run_here,
 ) -> dict[str, Any]:
-  """Stores features of the images of a folder of shards, as bfloat16.
+  """Stores features of the images of a folder of shards.
 
   Args:
     path: the folder.
@@ -149,12 +156,13 @@ def store(
   """
   if shards.read_manifest(path)['buckets']:
     raise UserError(
-      f'{path} holds buckets, and features are stored of squares: align with '
-      'a teacher while training on squares, as the paper does'
+      f'{path} holds buckets, and {name} are stored of squares: prepare the '
+      'images without --buckets, or do without what is stored'
     )
   devices = jax.local_device_count()
   computation = Computation(
-    name=NAME,
+    name=name,
+    dtype=dtype,
     compute=functools.partial(_features_of, features),
     meta=meta,
     load=_pixels_of,
@@ -165,7 +173,7 @@ def store(
 
 def _features_of(
   features: Features, images: list[UInt8[np.ndarray, 'H W 3']]
-) -> Float[Array, 'B L D']:
+) -> Float[Array, 'B *shape']:
   return features(np.stack(images))
 
 

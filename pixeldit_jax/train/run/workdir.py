@@ -38,6 +38,7 @@ RUN_IDENTITY_KEYS = (
   'model',
   'data',
   'flow',
+  'latents',
   'repa',
   'grounding',
   'perceptual',
