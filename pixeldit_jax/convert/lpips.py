@@ -17,8 +17,9 @@ from pixeldit_jax.encoders.lpips import LPIPSConfig
 from pixeldit_jax.errors import UserError
 from pixeldit_jax.typing import PyTree
 
-# `(net.slice1|features).NUMBER.weight`: numbers count pooling and ReLU too.
-LAYER = re.compile(r'(?:(?:net\.)?slice\d|features)\.(\d+)\.weight')
+# `(net.slice1|features).NUMBER.weight`: numbers count pooling and ReLU too. A
+# file of VGG's layers alone is read without what stands before all names.
+LAYER = re.compile(r'(?:(?:(?:net\.)?slice\d|features)\.)?(\d+)\.weight')
 LINEAR = re.compile(r'lin(\d)\.model\.1\.weight')
 READING = 'lpips.safetensors, or vgg16.pth,vgg.pth'
 
