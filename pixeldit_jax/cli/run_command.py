@@ -3,7 +3,7 @@
 A `UserError` and a wrong flag are one line and exit code 1. A run that was
 stopped and can go on ends with exit code 75. Any other exception is a bug, here
 or in a user's own code, and shows its traceback. The other processes of a run
-are told of errors, and end too (`train.run.peers`).
+hear of errors, and end too (`train.run.peers`).
 """
 
 import contextlib

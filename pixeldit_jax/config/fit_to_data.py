@@ -251,7 +251,7 @@ def _tell(
   )
   side = config.data.resolution
   small = (pictures.sides.min(1) < side).mean()
-  for told, words in (
+  for is_so, words in (
     (pictures.unread, f'{pictures.unread} pictures cannot be read: left out.'),
     (
       count < _FEW,
@@ -266,5 +266,5 @@ def _tell(
       f'encode-text --encoder={_ENCODER} make data that have them.',
     ),
   ):
-    if told:
+    if is_so:
       log.warning('%s', words)

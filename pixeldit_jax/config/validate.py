@@ -195,8 +195,8 @@ def _check_diffusion(config: ConfigDict) -> None:
   if not (noise or model.size_embed):
     return
   what = "prediction='noise'" if noise else 'size_embed=True'
-  told = model.prediction, model.variance, model.size_embed
-  if told not in (('noise', True, False), ('velocity', False, True)):
+  found = model.prediction, model.variance, model.size_embed
+  if found not in (('noise', True, False), ('velocity', False, True)):
     raise UserError(
       f'model.{what} with model.prediction={model.prediction!r}, '
       f'model.variance={model.variance} and model.size_embed='
@@ -253,16 +253,16 @@ def _check_perceptual(config: ConfigDict) -> None:
 
 def _check_mean_flow(config: ConfigDict) -> None:
   """Raises UserError for average velocities of a network that has none."""
-  told, solver = config.model.mean_flow, config.sampler.solver
+  inputs, solver = config.model.mean_flow, config.sampler.solver
   trained = config.objective == 'mean_flow'
-  if (trained or solver == 'jump') and told == 'none':
+  if (trained or solver == 'jump') and inputs == 'none':
     key = 'objective' if trained else 'sampler.solver'
     raise UserError(
       f'{key}={config.objective if trained else solver!r} with model.mean_flow='
-      "'none': the network must be told of its steps; set model.mean_flow="
+      "'none': the network must be given its steps; set model.mean_flow="
       "'added', or 'tokens' for pMF."
     )
-  if told == 'tokens' and not trained:
+  if inputs == 'tokens' and not trained:
     raise UserError(
       f"model.mean_flow='tokens' with objective={config.objective!r}: pMF is "
       "trained by objective='mean_flow'."

@@ -171,7 +171,7 @@ class TextEncoder:
 
     Args:
       texts: prompts. What is longer than T tokens is cut, counted in
-        `truncated`, and told in a warning.
+        `truncated`, and named in a warning.
       negative: leave the instruction out.
 
     Raises:

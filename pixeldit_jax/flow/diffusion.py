@@ -28,7 +28,7 @@ class Diffusion:
 
   Attributes:
     betas: variance that each step adds.
-    kept: the step that the network is told of, of the `STEPS` it is trained on.
+    kept: the step that the network is given, of the `STEPS` it is trained on.
   """
 
   betas: Float[np.ndarray, 'T']

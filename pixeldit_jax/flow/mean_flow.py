@@ -29,7 +29,7 @@ class MeanFlowDraws(NamedTuple):
 
   Attributes:
     s, q: start and end of a step, s <= q.
-    omega: the scale of guidance that the network is told.
+    omega: the scale of guidance that the network is given.
     low, high: the interval of guidance.
     dropped: images that lose their label, and guidance with it.
   """

@@ -21,7 +21,7 @@ from pixeldit_jax.samplers.grid import time_grid
 from pixeldit_jax.typing import AnyArray, Array, Float, Int
 
 STEPS = 1000  # times of a stage, and of all stages together
-LAST = 1 - 1 / STEPS  # the last time of a stage that the network is told of
+LAST = 1 - 1 / STEPS  # the last time of a stage that the network is given
 CORRELATION = -1 / 3  # of the noise inside a block of 2 x 2
 # Of guidance, in each stage: PixelFlow's for 4; of 2 the first and the last.
 SHARES = {4: (0.0, 1 / 6, 2 / 3, 1.0), 2: (0.0, 1.0)}
@@ -54,8 +54,8 @@ class Stages:
     return a / (np.sqrt(1 - 1 / CORRELATION) * (1 - a) + a)
 
   @functools.cached_property
-  def told(self) -> Float[np.ndarray, 'S 2']:
-    """What the network is told at times 0 and `LAST` of each stage.
+  def bounds(self) -> Float[np.ndarray, 'S 2']:
+    """What the network is given at times 0 and `LAST` of each stage.
 
     Their lengths, end to end, fill [0, 999]; the very last is 999.
     """
@@ -67,8 +67,8 @@ class Stages:
     return np.stack([first, last], 1)
 
   def time_of(self, stage: int, t: Float[AnyArray, '*B']) -> Float[Array, '*B']:
-    """What the network is told at a time t in [0, 1] of a stage."""
-    first, last = self.told[stage]
+    """What the network is given at a time t in [0, 1] of a stage."""
+    first, last = self.bounds[stage]
     return first + (last - first) / LAST * jnp.asarray(t, jnp.float32)
 
   def sides(self, height: int, width: int) -> list[tuple[int, int]]:

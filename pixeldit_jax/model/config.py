@@ -127,7 +127,7 @@ class ModelConfig:
     bottleneck: width of a linear layer in front of the patch embedding; 0 has
       none.
     bottleneck_bias: that layer has a bias.
-    mean_flow: how a network of average velocities is told of its step, scale
+    mean_flow: how a network of average velocities gets its step, scale
       and interval of guidance (see `model.mean_flow`): it is none, they are
       added to the time, or they are tokens in place of it, as pMF's are.
     branch_depth: the last of the patch blocks, which pMF has once for the

@@ -1,7 +1,7 @@
-"""Networks of average velocities: what they are told, and pMF's own.
+"""Networks of average velocities: their inputs, and pMF's own.
 
 Pixel MeanFlow (arXiv 2601.22158). Such a network jumps over a step h of time
-at once, and is told the scale of guidance omega and the interval of times
+at once, and gets the scale of guidance omega and the interval of times
 [t_min, t_max] in which it holds.
 """
 
@@ -39,7 +39,7 @@ PREFIX = sum(TOKENS.values())
 
 
 class Step(NamedTuple):
-  """What a network of average velocities is told, for each image [B].
+  """The inputs of a network of average velocities, for each image [B].
 
   Attributes:
     h: the time that it jumps over, in [0, 1]; at 0 the average is the velocity.

@@ -163,7 +163,7 @@ class PixelDiT(nnx.Module):
       dropout: keys for `config.dropout`, one for each example [B]; without
         them nothing drops.
       latent_size: with `config.size_embed` the patches across the image that
-        the network is told of, by default those that there are.
+        the network is given, by default those that there are.
       step: with `config.mean_flow` 'added', what the average velocity is over,
         its interval in the time of t; by default it is the velocity.
 

@@ -58,8 +58,8 @@ def ddpm(
     integrate: as of `samplers.solvers`.
   """
 
-  def step(x, t, told, z):
-    noise, fraction = jnp.split(predict(x, told), 2, -1)
+  def step(x, t, number, z):
+    noise, fraction = jnp.split(predict(x, number), 2, -1)
     data = diffusion.data_from(x, noise, t)
     std = jnp.exp(0.5 * diffusion.log_variance(fraction, t))
     return diffusion.posterior_mean(data, x, t) + std * z
@@ -84,8 +84,8 @@ def ddim(
   sigma = eta * np.sqrt((1 - before) / (1 - signal) * (1 - signal / before))
   rest = np.sqrt(1 - before - sigma**2)
 
-  def step(x, t, told, z):
-    noise, _ = jnp.split(predict(x, told), 2, -1)
+  def step(x, t, number, z):
+    noise, _ = jnp.split(predict(x, number), 2, -1)
     data = diffusion.data_from(x, noise, t)
     mean = diffusion.at(np.sqrt(before), t) * data
     return mean + diffusion.at(rest, t) * noise + diffusion.at(sigma, t) * z
@@ -94,13 +94,13 @@ def ddim(
 
 
 def _steps(step, x, diffusion, step_noise, integrate):
-  """x = step(x, index, step told to the network, noise), down to index 0."""
+  """x = step(x, index, step given to the network, noise), down to index 0."""
   count = len(diffusion.kept)
 
   def body(carry, span):
-    (x,), (i, told) = carry, span
+    (x,), (i, number) = carry, span
     t, z = count - 1 - i, step_noise(i)
-    return (step(x, t, told, jnp.where(t > 0, z, jnp.zeros_like(z))),)
+    return (step(x, t, number, jnp.where(t > 0, z, jnp.zeros_like(z))),)
 
-  told = jnp.asarray(diffusion.kept[::-1], jnp.float32)
-  return integrate(body, (x,), (jnp.arange(count), told))
+  number = jnp.asarray(diffusion.kept[::-1], jnp.float32)
+  return integrate(body, (x,), (jnp.arange(count), number))

@@ -22,7 +22,7 @@ def average_of(model: Any) -> Callable[..., tuple[jax.Array, jax.Array | None]]:
   the network has a branch of it, is else None.
 
   Args:
-    model: pMF, or a PixelDiT that is told of its steps (`config.mean_flow`).
+    model: pMF, or a PixelDiT that is given its steps (`config.mean_flow`).
 
   Raises:
     UserError: a network that knows velocities only.

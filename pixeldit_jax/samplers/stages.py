@@ -11,7 +11,7 @@ from pixeldit_jax.samplers import solvers
 from pixeldit_jax.samplers.dopri5 import dopri5
 from pixeldit_jax.typing import Array, Float
 
-# v(x, T): the velocity of a stage, T what the network is told of the time.
+# v(x, T): the velocity of a stage, T what the network is given for the time.
 StageVelocity = Callable[[jax.Array, jax.Array], jax.Array]
 
 
@@ -30,11 +30,11 @@ def stage_velocity(
   share = 1.0 if plain else stages.guidance(scale)[stage]
 
   def velocity(x, t):
-    told = stages.time_of(stage, t)
-    v = conditional(x, told)
+    time = stages.time_of(stage, t)
+    v = conditional(x, time)
     if plain or not SHARES[stages.count][stage]:
       return v
-    v_u = unconditional(x, told)
+    v_u = unconditional(x, time)
     return v_u + share * (v - v_u)
 
   return velocity

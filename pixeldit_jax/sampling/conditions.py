@@ -57,7 +57,7 @@ class ConditionReader:
   def __call__(
     self, known: Sequence[Any], negative: str = ''
   ) -> tuple[Condition, TextCondition | None]:
-    """What the network is told, and what guidance leads away from.
+    """What the network is given, and what guidance leads away from.
 
     Args:
       known: what `in_turn` gives.

@@ -49,7 +49,7 @@ def guided_velocity(
 
   Returns:
     A function of x, t and the time that decides about guidance, see `guide`.
-    Of a network of average velocities that is told the scale, of x, t and the
+    Of a network of average velocities that is given the scale, of x, t and the
     end of a step, see `guided_average`.
 
   Raises:

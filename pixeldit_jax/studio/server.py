@@ -1,6 +1,6 @@
 """The server of the page: Python's own, for one person and their friends.
 
-It answers only requests that name it as the browser was told to, so that no
+It answers only requests that name it as the browser was asked to, so that no
 other site can use it through a visitor's browser.
 """
 

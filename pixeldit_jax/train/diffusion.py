@@ -32,7 +32,7 @@ def draw_times(key: Key, batch: int, config: ConfigDict) -> Float[Array, 'B']:
 def network_input(
   config: ConfigDict, inputs: Any
 ) -> tuple[Float[Array, 'B H W C'], Float[Array, 'B']]:
-  """The noisy images of a step and what the network is told of their times.
+  """The noisy images of a step and what the network is given for their times.
 
   Of PixelFlow those of the last stage.
   """
@@ -78,8 +78,8 @@ def make_diffusion_loss(
       x, target = stage_pair(
         stages, stage, mine.data, mine.noise[:, :h, :w], mine.t
       )
-      told = stages.time_of(stage, mine.t)
-      output = model(x, told, mine.condition, mine.dropout)
+      time = stages.time_of(stage, mine.t)
+      output = model(x, time, mine.condition, mine.dropout)
       found[f'stage_{stage}'] = jnp.mean((output - target) ** 2)
     return sum(found.values()) / stages.count, found
 

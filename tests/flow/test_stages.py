@@ -35,7 +35,7 @@ def test_tables_and_times_are_the_public_codes(golden, count):
 
   check(stages.starts, 'start_t')
   check(stages.ends, 'end_t')
-  check(stages.told, 'T_first_last')
+  check(stages.bounds, 'T_first_last')
   jumps = [jump_weights(stages, i) for i in range(1, count)]
   for i, name in enumerate(('jump_alpha', 'jump_beta')):
     check([weights[i] for weights in jumps], name)

@@ -82,7 +82,7 @@ class InitFit:
       if source is None:
         rebuilt.add(name)
         continue
-      # A tensor of any other shape is told by who reads it.
+      # A tensor of any other shape is refused by who reads it.
       read[source] = here[name]
       resampled = _is_resampled(there.get(source), here[name].shape, sides)
       if (name == TABLE and source in there) or resampled:

@@ -121,7 +121,7 @@ def restore_init(
 ) -> PyTree:
   """Reads the newest EMA of another run, which a new run starts from.
 
-  A network that is told of its steps (`model.mean_flow`) also starts from one
+  A network that is given its steps (`model.mean_flow`) also starts from one
   that is not: with `fit`, what it has for that starts without effect.
 
   Args:
