@@ -44,6 +44,7 @@ def test_images_are_those_of_the_command(model, run, tmp_path, tiny_run):
   np.testing.assert_array_equal(images.images[2], images[2])
 
 
+@pytest.mark.slow
 def test_programs_are_kept(model):
   def count():
     return sum(
@@ -61,6 +62,7 @@ def test_programs_are_kept(model):
   np.testing.assert_array_equal(first, again)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('solver', ['euler', 'heun_reuse', 'dpm_solver'])
 def test_each_step_is_shown(model, solver):
   seen = []
@@ -97,6 +99,7 @@ def test_gradients_flow_through_the_velocity(model):
   assert jax.numpy.abs(gradient).max() > 0
 
 
+@pytest.mark.slow
 def test_a_released_file_is_loaded(model, run, tmp_path):
   path = tmp_path / 'weights.safetensors'
   released.from_workdir(run, path)
@@ -144,6 +147,7 @@ def test_the_package_is_imported_without_jax_and_quickly():
   assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_the_page_of_the_interface_runs(run, tmp_path, monkeypatch):
   """Every block of its code, in order."""
   page = (ROOT / 'pixeldit_jax' / 'README.md').read_text()

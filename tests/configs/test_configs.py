@@ -30,6 +30,7 @@ def test_it_is_valid(path):
   validate(load(path))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   'path',
   [
@@ -54,6 +55,7 @@ FAMILY = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   'name', ['imagenet256', pytest.param('mnist', marks=pytest.mark.slow)]
 )

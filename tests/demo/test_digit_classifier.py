@@ -74,6 +74,7 @@ def _noisy(images, deviation):
   return np.clip(images + noise, 0, 255).astype(np.uint8)
 
 
+@pytest.mark.slow
 def test_worse_sets_are_farther(real):
   images, labels = real
   distances = [_distance(_noisy(images, d)) for d in (1, 32, 64, 128)]

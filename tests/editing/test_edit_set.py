@@ -35,6 +35,7 @@ def mask():
   return new
 
 
+@pytest.mark.slow
 def test_inpainting_leaves_what_is_known_to_the_bit(model, pictures, mask):
   images = model.inpaint(pictures, mask, [3, 4, 5], repeats=2, steps=STEPS)
   np.testing.assert_array_equal(images[:, :, :14], pictures[:, :, :14])
@@ -45,6 +46,7 @@ def test_inpainting_leaves_what_is_known_to_the_bit(model, pictures, mask):
   assert (other != images).any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('method', ['flowedit', 'sdedit'])
 def test_edits_keep_more_with_less_strength(model, pictures, method):
   options = dict(method=method, steps=STEPS, seed=2)
@@ -57,6 +59,7 @@ def test_edits_keep_more_with_less_strength(model, pictures, method):
   assert 0 < change(0.25) < change(1.0)
 
 
+@pytest.mark.slow
 def test_the_same_source_and_target_change_nothing(model, pictures):
   same = model.edit(
     pictures, 1, 1, guidance=2.0, source_guidance=2.0, steps=STEPS
@@ -64,12 +67,14 @@ def test_the_same_source_and_target_change_nothing(model, pictures):
   assert np.abs(same.astype(int) - pictures).max() <= 1
 
 
+@pytest.mark.slow
 def test_an_edit_depends_on_its_index_and_not_on_the_batch(model, pictures):
   whole = model.edit(pictures, [2, 3, 4], 1, steps=STEPS)
   first = model.edit(pictures[:1], 2, 1, steps=STEPS)
   assert np.abs(whole[:1].astype(int) - first).max() <= 1
 
 
+@pytest.mark.slow
 def test_outside_of_a_mask_an_edit_has_the_pixels_of_the_picture(
   model, pictures, mask
 ):

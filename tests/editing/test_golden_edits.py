@@ -83,6 +83,7 @@ def test_the_field_is_that_of_the_file(arrays, assert_close):
   assert_close(u, images(arrays['field/u']))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('run', runs('flowedit'), ids=lambda r: r['name'])
 def test_flow_edit_is_the_public_code(arrays, assert_close, run):
   found = arrays.below(run['name'])

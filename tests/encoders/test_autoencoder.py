@@ -28,6 +28,7 @@ def nhwc(x):
   return jnp.asarray(np.moveaxis(x, 1, -1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('size', SIZES)
 def test_encoding_is_the_public_codes(golden, assert_close, model, size):
   arrays = golden('rivals/sdvae').below(size)
@@ -51,6 +52,7 @@ def test_decoding_is_the_public_codes(golden, assert_close, model, size):
   assert_close(nhwc(arrays['z_scaled']) / model.config.scale, nhwc(arrays['z']))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('size', SIZES)
 def test_every_part_is_the_public_codes(golden, assert_close, model, size):
   arrays = golden('rivals/sdvae').below(size)

@@ -101,6 +101,7 @@ def test_patch_tokens_are_those_of_transformers(
   np.testing.assert_allclose(found, tokens[:, 5:].numpy(), atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('case', CASES)
 def test_every_stage_is_the_golden_one(case, assert_close):
   arrays, prefix = golden(), case.rpartition('/')[0]

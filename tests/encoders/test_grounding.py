@@ -110,6 +110,7 @@ def run(model, x, t, y):
   return model.with_features(x, t, y)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('net,case', FORWARD)
 def test_forward_and_every_block(net, case, assert_close):
   model, golden = network(net), arrays()
@@ -127,6 +128,7 @@ def test_forward_and_every_block(net, case, assert_close):
       assert_close(block, expected, 1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('net,case', FORWARD[:2] + FORWARD[4:])
 def test_called_as_a_network_it_is_grounded(net, case, assert_close):
   model = network(net)
@@ -139,6 +141,7 @@ def test_called_as_a_network_it_is_grounded(net, case, assert_close):
   assert_close(nchw(out), arrays()[f'{case}/out'], 1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('net,case', FORWARD[:2] + FORWARD[4:])
 def test_every_stage_of_the_condition(net, case, assert_close):
   model, golden = network(net), arrays()
@@ -273,6 +276,7 @@ def nchw_traced(x):
   return jnp.moveaxis(x, -1, -3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('case', TRAINING)
 def test_losses_and_gradients(case, assert_close):
   golden = arrays()
@@ -303,6 +307,7 @@ def test_positions_of_the_teacher(assert_close):
   assert_close(found, arrays()['train/teacher_pos_embed'][0], 1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('case', SAMPLES)
 def test_whole_trajectories(case, assert_close):
   settings = meta()['samplers'][case]
@@ -382,6 +387,7 @@ def inputs(B=3, side=16):
 call = jax.jit(lambda model, *args: model(*args))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   'changes',
   [
@@ -412,6 +418,7 @@ def test_a_network_without_grounding_has_no_such_weights():
   assert set(grounded) - set(plain) == {'grounding'}
 
 
+@pytest.mark.slow
 def test_a_dropped_image_is_one_without_features(assert_close):
   model = make(zero_grounding=False)
   x, t, y = inputs()
@@ -451,6 +458,7 @@ def test_scan_and_remat_change_no_gradient(changes, assert_close):
   jax.tree.map(lambda a, b: assert_close(a, b), gradient(**changes), gradient())
 
 
+@pytest.mark.slow
 def test_what_does_not_fit_names_both():
   x, _, y = inputs()
   model = make()

@@ -34,6 +34,7 @@ def test_resize_is_tensorflow_1(torch_fidelity, side):
   np.testing.assert_allclose(ours, theirs, atol=2e-6)
 
 
+@pytest.mark.slow
 def test_features_are_torch_fidelitys(torch_inception):
   import torch
 

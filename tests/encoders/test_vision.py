@@ -87,6 +87,7 @@ def expected_tokens(model, x, registers):
   return out[:, 1 + registers :].numpy()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('registers', [0, 4])
 @pytest.mark.parametrize(
   'grid,height,width',

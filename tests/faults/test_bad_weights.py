@@ -72,6 +72,7 @@ def flip_byte(run: pathlib.Path, step: int, item: str) -> None:
   path.write_bytes(data)
 
 
+@pytest.mark.slow
 def test_an_update_that_is_not_finite_ends_the_run_before_a_save(run):
   """Finite gradients, an infinite update: the last good checkpoint stays."""
   config = small_config()
@@ -87,6 +88,7 @@ def test_an_update_that_is_not_finite_ends_the_run_before_a_save(run):
   assert int(train(RunContext.build(config), str(run)).step) == 8
 
 
+@pytest.mark.slow
 def test_a_resume_passes_over_checkpoints_that_are_not_finite(run):
   spoil(run, 4, 'weights')
   config = small_config()

@@ -27,6 +27,7 @@ ROOT = pathlib.Path(__file__).parents[2]
 TRAIN = 'train --config=mnist:debug --workdir=run'
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   'command, told',
   [

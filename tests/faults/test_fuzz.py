@@ -121,6 +121,7 @@ def table(count=6):
   return pa.table({'image': rows, 'label': [i % 2 for i in range(count)]})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   'options',
   [

@@ -88,6 +88,7 @@ def coco(root):
   return f'coco:{root}'
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('write', [folder, zipped, wds, parquet, coco])
 def test_no_name_of_a_source_reaches_the_terminal(tmp_path, capsys, write):
   (tmp_path / 'in').mkdir()

@@ -45,6 +45,7 @@ class LongEvaluation:
     yield 'number', 1.0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   'number', [signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGINT]
 )

@@ -55,6 +55,7 @@ def content(folder: pathlib.Path) -> dict[str, bytes]:
   }
 
 
+@pytest.mark.slow
 def test_a_refused_first_start_claims_nothing(images, trained, tmp_path):
   """A mistyped init_from; then the corrected command goes on."""
   config = small_config(images, steps=1)
@@ -66,6 +67,7 @@ def test_a_refused_first_start_claims_nothing(images, trained, tmp_path):
   assert int(train(RunContext.build(config), str(tmp_path / 'new')).step) == 1
 
 
+@pytest.mark.slow
 def test_a_start_that_ends_before_its_first_save_claims_nothing(
   images, tmp_path, monkeypatch
 ):
@@ -103,6 +105,7 @@ def test_another_optimizer_is_refused_before_anything_is_written(run, images):
   assert content(run) == before
 
 
+@pytest.mark.slow
 def test_renamed_classes_are_refused_with_the_difference(run, images, tmp_path):
   renamed = shutil.copytree(images, tmp_path / 'renamed')
   (renamed / 'daisy').rename(renamed / 'zinnia')

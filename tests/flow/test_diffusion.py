@@ -45,6 +45,7 @@ def test_the_steps_that_are_kept_are_the_public_codes(golden, steps):
   np.testing.assert_allclose(found.betas, arrays['betas'], rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_hybrid_loss_and_its_gradients_are_the_public_codes(
   golden, assert_close
 ):

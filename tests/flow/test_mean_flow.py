@@ -58,6 +58,7 @@ def squares_of_blocks(images, data):
   return jnp.sum(means**2, axis=(1, 2, 3))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', ['train', 'train_aux'])
 def test_the_loss_and_its_gradients_are_the_public_codes(name, assert_close):
   arrays, model, train, draws = setting(name)
@@ -102,6 +103,7 @@ def test_the_loss_and_its_gradients_are_the_public_codes(name, assert_close):
   np.testing.assert_allclose(norm, train['grad_norm'], rtol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', ['train', 'train_aux'])
 def test_velocities_and_the_derivative_are_the_public_codes(name, assert_close):
   _, model, train, draws = setting(name)

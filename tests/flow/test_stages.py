@@ -64,6 +64,7 @@ def test_jumps_are_the_public_codes(golden, assert_close):
     assert_close(found, nhwc(a[f'stage{stage}_start']))
 
 
+@pytest.mark.slow
 def test_a_batch_of_all_stages_trains_as_in_the_public_code(
   golden, assert_close
 ):

@@ -37,6 +37,7 @@ def folder(tmp_path):
   return tmp_path
 
 
+@pytest.mark.slow
 def test_prepare_then_look(folder):
   out = folder / 'out'
   flags = [f'--source=folder:{folder}/in', f'--out={out}', '--resolution=16']

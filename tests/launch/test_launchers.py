@@ -31,6 +31,7 @@ def test_help_tells_the_flags(name):
   assert '--workdir' in done.stdout and '--config' in done.stdout
 
 
+@pytest.mark.slow
 def test_a_run_is_trained_and_sampled(tmp_path):
   pytest.importorskip('mlxtend')
   run, out = f'--workdir={tmp_path}/run', f'--out={tmp_path}/out'
@@ -52,6 +53,7 @@ def test_a_run_is_trained_and_sampled(tmp_path):
     np.testing.assert_array_equal(file['arr_1'], [7] * 5)
 
 
+@pytest.mark.slow
 def test_checkpoints_are_listed_and_deleted(tmp_path):
   write_config(str(tmp_path), get_config())
   for step in (10, 20, 30):
@@ -72,6 +74,7 @@ def test_checkpoints_are_listed_and_deleted(tmp_path):
   assert [p.name for p in (tmp_path / 'checkpoints').iterdir()] == ['20']
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   'flags, named',
   [

@@ -220,6 +220,7 @@ def test_read_only_checkout(checkout):
   assert_fails(run(checkout, 'quickstart.sh'), f'cannot write to {checkout}')
 
 
+@pytest.mark.slow
 def test_interrupted_installation_starts_again_with_real_pip(checkout):
   notes = checkout / '.venv/.pixeldit_jax'
   write_script(checkout / '.venv/bin/python', STUB)

@@ -78,6 +78,7 @@ def assert_all_close(actual, expected, tolerance):
     assert np.abs(a - e).max() < tolerance * np.abs(e).max()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   'L, S, N, K, masked',
   [(100, 70, 3, 16, False), (70, 140, 2, 72, True)],
@@ -90,6 +91,7 @@ def test_kernel_is_attention_in_float32(name, L, S, N, K, masked):
   assert_all_close(actual, reference(*arrays, mask), 5e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', KERNELS)
 def test_kernel_is_attention_in_bfloat16(name):
   *arrays, mask = example(70, 140, 2, 64, jnp.bfloat16)
@@ -101,6 +103,7 @@ def test_kernel_is_attention_in_bfloat16(name):
   assert_all_close(actual, reference(*arrays, mask), 2e-2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('gradients, calls', [(2**20, 1), (1, 2)])
 def test_flash_attention_with_several_blocks(monkeypatch, gradients, calls):
   """Two of queries, three of keys, two of heads; gradients in two calls."""
@@ -144,6 +147,7 @@ def test_flash_attention_pads_little():
   assert padded == [[128, 1024, 1536, 4608], [128, 1024, 1408, 4480]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', KERNELS)
 def test_masked_keys_are_as_good_as_absent(name):
   """Whatever they hold; and without any key, zeros and no gradient."""
@@ -177,6 +181,7 @@ def test_blockwise_needs_no_matrix_of_65536_squared():
   assert memory.temp_size_in_bytes < 64 * 2**20
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   'name, spared', [('xla', 0), ('blockwise', 2), ('splash', 2), ('flash', 2)]
 )

@@ -48,6 +48,7 @@ def assert_equal(actual, expected):
     np.testing.assert_allclose(a, e, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   'sizes',
   [(8, 1, 1, 1), (1, 8, 1, 1), (1, 1, 8, 1), (1, 1, 1, 8), (1, 2, 2, 2)],

@@ -74,6 +74,7 @@ class Case:
     return self.arrays[name]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('scan', [True, False])
 @pytest.mark.parametrize('family, part, size, known', RUNS)
 def test_forward_and_every_block_are_the_public_codes(
@@ -245,6 +246,7 @@ def inputs(height=16, width=24, batch=2):
   return x, jnp.linspace(0.2, 0.9, batch), jnp.arange(batch, dtype=jnp.int32)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('family', NARROW)
 def test_every_network_starts_at_zero_and_uses_every_weight(family):
   model = tiny(family)
@@ -274,6 +276,7 @@ def test_every_weight_names_each_of_its_axes(family):
   )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('family', NARROW)
 def test_scan_remat_and_a_feature_change_no_output(family, assert_close):
   model = tiny(family, 0.2)
@@ -288,6 +291,7 @@ def test_scan_remat_and_a_feature_change_no_output(family, assert_close):
     assert_close(feature, features['patch_blocks'][layer - 1], 1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('family', NARROW)
 def test_bfloat16_computes_near_float32(family, assert_close):
   exact = call(tiny(family, 0.05), *inputs())
@@ -297,6 +301,7 @@ def test_bfloat16_computes_near_float32(family, assert_close):
   assert jnp.abs(rough - exact).max() > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('scan', [True, False])
 def test_dropout_falls_on_each_example_by_its_own_key(scan):
   model = tiny('jit', 0.2, scan=scan)
@@ -310,6 +315,7 @@ def test_dropout_falls_on_each_example_by_its_own_key(scan):
   assert jnp.abs(other[0] - dropped[0]).max() > 0
 
 
+@pytest.mark.slow
 def test_dropout_keeps_the_mean_of_what_it_drops():
   """Of the middle half of the blocks; here one of the four is not dropped."""
   model = tiny('jit', 0.05, dropout=0.2)

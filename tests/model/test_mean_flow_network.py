@@ -28,6 +28,7 @@ def velocity(x, image, t):
   return (x - image) / np.clip(t, 0.05, 1)[:, None, None, None]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('scan', [True, False])
 def test_both_branches_are_the_public_codes(golden, assert_close, scan):
   arrays = golden('one_step')
@@ -93,6 +94,7 @@ def test_it_counts_as_the_public_code(size, patch, sampled, trained, gflops):
   assert count_parameters(config) == sampled
 
 
+@pytest.mark.slow
 def test_it_starts_at_an_image_of_zeros_and_takes_one_size():
   config = ModelConfig(
     **preset('pmf')
@@ -121,6 +123,7 @@ TINY = dict(
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   'family, more',
   [

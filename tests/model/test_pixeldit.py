@@ -86,6 +86,7 @@ def inputs(height=8, width=12, batch=2):
   return x, t, y
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('scan', [True, False])
 @pytest.mark.parametrize(
   'case',
@@ -106,6 +107,7 @@ def test_forward_and_every_block_are_the_authors(
       assert_close(block.reshape(expected.shape), expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   'size', [pytest.param('16x16x12', marks=pytest.mark.slow), '16x24x7']
 )
@@ -119,6 +121,7 @@ def test_forward_with_text_is_the_authors(golden, assert_close, size):
   assert_close(-v.transpose(0, 3, 1, 2), arrays[f'{size}/out'])
 
 
+@pytest.mark.slow
 def test_pre_modulated_blocks_start_as_the_identity(assert_close):
   model = tiny()
   x, t, y = inputs()
@@ -152,6 +155,7 @@ def velocity_and_gradient(**overrides):
   return f
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('overrides', ABLATIONS, ids=str)
 def test_every_ablation_starts_at_zero_and_uses_every_weight(overrides):
   f = velocity_and_gradient(**overrides)
@@ -165,6 +169,7 @@ def test_every_ablation_starts_at_zero_and_uses_every_weight(overrides):
       assert jnp.abs(block).max() > 0, jax.tree_util.keystr(path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   'scan, remat',
   [(True, 'matmuls'), (True, 'full'), (False, 'none'), (False, 'full')],
@@ -177,6 +182,7 @@ def test_scan_and_remat_change_no_gradient(assert_close, scan, remat):
   jax.tree.map(lambda a, b: assert_close(a, b, 1e-5), actual, expected)
 
 
+@pytest.mark.slow
 def test_one_time_for_all_is_the_same_as_each():
   model = tiny(0.2)
   x, _, y = inputs()
@@ -185,6 +191,7 @@ def test_one_time_for_all_is_the_same_as_each():
   )
 
 
+@pytest.mark.slow
 def test_images_of_a_batch_do_not_mix(assert_close):
   model = tiny(0.2)
   x, t, y = inputs(batch=3)
@@ -192,6 +199,7 @@ def test_images_of_a_batch_do_not_mix(assert_close):
   assert_close(run(model, x, t, y)[0][1:2], alone, 1e-5)
 
 
+@pytest.mark.slow
 def test_bfloat16_computes_near_float32(assert_close):
   x, t, y = inputs()
   exact = run(tiny(0.05), x, t, y)[0]

@@ -27,6 +27,7 @@ def guided(model, y, scale):
   return predict
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   'name', ['ddpm8_cfg', 'ddpm5', 'ddim_eta0', 'ddim_eta1']
 )

@@ -30,6 +30,7 @@ SAMPLERS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('family, name, solver, bounds, tested', SAMPLERS)
 def test_trajectories_are_the_public_codes(
   golden, assert_close, family, name, solver, bounds, tested

@@ -19,6 +19,7 @@ def nhwc(x):
   return jnp.asarray(np.moveaxis(x, 1, -1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('steps', [1, 2, 4])
 def test_jumps_are_the_public_codes(golden, assert_close, steps):
   arrays = golden('one_step')

@@ -21,6 +21,7 @@ SOLVERS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', SOLVERS)
 def test_samples_are_the_authors(golden, assert_close, name):
   arrays = golden('c2i_samplers')
@@ -136,6 +137,7 @@ def test_a_straight_path_is_exact_in_one_step():
     np.testing.assert_allclose(end, x + 1, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   'bounds, interval, guided',
   [

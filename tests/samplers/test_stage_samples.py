@@ -24,6 +24,7 @@ def branches(golden, name):
   return arrays, [lambda x, T, y=y: model(x, T, y) for y in (y, null)]
 
 
+@pytest.mark.slow
 def test_every_stage_is_the_public_codes(golden, assert_close):
   arrays, functions = branches(golden, 'sample')
   run, a = arrays.meta['sample'], arrays.below('sample')
@@ -41,6 +42,7 @@ def test_every_stage_is_the_public_codes(golden, assert_close):
   assert_close(end, nhwc(a['latent_out']))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('stage', [0, 1])
 def test_dopri5_is_near_the_exact_flow(golden, assert_close, stage):
   """Of a random network: theirs is 6e-2 away, with its tolerances."""

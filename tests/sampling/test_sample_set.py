@@ -18,6 +18,7 @@ def _make(tiny_run, path, count=25, **options):
   return sample_set.make_sample_set(*tiny_run, path, count, **options)
 
 
+@pytest.mark.slow
 def test_a_set_and_its_pictures(tiny_run, tmp_path):
   path = tmp_path / 'samples.npz'
   settings = _make(tiny_run, path, labels='7,3')
@@ -71,6 +72,7 @@ def test_the_speed_is_that_of_whole_batches(tiny_run, tmp_path, monkeypatch):
   assert told == [(8, 20), (16, 20), (20, 20)]
 
 
+@pytest.mark.slow
 def test_stopped_after_any_shard_it_goes_on(tiny_run, tmp_path, monkeypatch):
   monkeypatch.setattr(sample_set, 'SHARD', 3)  # batches are of 8
   _make(tiny_run, tmp_path / 'a.npz')

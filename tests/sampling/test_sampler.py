@@ -10,6 +10,7 @@ from pixeldit_jax.sampling.class_labels import parse_labels
 from pixeldit_jax.sampling.sampler import Sampler
 
 
+@pytest.mark.slow
 def test_an_image_depends_only_on_its_index(tiny_weights):
   config, weights, _ = tiny_weights
   labels = np.arange(12) % 10

@@ -39,6 +39,7 @@ def text_run(tmp_path_factory):
   return RunContext.build(config), CheckpointRef(str(workdir))
 
 
+@pytest.mark.slow
 def test_prompts_take_turns_and_stand_below_their_images(text_run, tmp_path):
   prompts = Prompts(TEXTS, WordEncoder(), size=(14, 21))
   path = tmp_path / 'samples.npz'
@@ -100,6 +101,7 @@ def test_a_size_that_does_not_divide_leaves_nothing(text_run, tmp_path):
   assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_several_sizes_share_the_prompts_and_can_be_measured(
   text_run, tmp_path
 ):

@@ -30,6 +30,7 @@ def draw(context, weights, trajectory=False):
   return images
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   'solver', [s for s in solvers.SOLVERS], ids=lambda s: s.__name__
 )
@@ -47,6 +48,7 @@ def test_a_velocity_of_x_and_t_alone_gives_the_steps_of_the_solver(solver):
     np.testing.assert_allclose(found, expected, atol=2e-6)
 
 
+@pytest.mark.slow
 def test_tokens_are_those_of_the_first_step_of_each_group(
   tiny_run, tiny_weights
 ):

@@ -1,12 +1,14 @@
 """The pictures show the trajectory of sample 0, from its noise to itself."""
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from pixeldit_jax.images.grid import image_grid
 from pixeldit_jax.sampling import sample_set, trajectory
 
 
+@pytest.mark.slow
 def test_the_trajectory_ends_in_the_sample(tiny_run, tmp_path):
   trajectory.draw_trajectory(*tiny_run, tmp_path, labels='7')
   animation = Image.open(tmp_path / 'trajectory.png')

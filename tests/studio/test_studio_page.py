@@ -82,6 +82,7 @@ def picture(tmp_path):
   return path
 
 
+@pytest.mark.slow
 def test_it_draws_compares_and_tells_the_command(page):
   page.fill('#wanted', '3; 7')
   set_range(page, 'num', 2)
@@ -120,6 +121,7 @@ def test_a_drawing_is_cancelled(page):
   assert page.locator('#commands code').count() == 0
 
 
+@pytest.mark.slow
 def test_a_picture_is_edited_where_it_is_painted_on(page, picture, tmp_path):
   page.click('#tab-edit')
   page.set_input_files('#file', picture)

@@ -56,6 +56,7 @@ def random_weights(context):
   )
 
 
+@pytest.mark.slow
 def test_dits_loss_is_the_public_codes(golden):
   arrays = golden('rivals/dit')
   train = arrays.below('train')
@@ -78,6 +79,7 @@ def test_dits_loss_is_the_public_codes(golden):
     assert float(losses[name]) == pytest.approx(expected, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_each_stage_has_its_share_and_its_noise():
   """A network that gives 0, and no picture: the noise alone is to be moved."""
   config = tiny('pixelflow', **{'data.batch_size': 64})
@@ -114,6 +116,7 @@ def test_a_step_is_the_same_on_any_devices(family, assert_close):
     assert_close(found[0][name], found[1][name], 1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   'family, solver', [('dit', 'ddpm'), ('dit', 'ddim'), ('pixelflow', 'euler')]
 )

@@ -73,6 +73,7 @@ def public_run(case):
   return grounded, config
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('case', RATES)
 def test_losses_and_gradients_are_the_public_codes(case, assert_close):
   grounded, config = public_run(case)
@@ -145,6 +146,7 @@ def tiny(**more):
   return config
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   'family', [None, pytest.param('pixeldit2', marks=pytest.mark.slow)]
 )
@@ -166,6 +168,7 @@ def samples(config, weights, **options):
   return np.concatenate(list(sampler.sample(weights, labels, labels)))
 
 
+@pytest.mark.slow
 def test_samples_are_grounded_where_there_is_an_encoder():
   config = tiny(family='pixeldit2')
   context = RunContext.build(config)

@@ -72,6 +72,7 @@ def of_latents(folder, family='dit', **more):
   return config
 
 
+@pytest.mark.slow
 def test_what_is_stored_is_what_the_autoencoder_gives(stored, assert_close):
   folder, autoencoder = stored
   source = open_source(f'shards:{folder}/out', ['latents'])

@@ -45,6 +45,7 @@ def digits_config() -> ConfigDict:
   return config
 
 
+@pytest.mark.slow
 def test_a_resumed_run_ends_bit_for_bit_as_an_unbroken_one(tmp_path):
   config = digits_config()
   unbroken = train(RunContext.build(config), str(tmp_path / 'unbroken'))
@@ -61,6 +62,7 @@ def test_a_resumed_run_ends_bit_for_bit_as_an_unbroken_one(tmp_path):
   )
 
 
+@pytest.mark.slow
 def test_the_step_compiles_once(tmp_path, caplog):
   config = digits_config()
   config.checkpoint.every = 100
@@ -75,6 +77,7 @@ def test_the_step_compiles_once(tmp_path, caplog):
   assert len(compiled) == 1
 
 
+@pytest.mark.slow
 def test_the_transfer_guard_is_on_during_training(tmp_path, monkeypatch):
   """An array that slips to the device unasked stops the run."""
   monkeypatch.setattr(sharding, 'put_batch', lambda batch, _: batch)
@@ -82,6 +85,7 @@ def test_the_transfer_guard_is_on_during_training(tmp_path, monkeypatch):
     train(RunContext.build(digits_config()), str(tmp_path))
 
 
+@pytest.mark.slow
 def test_the_run_is_the_same_on_one_device_and_on_eight(tmp_path, assert_close):
   config = digits_config()
   eight = train(RunContext.build(config), str(tmp_path / 'eight'))
@@ -95,6 +99,7 @@ def test_the_run_is_the_same_on_one_device_and_on_eight(tmp_path, assert_close):
   )
 
 
+@pytest.mark.slow
 def test_events_and_pictures_reach_tensorboard(tmp_path):
   config = digits_config()
   config.log.update(samples_every=3, samples=4)
@@ -108,6 +113,7 @@ def test_events_and_pictures_reach_tensorboard(tmp_path):
   assert 'Total:' in (tmp_path / 'parameters.txt').read_text()
 
 
+@pytest.mark.slow
 def test_a_loss_that_stays_nan_stops_the_run(tmp_path, monkeypatch):
   config = digits_config()
   config.optimizer.max_bad_steps = 3
@@ -145,6 +151,7 @@ def test_weights_are_restored_without_optimizer_or_data(tmp_path):
   assert kernel.sharding.spec == PartitionSpec(None, 'tensor', 'fsdp')
 
 
+@pytest.mark.slow
 def test_absent_runs_and_steps_are_told(tmp_path):
   config = digits_config()
   model, mesh = model_config(config), sharding.make_mesh({'data': -1})
@@ -175,6 +182,7 @@ def test_a_workdir_of_another_model_is_refused(tmp_path):
   assert sorted(p.name for p in tmp_path.rglob('*')) == before
 
 
+@pytest.mark.slow
 def test_what_changes_speed_alone_may_change(tmp_path):
   config = digits_config()
   config.steps = 2

@@ -42,6 +42,7 @@ def images(context, weights, count=4):
   return np.concatenate(list(batches)).astype(int)
 
 
+@pytest.mark.slow
 def test_adapters_alone_are_trained_and_averaged(adapted, tiny_weights):
   there = flatten(tiny_weights[1])
   for tree in (adapted[2].weights, adapted[2].ema):
@@ -59,6 +60,7 @@ def test_adapters_alone_are_trained_and_averaged(adapted, tiny_weights):
   assert sum(m.size for m in moments) < 2 * few + 10
 
 
+@pytest.mark.slow
 def test_files_of_adapters_give_the_same_images(adapted, tiny_run, tmp_path):
   workdir, context, state = adapted
   path = tmp_path / 'a.safetensors'

@@ -56,6 +56,7 @@ def batch(count=2):
   return data, noise, draw_mean_flow(keys[2], count), jnp.arange(count)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   'family, more',
   [(family, {}) for family in NETWORKS]
@@ -83,6 +84,7 @@ def test_the_derivative_is_that_of_finite_differences(family, more):
   assert error < 1e-2  # e^2, and what float32 leaves of a difference
 
 
+@pytest.mark.slow
 def test_where_both_times_are_equal_it_is_flow_matching():
   average = average_of(network('pixeldit'))
   data, noise, draws, y = batch()
@@ -119,6 +121,7 @@ def trained_step(config, devices=1):
   return context, state, jax.tree.map(float, metrics)
 
 
+@pytest.mark.slow
 def test_a_step_is_the_same_on_any_devices_and_by_parts():
   _, _, metrics = trained_step(config_of())
   assert {'loss', 'weighted', 'gradient_norm'} <= metrics.keys()
@@ -179,6 +182,7 @@ def test_what_does_not_go_together_is_told(change, told):
   assert '\n' not in str(error.value)
 
 
+@pytest.mark.slow
 def test_the_log_says_that_attention_is_replaced(caplog):
   model = dataclasses.replace(RunContext.build(config_of()).model)
   assert model.attention == 'auto'

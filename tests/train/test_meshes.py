@@ -136,6 +136,7 @@ def test_other_rules_are_one_device():
   assert_equal_to_unsharded(mesh, rules)
 
 
+@pytest.mark.slow
 def test_no_device_ever_holds_a_whole_large_weight():
   """The state starts sharded, moments and average too."""
   config = run_config(dict(fsdp=8), width=384, num_classes=1000)

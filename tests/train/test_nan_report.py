@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from pixeldit_jax.config import get_config, make_debug
 from pixeldit_jax.run_context import RunContext
@@ -11,6 +12,7 @@ from pixeldit_jax.train.optim.optimizer import make_optimizer
 from pixeldit_jax.train.state import init_state
 
 
+@pytest.mark.slow
 def test_the_first_layer_with_a_nan_is_named():
   config = get_config()
   make_debug(config)

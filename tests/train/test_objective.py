@@ -52,6 +52,7 @@ def public_projector(weights):
   }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('case', STEPS)
 def test_losses_and_gradients_are_the_public_codes(golden, assert_close, case):
   family, part, fields, flow = STEPS[case]
@@ -148,6 +149,7 @@ def test_dropout_is_drawn_by_example_and_changes_no_other_draw(assert_close):
   assert abs(float(without['loss']) - float(losses['loss'])) > 1e-4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('family', ['pixeldit', 'jit'])
 def test_the_frequency_loss_goes_with_any_network(family):
   config = tiny(family, **{'flow.frequency_weight': 1.0})

@@ -125,6 +125,7 @@ def nnx_rngs():
   return nnx.Rngs(0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('prediction', ['velocity', 'image'])
 def test_they_count_where_little_noise_is_left(judged, prediction):
   judged.model.prediction = prediction

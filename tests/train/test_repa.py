@@ -120,6 +120,7 @@ def gradients(teacher, batch):
   return state, inputs, found
 
 
+@pytest.mark.slow
 def test_the_loss_is_that_of_the_tapped_block(teacher, gradients, assert_close):
   """Against the parts put together by hand, every block's output kept."""
   state, inputs, ((losses, _), _) = gradients

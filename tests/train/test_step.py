@@ -59,6 +59,7 @@ def images(batch=8, side=16):
   )
 
 
+@pytest.mark.slow
 def test_five_steps_are_the_authors(golden, assert_close):
   arrays = golden('c2i_train')
   meta = arrays.meta
@@ -107,6 +108,7 @@ def fresh(config):
   return jax.jit(lambda: init_state(context.model, tx, config.seed))()
 
 
+@pytest.mark.slow
 def test_accumulation_is_the_same_step_in_parts(assert_close):
   config = small_config()
   state, batch = fresh(config), images()

@@ -29,6 +29,7 @@ def config_of(folder, spec='images'):
   return config
 
 
+@pytest.mark.slow
 def test_a_run_without_classes(tmp_path):
   config = config_of(tmp_path / 'data')
   config.log.update(samples_every=2, samples=4)
@@ -53,6 +54,7 @@ def test_a_run_without_classes(tmp_path):
     make_sample_set(context, ref, tmp_path / 'c.npz', 5, labels='1')
 
 
+@pytest.mark.slow
 def test_classes_of_the_data_may_be_left_out(tmp_path):
   one, other = (
     train(

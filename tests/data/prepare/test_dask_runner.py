@@ -83,6 +83,7 @@ def pids(cluster):
     return list(client.run(os.getpid).values())
 
 
+@pytest.mark.slow
 def test_a_killed_worker_costs_nothing_but_time(
   cluster, settings, whole, tmp_path
 ):
@@ -176,6 +177,7 @@ class ByValue(shard_job.ShardTask):
     return pickle.loads, (self._data,)
 
 
+@pytest.mark.slow
 def test_a_shard_that_kills_workers_is_named_and_no_other_lost(
   cluster, tmp_path
 ):

@@ -45,6 +45,7 @@ def out(tmp_path):
   return str(tmp_path / 'out')
 
 
+@pytest.mark.slow
 def test_the_step_reads_what_the_teacher_would_give(teacher, out):
   model, weights = teacher
   meta = stored_features.describe('tiny', weights, 16, 8)

@@ -59,6 +59,7 @@ def dense(weights, z_HWE):
   return o.reshape(z_HWE.shape)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   'kind, width, heads', [('channel', 16, 1), ('channel', 16, 2), ('full', 0, 0)]
 )

@@ -50,6 +50,7 @@ def converted(request, golden, tmp_path):
   return convert(request.param, golden, tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('family', SAMPLED)
 def test_a_file_is_sampled_at_once_and_comes_back(
   family, golden, tmp_path, same_bits

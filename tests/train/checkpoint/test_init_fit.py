@@ -51,6 +51,7 @@ def images(context, weights, labels):
   return np.concatenate(list(batches))
 
 
+@pytest.mark.slow
 def test_kept_classes_are_drawn_to_the_bit(
   tiny_run, tiny_weights, tmp_path, caplog
 ):
@@ -68,6 +69,7 @@ def test_kept_classes_are_drawn_to_the_bit(
   assert '1 start from the mean of the table (bird)' in caplog.text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('rule', ['mean', 'new'])
 def test_all_rows_may_start_otherwise(rule, tiny_run, tiny_weights, tmp_path):
   config = config_from(tiny_run, folder_of(tmp_path, '37'), num_classes=2)
@@ -79,6 +81,7 @@ def test_all_rows_may_start_otherwise(rule, tiny_run, tiny_weights, tmp_path):
   assert np.array_equal(new[0], new[1]) == (rule == 'mean')
 
 
+@pytest.mark.slow
 def test_patches_of_another_size_are_resampled(tiny_run, tiny_weights, caplog):
   caplog.set_level(logging.INFO)
   config = config_from(tiny_run, 'digits', patch_size=14)
@@ -94,6 +97,7 @@ def test_patches_of_another_size_are_resampled(tiny_run, tiny_weights, caplog):
   assert 'model.patch_size: 7 there, 14 here' in caplog.text
 
 
+@pytest.mark.slow
 def test_from_classes_to_texts(tiny_run, tiny_weights, caplog):
   caplog.set_level(logging.INFO)
   config = config_from(
@@ -111,6 +115,7 @@ def test_from_classes_to_texts(tiny_run, tiny_weights, caplog):
   assert '1 tensors are left out (class_embed.table)' in caplog.text
 
 
+@pytest.mark.slow
 def test_networks_of_another_size_are_refused(tiny_run):
   with pytest.raises(UserError, match='does not fit config.model'):
     start(config_from(tiny_run, 'digits', width=64))

@@ -45,6 +45,7 @@ def other(tmp_path_factory):
   return workdir, state
 
 
+@pytest.mark.slow
 def test_weights_and_average_are_that_ema_and_the_step_is_zero(
   other, tmp_path, caplog
 ):
@@ -67,6 +68,7 @@ def test_weights_and_average_are_that_ema_and_the_step_is_zero(
   ) in caplog.text
 
 
+@pytest.mark.slow
 def test_a_network_told_of_its_steps_starts_from_one_that_is_not(
   other, tmp_path
 ):

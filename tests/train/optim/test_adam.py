@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 
 from pixeldit_jax.config import get_config, make_debug
 from pixeldit_jax.run_context import RunContext
@@ -25,6 +26,7 @@ def gradients(step, size=1.0):
   }
 
 
+@pytest.mark.slow
 def test_moments_and_directions_are_those_of_optax():
   ours = optax.chain(clip_by_global_norm(0.5), scale_by_adam(0.8, 0.9, 1e-3))
   theirs = optax.chain(

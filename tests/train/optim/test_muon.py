@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from pixeldit_jax import config as defaults
 from pixeldit_jax import sharding
@@ -51,6 +52,7 @@ def test_stacked_and_joined_matrices_are_each_treated_alone(assert_close):
       )
 
 
+@pytest.mark.slow
 def test_a_step_of_a_run_is_near_orthogonal_and_split_over_devices():
   config = defaults.get_config()
   config.model.update(

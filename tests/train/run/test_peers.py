@@ -77,6 +77,7 @@ def test_one_dies(start, lost):
     ends_lost(process, f'process {lost} died.')
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('lost', [0, 1])
 def test_one_stands_still_for_long(start, lost):
   processes = start(WORK, WORK, WORK, before='peers.SILENT = 6.0')
@@ -113,6 +114,7 @@ def test_one_fails_before_the_others(start, error, shown):
     ends_lost(process, f'process 2 failed: {shown}')
 
 
+@pytest.mark.slow
 def test_an_abort_is_explained_where_process_0_is_gone(start):
   """As JAX does it, when it notices before the watch; bugs abort as ever."""
   first, lost, bug = start(
