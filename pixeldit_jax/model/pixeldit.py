@@ -226,14 +226,18 @@ class PixelDiT(nnx.Module):
     It needs one that takes nothing else of the patch path: `config.pixel_depth`
     above 0, and not `config.pixel_adaln` 'global'.
     """
-    config = self.config
-    with matmul_precision(config.dtype):
-      grid = config.grid(*x.shape[1:3])
-      t = jnp.broadcast_to(jnp.asarray(t, jnp.float32), x.shape[:1])
-      x_BLPC = patchify(x.astype(config.dtype), config.patch_size)
-      time = self.time_embed(t)
+    with matmul_precision(self.config.dtype):
+      grid, x_BLPC, _, time = self._inputs(x, t)
       pixels, _ = self._pixel_path(x_BLPC, tokens, None, time, grid)
       return unpatchify(pixels, grid).astype(jnp.float32)
+
+  def _inputs(self, x, t):
+    """The grid, the pixels of each patch, times [B] and their embedding."""
+    config = self.config
+    grid = config.grid(*x.shape[1:3])
+    t = jnp.broadcast_to(jnp.asarray(t, jnp.float32), x.shape[:1])
+    x_BLPC = patchify(x.astype(config.dtype), config.patch_size)
+    return grid, x_BLPC, t, self.time_embed(t)
 
   def _forward(
     self,
@@ -254,10 +258,7 @@ class PixelDiT(nnx.Module):
     """
     config = self.config
     with matmul_precision(config.dtype):
-      grid = config.grid(*x.shape[1:3])
-      t = jnp.broadcast_to(jnp.asarray(t, jnp.float32), x.shape[:1])
-      x_BLPC = patchify(x.astype(config.dtype), config.patch_size)
-      time = self.time_embed(t)
+      grid, x_BLPC, t, time = self._inputs(x, t)
       if step is not None:
         time = sum(self.step_embed(step).values(), time)
       c = time[:, None]

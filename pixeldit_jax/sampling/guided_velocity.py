@@ -86,7 +86,7 @@ def velocity_sharing_tokens(
   network = network_of(context, weights)
   tokens_of = branches(
     *(context, weights, condition, unconditional, encoder),
-    output=lambda x, t, y: network.patch_tokens(x, t, y),
+    output=network.patch_tokens,
   )
 
   def output_with(tokens):
