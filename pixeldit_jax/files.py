@@ -27,8 +27,10 @@ from pixeldit_jax.errors import (
   UserError,
 )
 
-MAX_BYTES = 'PIXELDIT_MAX_BYTES'  # of what is read at once, to allow more
-DEFAULT_MAX_BYTES = 4 * 2**30
+# Environment variables: workers inherit what the flags of a command set.
+MAX_BYTES = 'PIXELDIT_MAX_BYTES'  # of what is read at once
+MAX_PIXELS = 'PIXELDIT_MAX_PIXELS'  # of an image that is decoded
+LIMITS = {MAX_BYTES: 4 * 2**30, MAX_PIXELS: 512 * 2**20}  # RGB: 1.5 GiB
 TEMPORARY = '.tmp-'  # how the names of half-written files begin
 Entry = dict[str, Any]  # of one file in a manifest
 _BLOCK = 1 << 22  # bytes that are read at once
@@ -78,12 +80,29 @@ def check_size(size: int, what: object) -> None:
     size: bytes that it would take at once.
     what: names it.
   """
-  limit = int(os.environ.get(MAX_BYTES, DEFAULT_MAX_BYTES))
+  limit = limit_of(MAX_BYTES)
   if size > limit:
     raise TooLargeError(
       f'{what} would take {size:,} bytes at once, more than the {limit:,} that '
-      f'are read so; the environment variable {MAX_BYTES} allows more.'
+      f'are read so; --max_bytes={size} allows it, or {MAX_BYTES} in the '
+      'environment.'
     )
+
+
+def limit_of(name: str) -> int:
+  """One of `LIMITS`, as the environment has it.
+
+  Raises:
+    UserError: it is no positive integer there.
+  """
+  text = os.environ.get(name, str(LIMITS[name]))
+  try:
+    limit = int(text)
+  except ValueError:
+    limit = 0
+  if limit < 1:
+    raise UserError(f'{name}={text!a}: expected a positive integer.')
+  return limit
 
 
 def read_limited(path: str | os.PathLike) -> bytes:

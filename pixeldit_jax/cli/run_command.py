@@ -21,6 +21,7 @@ from typing import Any, TextIO
 
 from absl import app, flags
 
+from pixeldit_jax.cli import size_flags
 from pixeldit_jax.errors import EXIT_STOPPED, Stopped, UserError, escaped
 from pixeldit_jax.train.run import peers
 
@@ -126,7 +127,10 @@ def _help(main: Callable[[], None], name: str) -> str:
     return flags.FLAGS.get_help()
   module = sys.modules[main.__module__]
   _, _, listed = flags.FLAGS.module_help(module).strip().partition('\n')
-  return f'{module.__doc__}\nFlags of {name} (--helpfull shows all):\n{listed}'
+  return (
+    f'{module.__doc__}\nFlags of {name} (--helpfull shows all):\n{listed}\n\n'
+    f'Flags of all commands:\n{size_flags.describe()}'
+  )
 
 
 def _parse(argv: list[str]) -> list[str]:
@@ -150,6 +154,7 @@ def _parse(argv: list[str]) -> list[str]:
     raise cause from error
   except (AttributeError, KeyError) as error:
     raise UserError(unknown_key(error)) from error
+  size_flags.apply()
   if argv[1:]:
     raise UserError(f'{argv[1:]} are not flags; write --name=value.')
   return argv

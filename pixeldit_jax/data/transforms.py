@@ -10,11 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from pixeldit_jax import files
 from pixeldit_jax.errors import UserError
 from pixeldit_jax.images.image_files import open_image
 from pixeldit_jax.typing import Array, Float, UInt8
 
-_MAX_PIXELS = 64 * 2**20  # of a resized image: 192 MiB
+_RESIZED = 8  # times as many pixels may be decoded as resized to
 
 
 class BadExample(ValueError):
@@ -136,10 +137,12 @@ def crop(
     )
   scale = max(height / image.height, width / image.width)
   covering = round(image.width * scale), round(image.height * scale)
-  if covering[0] * covering[1] > _MAX_PIXELS:
+  needed = _RESIZED * covering[0] * covering[1]
+  if needed > files.limit_of(files.MAX_PIXELS):
     raise BadExample(
       f'{image.width} x {image.height} pixels are too narrow: they would be '
-      f'resized to {covering[0]} x {covering[1]}'
+      f'resized to {covering[0]} x {covering[1]}; --max_pixels={needed} allows '
+      'it'
     )
   image = image.resize(covering, Image.Resampling.BICUBIC)
   left, top = (covering[0] - width) // 2, (covering[1] - height) // 2

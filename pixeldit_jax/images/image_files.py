@@ -14,10 +14,9 @@ from collections.abc import Iterator
 
 from PIL import Image, UnidentifiedImageError
 
+from pixeldit_jax import files
 from pixeldit_jax.errors import TooLargeError
 
-MAX_PIXELS = 'PIXELDIT_MAX_PIXELS'  # of an image that is decoded, to allow more
-DEFAULT_MAX_PIXELS = 512 * 2**20  # 1.5 GiB as RGB
 Image.MAX_IMAGE_PIXELS = None  # our own limit is checked, and can be raised
 _PNG = b'\x89PNG\r\n\x1a\n'
 # The formats that Pillow reads, by the endings that they go by.
@@ -125,11 +124,12 @@ def open_image(data: bytes) -> Image.Image:
       if not data.startswith(_PNG):
         raise
       image = Image.open(io.BytesIO(_without_broken_metadata(data)))
-  limit = int(os.environ.get(MAX_PIXELS, DEFAULT_MAX_PIXELS))
-  if image.width * image.height > limit:
+  pixels, limit = image.width * image.height, files.limit_of(files.MAX_PIXELS)
+  if pixels > limit:
     raise TooLargeError(
       f'{image.width} x {image.height} pixels, more than the {limit:,} that '
-      f'are decoded; the environment variable {MAX_PIXELS} allows more'
+      f'are decoded; --max_pixels={pixels} allows it, or {files.MAX_PIXELS} '
+      'in the environment'
     )
   return image
 

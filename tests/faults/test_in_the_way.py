@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from pixeldit_jax import files
 from pixeldit_jax.cli.log import start_log
 from pixeldit_jax.compile_report.tpu_topology import topology_of
 from pixeldit_jax.data import transforms
@@ -66,7 +67,7 @@ def png(size, mode='RGB', **options):
 def test_pixels_are_counted_before_they_are_decoded(tmp_path, monkeypatch):
   assert transforms.decode(png((40, 30))).size == (40, 30)
   (tmp_path / 'a.png').write_bytes(png((40, 30)))
-  monkeypatch.setenv(image_files.MAX_PIXELS, '1199')
+  monkeypatch.setenv(files.MAX_PIXELS, '1199')
   with pytest.raises(transforms.BadExample, match='40 x 30 pixels, more than'):
     transforms.decode(png((40, 30)))
   with pytest.raises(UserError, match='40 x 30 pixels, more than'):
@@ -74,7 +75,7 @@ def test_pixels_are_counted_before_they_are_decoded(tmp_path, monkeypatch):
   with pytest.raises(UserError, match='40 x 30 pixels, more than'):
     read_mask(str(tmp_path / 'a.png'), np.zeros((30, 40, 3), np.uint8))
   # Larger than Pillow's own limit: no bomb for us.
-  monkeypatch.delenv(image_files.MAX_PIXELS)
+  monkeypatch.delenv(files.MAX_PIXELS)
   image_files.open_image(png((20_000, 10_000), '1'))
 
 

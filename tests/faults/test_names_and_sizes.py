@@ -3,7 +3,10 @@
 import io
 import json
 import logging
+import re
 import struct
+import subprocess
+import sys
 import tarfile
 import zipfile
 
@@ -16,6 +19,7 @@ from PIL import Image
 from pixeldit_jax import files
 from pixeldit_jax.cli.log import start_log
 from pixeldit_jax.convert.lightning import read_lightning
+from pixeldit_jax.data import transforms
 from pixeldit_jax.data.prepare import prepare
 from pixeldit_jax.data.prepare.write_shard import PrepareSettings
 from pixeldit_jax.data.sources.edm2 import Edm2Source
@@ -119,9 +123,9 @@ def test_files_and_members_are_measured_before_they_are_read(
 ):
   (tmp_path / 'in').mkdir()
   (tmp_path / 'in' / '0.png').write_bytes(png(side=64))
-  with pytest.raises(TooLargeError, match='PIXELDIT_MAX_BYTES allows more'):
+  with pytest.raises(TooLargeError, match=r'--max_bytes=\d+ allows it'):
     FolderSource(str(tmp_path / 'in'), labelled=False)[0]
-  with pytest.raises(UserError, match='PIXELDIT_MAX_BYTES allows more'):
+  with pytest.raises(UserError, match=r'--max_bytes=\d+ allows it'):
     FolderImages(tmp_path / 'in')
   path = tmp_path / 'bomb.zip'
   with zipfile.ZipFile(path, 'w', zipfile.ZIP_DEFLATED) as archive:
@@ -134,6 +138,47 @@ def test_files_and_members_are_measured_before_they_are_read(
     NpzImages(tmp_path / 'a.npz')
   monkeypatch.setenv(files.MAX_BYTES, '30_000')
   assert NpzImages(tmp_path / 'a.npz').count == 1
+
+
+@pytest.mark.slow
+def test_limits_are_flags_of_every_command(tmp_path):
+  (tmp_path / 'in').mkdir()
+  for name in 'ab':
+    (tmp_path / 'in' / name).mkdir()
+    (tmp_path / 'in' / name / '0.png').write_bytes(png(side=24))
+  command = [sys.executable, 'launch/prepare_data.py', '--resolution=8']
+  command += [f'--source=folder:{tmp_path}/in', f'--out={tmp_path}/out']
+
+  def run(*flags):  # two workers read
+    done = subprocess.run(
+      [*command, '--processes=2', '--shard_size=1', *flags],
+      capture_output=True,
+      text=True,
+    )
+    return done.returncode, done.stdout + done.stderr
+
+  code, said = run('--max_pixels=575', '--max_bad_files=0')
+  assert code == 1 and '--max_pixels=576 allows it' in said, said
+  code, said = run('--max_bytes=100', '--max_bad_files=0')
+  assert code == 1 and re.search(r'--max_bytes=\d{4} allows it', said), said
+  code, said = run('--max_pixels=576', '--max_bytes=1_000_000')
+  assert code == 0, said
+  code, said = run('--max_pixels=0')
+  assert code == 1 and 'max_pixels=0' in said, said
+
+
+def test_limits_in_the_environment_are_integers(monkeypatch):
+  monkeypatch.setenv(files.MAX_PIXELS, '1e9')
+  with pytest.raises(UserError, match="MAX_PIXELS='1e9': expected a positive"):
+    files.limit_of(files.MAX_PIXELS)
+
+
+def test_narrow_images_are_resized_within_the_limit(monkeypatch):
+  image = Image.new('RGB', (400, 1))
+  with pytest.raises(transforms.BadExample, match='--max_pixels=838860800'):
+    transforms.crop(image, 512, 512)
+  monkeypatch.setenv(files.MAX_PIXELS, '838860800')
+  assert transforms.crop(image, 512, 512).shape == (512, 512, 3)
 
 
 def test_a_member_that_is_longer_than_it_says_is_cut(tmp_path):
