@@ -16,7 +16,9 @@ def get_config() -> ConfigDict:
   )
   config.flow.update(shift=3.0, discrete_steps=1000, label_dropout=0.1)
   # CAME does not correct its averages: its first steps are large.
-  config.optimizer.update(name='came', clip_norm=0.2, warmup_steps=2000)
+  config.optimizer.update(
+    name='came', split_gates=True, clip_norm=0.2, warmup_steps=2000
+  )
   config.sampler.update(
     solver='dpm_solver',
     steps=50,

@@ -372,6 +372,13 @@ KEYS = (
   Key('optimizer.beta1', 0.9, '[0, 1)', 'decay of the mean of gradients'),
   Key('optimizer.beta2', 0.999, '[0, 1)', 'decay of the mean of squares'),
   Key('optimizer.beta3', 0.9999, '[0, 1)', 'of came: decay of instability'),
+  Key(
+    'optimizer.split_gates',
+    False,
+    '',
+    'of came: the two matrices of SwiGLU that are one array have factors of '
+    'their own, as in the release; runs begun before this key had not',
+  ),
   Key('optimizer.eps', 1e-8, '(0, inf)', 'of adamw: added to the root'),
   Key('optimizer.weight_decay', 0.0, '[0, inf)', 'of kernels only'),
   Key('optimizer.clip_norm', 1.0, '(0, inf]', 'the largest norm of gradients'),

@@ -28,6 +28,8 @@ E1, E2 = 1e-30, 1e-16
 # f(path, weight) -> (axes of stacked blocks, axes of inputs after those); the
 # other axes are outputs. A vector has no inputs.
 MatrixAxes = Callable[[tuple, Any], tuple[int, int]]
+# f(path, weight) -> whether the first axis of outputs counts matrices.
+SeveralMatrices = Callable[[tuple, Any], bool]
 
 
 class CameState(NamedTuple):
@@ -50,6 +52,7 @@ class CameState(NamedTuple):
 
 def scale_by_came(
   matrix_axes: MatrixAxes,
+  several: SeveralMatrices = lambda path, weight: False,
   *,
   beta1: float = 0.9,
   beta2: float = 0.999,
@@ -60,18 +63,18 @@ def scale_by_came(
 
   Args:
     matrix_axes: which axes of each weight form a matrix.
+    several: where a weight is several matrices, each has its own factors.
     beta1, beta2, beta3: decay of the averages for m, v and s.
     clip: the largest root mean square of u, for each block.
   """
 
   def init(weights):
-    def tree(i):
-      def one(path, weight):
-        return _zeros(weight, *matrix_axes(path, weight))[i]
+    def zeros(path, weight):
+      axes = matrix_axes(path, weight)
+      return _zeros(weight, *axes, several(path, weight))
 
-      return jax.tree_util.tree_map_with_path(one, weights)
-
-    return CameState(*map(tree, range(len(CameState._fields))))
+    found = jax.tree_util.tree_map_with_path(zeros, weights)
+    return CameState(*_transposed(found, weights, len(CameState._fields)))
 
   def one(path, g, m, *moments):
     stacked, inputs = matrix_axes(path, g)
@@ -81,6 +84,9 @@ def scale_by_came(
       u = _clipped(g * jax.lax.rsqrt(v), stacked, clip)
       m = beta1 * m + (1 - beta1) * u
       return m, m, v, *moments[1:]
+    if apart := several(path, g):
+      g, m = (jnp.moveaxis(x, stacked + inputs, stacked) for x in (g, m))
+      stacked += 1
     shape = _matrix(g.shape, stacked, inputs)
     second = _averages(g.reshape(shape) ** 2 + E1, moments[:2], beta2)
     u = (g.reshape(shape) * _inverse_root(*second)).reshape(g.shape)
@@ -88,18 +94,25 @@ def scale_by_came(
     m = beta1 * m + (1 - beta1) * u
     error = ((u - m) ** 2 + E2).reshape(shape)
     error = _averages(error, moments[2:], beta3)
-    direction = m.reshape(shape) * _inverse_root(*error)
-    return direction.reshape(g.shape), m, *second, *error
+    direction = (m.reshape(shape) * _inverse_root(*error)).reshape(g.shape)
+    if apart:
+      front, last = stacked - 1, stacked - 1 + inputs
+      direction, m = (jnp.moveaxis(x, front, last) for x in (direction, m))
+    return direction, m, *second, *error
 
   def update(gradients, state, weights=None):
     del weights
     found = jax.tree_util.tree_map_with_path(one, gradients, *state)
-    outer = jax.tree.structure(gradients)
-    inner = jax.tree.structure((0,) * (1 + len(state)))
-    directions, *state = jax.tree.transpose(outer, inner, found)
+    directions, *state = _transposed(found, gradients, 1 + len(state))
     return directions, CameState(*state)
 
   return optax.GradientTransformation(init, update)
+
+
+def _transposed(tree: PyTree, outer: PyTree, count: int) -> Any:
+  """A tree of tuples to a tuple of `count` trees."""
+  inner = jax.tree.structure((0,) * count)
+  return jax.tree.transpose(jax.tree.structure(outer), inner, tree)
 
 
 def _matrix(shape: tuple[int, ...], stacked: int, inputs: int):
@@ -109,13 +122,18 @@ def _matrix(shape: tuple[int, ...], stacked: int, inputs: int):
   return tuple(math.prod(part) for part in parts)
 
 
-def _zeros(weight, stacked: int, inputs: int) -> tuple[jax.Array, ...]:
+def _zeros(
+  weight, stacked: int, inputs: int, several: bool
+) -> tuple[jax.Array, ...]:
   """The five averages of a new run."""
   none = jnp.zeros(1, jnp.float32)
   full = jnp.zeros(weight.shape, jnp.float32)
   if not inputs:
     return full, full, none, none, none
   B, L, S = _matrix(weight.shape, stacked, inputs)
+  if several:
+    count = weight.shape[stacked + inputs]
+    B, S = B * count, S // count
   rows, columns = jnp.zeros((B, L), jnp.float32), jnp.zeros((B, S), jnp.float32)
   return full, rows, columns, rows, columns
 

@@ -12,7 +12,11 @@ from pixeldit_jax.model.lora import adapters_of, in_place_of_adapters
 from pixeldit_jax.model.pixeldit import abstract_model, matrix_axes_of
 from pixeldit_jax.run_context import RunContext
 from pixeldit_jax.train.optim.adam import clip_by_global_norm, scale_by_adam
-from pixeldit_jax.train.optim.came import MatrixAxes, scale_by_came
+from pixeldit_jax.train.optim.came import (
+  MatrixAxes,
+  SeveralMatrices,
+  scale_by_came,
+)
 from pixeldit_jax.train.optim.muon import scale_by_muon
 from pixeldit_jax.typing import Array, Int, PyTree
 
@@ -54,7 +58,9 @@ def make_optimizer(
   o = context.config.optimizer
   if o.name == 'came':
     betas = dict(beta1=o.beta1, beta2=o.beta2, beta3=o.beta3)
-    rule = _if_finite(scale_by_came(_matrix_axes(context.model), **betas))
+    axes = _matrix_axes(context.model)
+    several = (_joined_gates(axes),) if o.split_gates else ()
+    rule = _if_finite(scale_by_came(axes, *several, **betas))
   elif o.name == 'muon':
     muon = scale_by_muon(
       _matrix_axes(context.model), beta1=o.beta1, beta2=o.beta2, eps=o.eps
@@ -120,6 +126,17 @@ def _matrix_axes(model: ModelConfig) -> MatrixAxes:
     return of_path.get(path, (0, int(weight.ndim == 2)))
 
   return matrix_axes
+
+
+def _joined_gates(matrix_axes: MatrixAxes) -> SeveralMatrices:
+  """Of the arrays [..., inputs, 2, outputs] that hold w1 and w3 of SwiGLU."""
+
+  def joined(path, weight):
+    names = [key.key for key in path[-2:]]
+    outputs = weight.ndim - sum(matrix_axes(path, weight))
+    return names == ['up', 'kernel'] and outputs == 2
+
+  return joined
 
 
 def _decayed(weights: PyTree) -> PyTree:

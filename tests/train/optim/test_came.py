@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 
 from pixeldit_jax import config as defaults
-from pixeldit_jax import sharding
+from pixeldit_jax import settings, sharding
 from pixeldit_jax.config import model_config, validate
+from pixeldit_jax.model.pixeldit import abstract_model, weights_of
 from pixeldit_jax.run_context import RunContext
 from pixeldit_jax.train.optim.came import scale_by_came
 from pixeldit_jax.train.optim.optimizer import make_optimizer
@@ -63,6 +64,49 @@ def test_directions_are_the_papers():
     np.testing.assert_allclose(
       found['blocks'][i], expected, rtol=1e-4, atol=1e-5
     )
+
+
+def test_joined_matrices_have_factors_of_their_own():
+  """As if each of the two, in each of the layers, were a weight alone."""
+  random = np.random.default_rng(1)
+  shape = (2, 4, 2, 5)  # layers, inputs, matrices, outputs
+  gradients = [
+    random.normal(size=shape) * [[1], [100]] * 10.0**-i for i in range(4)
+  ]
+  tx = scale_by_came(lambda *_: (1, 1), lambda *_: True, clip=0.5, **BETAS)
+  state = tx.init(np.float32(gradients[0]))
+  assert state.rows.shape == (4, 4) and state.columns.shape == (4, 5)
+  for g in gradients:
+    found, state = jax.jit(tx.update)(np.float32(g), state)
+  for i in range(2):
+    for j in range(2):
+      expected = came([g[i, :, j] for g in gradients], 0.5)
+      np.testing.assert_allclose(found[i, :, j], expected, rtol=1e-4, atol=1e-5)
+  assert state.mean.shape == shape
+
+
+def test_gates_are_split_where_the_recipe_asks_and_older_runs_keep_theirs():
+  config = defaults.get_config()
+  config.model.update(patch_depth=2, pixel_depth=1)
+  config.optimizer.name = 'came'
+  assert not config.optimizer.split_gates  # what runs without the key did
+  rows = {}
+  for split in (False, True):
+    config.optimizer.split_gates = split
+    context = RunContext.build(config)
+    weights = weights_of(abstract_model(context.model))
+    state = jax.eval_shape(make_optimizer(context).init, weights)
+    (came_state,) = [
+      s
+      for s in jax.tree.leaves(state, is_leaf=lambda s: hasattr(s, 'rows'))
+      if hasattr(s, 'rows')
+    ]
+    rows[split] = jax.tree.map(lambda a: a.shape, came_state.rows)
+  width = config.model.width
+  flat = {k: settings.flatten(v) for k, v in rows.items()}
+  different = {k for k in flat[True] if flat[True][k] != flat[False][k]}
+  assert different == {'patch_blocks.mlp.up.kernel'}
+  assert flat[True]['patch_blocks.mlp.up.kernel'] == (4, width)
 
 
 def test_a_run_keeps_half_of_adams_moments_and_splits_the_large():
