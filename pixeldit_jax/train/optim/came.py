@@ -69,12 +69,14 @@ def scale_by_came(
   """
 
   def init(weights):
-    def zeros(path, weight):
-      axes = matrix_axes(path, weight)
-      return _zeros(weight, *axes, several(path, weight))
+    def tree(i):  # each is of the form of `weights`, whatever that is
+      def one(path, weight):
+        axes = matrix_axes(path, weight)
+        return _zeros(weight, *axes, several(path, weight))[i]
 
-    found = jax.tree_util.tree_map_with_path(zeros, weights)
-    return CameState(*_transposed(found, weights, len(CameState._fields)))
+      return jax.tree_util.tree_map_with_path(one, weights)
+
+    return CameState(*map(tree, range(len(CameState._fields))))
 
   def one(path, g, m, *moments):
     stacked, inputs = matrix_axes(path, g)
@@ -96,23 +98,22 @@ def scale_by_came(
     error = _averages(error, moments[2:], beta3)
     direction = (m.reshape(shape) * _inverse_root(*error)).reshape(g.shape)
     if apart:
-      front, last = stacked - 1, stacked - 1 + inputs
-      direction, m = (jnp.moveaxis(x, front, last) for x in (direction, m))
+      direction, m = (_moved_back(x, stacked, inputs) for x in (direction, m))
     return direction, m, *second, *error
 
   def update(gradients, state, weights=None):
     del weights
     found = jax.tree_util.tree_map_with_path(one, gradients, *state)
-    directions, *state = _transposed(found, gradients, 1 + len(state))
+    inner = jax.tree.structure((0,) * (1 + len(state)))
+    outer = jax.tree.structure(gradients)
+    directions, *state = jax.tree.transpose(outer, inner, found)
     return directions, CameState(*state)
 
   return optax.GradientTransformation(init, update)
 
 
-def _transposed(tree: PyTree, outer: PyTree, count: int) -> Any:
-  """A tree of tuples to a tuple of `count` trees."""
-  inner = jax.tree.structure((0,) * count)
-  return jax.tree.transpose(jax.tree.structure(outer), inner, tree)
+def _moved_back(x, stacked: int, inputs: int):
+  return jnp.moveaxis(x, stacked - 1, stacked - 1 + inputs)
 
 
 def _matrix(shape: tuple[int, ...], stacked: int, inputs: int):
