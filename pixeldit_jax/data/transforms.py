@@ -149,6 +149,31 @@ def crop(
   return np.array(image.crop((left, top, left + width, top + height)))
 
 
+def random_cut(
+  image: Image.Image,
+  height: int,
+  width: int,
+  least: float,
+  random: np.random.Generator,
+) -> Image.Image:
+  """Cuts a rectangle of the form `height` x `width` out, anywhere.
+
+  Args:
+    image: of any size.
+    height: of what it becomes, in pixels; with `width`, the form of the cut.
+    width: see `height`.
+    least: the smallest side, as a share of that of the largest cut that fits;
+      sides are as likely all between, and so are positions.
+    random: decides both.
+  """
+  scale = min(image.height / height, image.width / width)
+  scale *= random.uniform(least, 1.0)
+  rows, columns = (max(1, round(scale * side)) for side in (height, width))
+  top = int(random.integers(image.height - rows + 1))
+  left = int(random.integers(image.width - columns + 1))
+  return image.crop((left, top, left + columns, top + rows))
+
+
 def normalize(
   image: UInt8[Array | np.ndarray, '*shape'],
 ) -> Float[Array, '*shape']:

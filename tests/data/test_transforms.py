@@ -218,3 +218,26 @@ def test_exif_that_cannot_be_parsed_costs_no_pixels():
   np.testing.assert_array_equal(
     np.asarray(transforms.decode(broken)), np.asarray(plain)
   )
+
+
+def test_random_cuts_keep_the_form_and_reach_every_corner():
+  """Of an image whose pixels say where they are."""
+  rows, columns = np.mgrid[:60, :90]
+  pixels = np.stack([rows, columns, 0 * rows], -1).astype(np.uint8)
+  image = Image.fromarray(pixels)
+  random = np.random.default_rng(0)
+  sizes, corners = [], []
+  for _ in range(300):
+    cut = np.asarray(transforms.random_cut(image, 16, 32, 0.5, random))
+    top, left = cut[0, 0, :2]
+    height, width = cut.shape[:2]
+    np.testing.assert_array_equal(
+      cut, pixels[top : top + height, left : left + width]
+    )
+    sizes.append((height, width))
+    corners.append((top, left))
+  heights, widths = np.transpose(sizes)
+  assert np.abs(widths - 2 * heights).max() <= 1
+  assert heights.min() < 25 and heights.max() > 42 and widths.max() <= 90
+  assert np.min(corners, 0).tolist() == [0, 0]
+  assert (np.max(corners, 0) > [25, 25]).all()

@@ -10,6 +10,7 @@ from pixeldit_jax.data.precomputed_arrays import LATENTS
 from pixeldit_jax.data.source import Example, Source
 from pixeldit_jax.errors import UserError
 
+_CUT = 1  # its random numbers are not those of `pick`
 _ATTEMPTS = 16  # bad examples in a row before the data are given up
 # pick(example of the source, random numbers) -> entries of the batch.
 Pick = Callable[[Example, np.random.Generator], dict[str, Any]]
@@ -30,17 +31,26 @@ class Loaded(NamedTuple):
 class ExampleLoader:
   """Loads the examples of a source for the positions of a stream."""
 
-  def __init__(self, source: Source, seed: int, pick: Pick | None = None):
+  def __init__(
+    self,
+    source: Source,
+    seed: int,
+    pick: Pick | None = None,
+    crop: float = 1.0,
+  ):
     """Keeps the source.
 
     Args:
       source: examples by index.
-      seed: with the position, it decides the random numbers of `pick`.
+      seed: with the position, it decides the random numbers of `pick` and
+        the cuts.
       pick: see `batches.make_batches`.
+      crop: see `LoaderOptions`.
     """
     self._source = source
     self._seed = seed
     self._pick = pick
+    self._crop = crop
     # Damage comes in stretches: the example taken instead is far away.
     self._stride = int(len(source) * 0.382) + 1
 
@@ -68,6 +78,9 @@ class ExampleLoader:
           pixels = example['arrays'][LATENTS]
         else:
           image = transforms.decode(example['image'])
+          if self._crop < 1:
+            random = np.random.default_rng((self._seed, position, _CUT))
+            image = transforms.random_cut(image, *shape, self._crop, random)
           pixels = transforms.crop(image, *shape)
       except (transforms.BadExample, OSError) as error:
         skipped.append(f'{name}: {error}')

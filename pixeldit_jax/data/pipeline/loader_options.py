@@ -18,6 +18,8 @@ class LoaderOptions:
     seed: decides the order; 0 <= seed < 2**32.
     resolution: side of the images in pixels; of bucketed data, that of their
       family of shapes.
+    crop: the smallest side of what is cut out at random, as a share of the
+      largest cut that fits; 1 is the middle, whole.
     buckets: batches of one aspect ratio each, of data prepared in buckets.
     shuffle: a new order for each epoch, else that of the source; buckets are
       always shuffled.
@@ -35,6 +37,7 @@ class LoaderOptions:
   batch_size: int
   seed: int
   resolution: int
+  crop: float = 1.0
   buckets: bool = False
   shuffle: bool = True
   num_threads: int = 0
@@ -50,6 +53,8 @@ class LoaderOptions:
       raise UserError(f'batch_size must be 1 or more, got {self.batch_size}')
     if not 0 <= self.seed < 2**32:
       raise UserError(f'seed must be in 0..2**32-1, got {self.seed}')
+    if not 0 < self.crop <= 1:
+      raise UserError(f'crop must be in (0, 1], got {self.crop}')
     if min(self.num_threads, self.num_workers) < 0 or self.prefetch < 1:
       raise UserError(
         'num_threads and num_workers must be 0 or more and prefetch 1 or more, '
@@ -64,6 +69,7 @@ class LoaderOptions:
       batch_size=data.batch_size,
       seed=config.seed,
       resolution=data.resolution,
+      crop=data.crop,
       buckets=data.buckets,
       num_threads=data.num_threads,
       num_workers=data.num_workers,

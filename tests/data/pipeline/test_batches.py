@@ -209,3 +209,31 @@ def test_workers_change_nothing(workers):
   again.set_state(state)
   got.append(ids(again, 17))
   np.testing.assert_array_equal(np.concatenate(got), want)
+
+
+class Gradient(Squares):
+  """Pixels of which each is another."""
+
+  def __getitem__(self, index):
+    pixels = np.arange(40 * 60 * 3) % 251 + 0 * index
+    image = pixels.reshape(40, 60, 3).astype(np.uint8)
+    return {'image': image, 'label': 0, 'name': f'g/{index}'}
+
+
+def test_cuts_are_drawn_anew_each_time_and_the_same_after_a_resume():
+  def start(**options):
+    options = dict(resolution=8, batch_size=4, seed=3, num_threads=1) | options
+    return make_batches(Gradient(8), LoaderOptions(**options))
+
+  batches = start(crop=0.5)
+  first, second = next(batches), next(batches)
+  third = next(batches)  # the next epoch: the same examples
+  seen = [*first['image'], *second['image'], *third['image']]
+  assert len({image.tobytes() for image in seen}) == 12
+  again = start(crop=0.5)
+  state = again.get_state()
+  np.testing.assert_array_equal(next(again)['image'], first['image'])
+  again.set_state(state)
+  np.testing.assert_array_equal(next(again)['image'], first['image'])
+  whole = next(start())['image']
+  assert len({image.tobytes() for image in whole}) == 1
