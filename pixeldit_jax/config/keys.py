@@ -215,6 +215,13 @@ KEYS = (
   Key('data.caption_min_score', None, '(-inf, inf)', 'the score captions need'),
   Key('data.flip', False, '', 'mirror half of the images'),
   Key(
+    'data.crop',
+    1.0,
+    '(0, 1]',
+    'the smallest side of what is cut out at random, as a share of the largest '
+    'cut that fits; 1 is the middle, whole',
+  ),
+  Key(
     'data.held_out',
     0,
     '[0, 1e9]',
@@ -476,6 +483,13 @@ KEYS = (
     1_000,
     '[1, 1e9]',
     'steps between losses of the EMA on data.held_out images',
+  ),
+  Key(
+    'eval.patience',
+    0,
+    '[0, 1e6]',
+    'end the run after so many losses on data.held_out images in a row that '
+    'are not below the lowest; 0 is never',
   ),
   Key('eval.samples', 5_000, '[2, 1e8]', 'images of an evaluation'),
   Key('eval.features', 'inception', FEATURE_NETWORKS, 'the feature network'),

@@ -16,7 +16,7 @@ from pixeldit_jax.config.keys import KEYS, STORED_FEATURES
 from pixeldit_jax.data import captions
 from pixeldit_jax.errors import UserError
 from pixeldit_jax.flow.stages import Stages
-from pixeldit_jax.metrics.table import metrics_in_training
+from pixeldit_jax.metrics.table import HELD_OUT_LOSS, metrics_in_training
 from pixeldit_jax.model.config import ModelConfig
 from pixeldit_jax.samplers.guidance import check_interval
 from pixeldit_jax.settings import flatten
@@ -41,10 +41,15 @@ def validate(config: ConfigDict) -> None:
   _check_diffusion(config)
   _check_perceptual(config)
   _check_mean_flow(config)
-  if config.data.held_out and config.data.encode_texts:
+  if 0 < config.data.held_out < config.data.batch_size:
     raise UserError(
-      f'data.held_out={config.data.held_out} with data.encode_texts=True: '
-      'their loss needs stored texts (pixeldit encode-text); set one of them.'
+      f'data.held_out={config.data.held_out}: their loss is that of batches, '
+      f'so as many as data.batch_size={config.data.batch_size} at least.'
+    )
+  if config.eval.patience and not config.data.held_out:
+    raise UserError(
+      f'eval.patience={config.eval.patience} without data.held_out: it looks '
+      'at the loss on images that are not trained on; say how many.'
     )
   if config.lora.rank and not config.init_from:
     raise UserError(
@@ -180,8 +185,13 @@ def _check_latents(config: ConfigDict) -> None:
   """Raises UserError for what latents do not go with."""
   if not config.latents.autoencoder:
     return
-  for name in ('data.buckets', 'data.held_out', 'model.grounding_width'):
-    if value := flatten(config.to_dict())[name]:
+  for name, fit in (
+    ('data.buckets', False),
+    ('data.crop', 1.0),
+    ('data.held_out', 0),
+    ('model.grounding_width', 0),
+  ):
+    if (value := flatten(config.to_dict())[name]) != fit:
       raise UserError(
         f'{name}={value!r} with latents.autoencoder='
         f'{config.latents.autoencoder!r}: it needs pixels; leave one out.'
@@ -293,9 +303,12 @@ def _check_eval(config: ConfigDict) -> None:
 def _check_best(config: ConfigDict) -> None:
   """Raises UserError where no evaluation decides which checkpoint is best."""
   best, features = config.checkpoint.best, config.eval.features
+  if best == HELD_OUT_LOSS and config.data.held_out:
+    return
   if not config.eval.every:
     raise UserError(
-      f'checkpoint.best={best!r} is a metric of evaluations: set eval.every.'
+      f'checkpoint.best={best!r} is a metric of evaluations: set eval.every '
+      f"(or '{HELD_OUT_LOSS}' with data.held_out)."
     )
   known = metrics_in_training(features)
   if best not in known:
@@ -326,8 +339,11 @@ def _check_repa(config: ConfigDict, model: ModelConfig) -> None:
       f'repa.weight={repa.weight} with model.in_channels={model.in_channels}: '
       'teachers see images of 1 or 3 channels.'
     )
-  if repa.teacher == STORED_FEATURES and config.data.flip:
-    raise UserError(
-      'repa.teacher=features with data.flip=True: stored features are of the '
-      'images that are not mirrored. Set data.flip=False, or name a teacher.'
-    )
+  for name, fit in (('flip', False), ('crop', 1.0)):
+    value = config.data[name]
+    if repa.teacher == STORED_FEATURES and value != fit:
+      raise UserError(
+        f'repa.teacher=features with data.{name}={value}: stored features are '
+        'of the images as they are, not mirrored, the middle cut out. Set '
+        f'data.{name}={fit}, or name a teacher.'
+      )

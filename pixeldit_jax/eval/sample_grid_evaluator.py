@@ -9,6 +9,7 @@ import numpy as np
 
 from pixeldit_jax.data.caption_sampler import ARRAYS, NULL, CaptionSampler
 from pixeldit_jax.data.source import Source
+from pixeldit_jax.images import contact_sheet
 from pixeldit_jax.images.contact_sheet import draw_classes
 from pixeldit_jax.images.grid import image_grid
 from pixeldit_jax.metrics.patch_borders import PixelDifferences
@@ -16,6 +17,7 @@ from pixeldit_jax.run_context import RunContext
 from pixeldit_jax.sampling.class_labels import parse_labels
 from pixeldit_jax.sampling.sampler import Sampler
 from pixeldit_jax.train.evaluator import Image, never_stop
+from pixeldit_jax.train.inputs import examples_of
 from pixeldit_jax.train.run.trained_on import read_class_names
 from pixeldit_jax.typing import Condition, PyTree, TextCondition
 
@@ -47,6 +49,7 @@ class SampleGridEvaluator:
     self._config, self._count = config, config.log.samples
     batch_size = min(self._count, config.sampler.batch_size)
     self._sampler = Sampler(context, batch_size=batch_size)
+    self._captions: list[str] = []
 
   def __call__(
     self,
@@ -67,6 +70,8 @@ class SampleGridEvaluator:
     labels, names = self._conditions[0], self._class_names
     if names and isinstance(labels, np.ndarray):
       yield 'samples', draw_classes(images, labels, names)
+    elif any(self._captions):
+      yield 'samples', contact_sheet.draw(images, self._captions, lines=3)
     else:
       yield 'samples', image_grid(images, columns)
     patch = self._config.model.patch_size
@@ -87,11 +92,16 @@ class SampleGridEvaluator:
       return parse_labels(None, model.num_classes, count), None
     source = self._source
     assert source is not None, 'the grid of a network with texts draws them'
-    pick = CaptionSampler(source, dropout=0.0)
+    examples, finish = examples_of(source)
+    pick = CaptionSampler(examples, dropout=0.0)
     random = np.random.default_rng(self._config.seed)
-    texts = [pick(source[i % len(source)], random) for i in range(count)]
-    tokens, mask = (np.stack([text[name] for text in texts]) for name in ARRAYS)
-    condition = TextCondition(tokens, mask)
+    texts = [pick(examples[i % len(examples)], random) for i in range(count)]
+    self._captions = [text['caption'] for text in texts]
+    if finish:
+      encoded = finish({'caption': self._captions})
+    else:
+      encoded = {k: np.stack([text[k] for text in texts]) for k in ARRAYS}
+    condition = TextCondition(*(np.asarray(encoded[k]) for k in ARRAYS))
     null = TextCondition(*(source.arrays[k].constant(NULL) for k in ARRAYS))
     return condition, jax.tree.map(
       lambda x, each: np.broadcast_to(x, each.shape), null, condition

@@ -55,6 +55,8 @@ METRICS = (
 TITLES = {
   name: title for metric in METRICS for name, title in metric.titles.items()
 }
+# Of the EMA, on images that are not trained on; another evaluator gives it.
+HELD_OUT_LOSS = 'held_out_loss'
 FEATURE_NETWORKS = ('inception', 'efficientnet_lite0', 'digits', 'none')
 
 

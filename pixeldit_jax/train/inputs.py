@@ -12,7 +12,7 @@ from pixeldit_jax.config import model_config
 from pixeldit_jax.data import caption_sampler, captions
 from pixeldit_jax.data.pipeline.batches import make_batches
 from pixeldit_jax.data.pipeline.encode_captions import EncodedSource
-from pixeldit_jax.data.pipeline.iterator import BatchIterator
+from pixeldit_jax.data.pipeline.iterator import BatchIterator, Finish
 from pixeldit_jax.data.pipeline.loader_options import LoaderOptions
 from pixeldit_jax.data.source import Source, hold_out
 from pixeldit_jax.data.sources.open_source import open_source
@@ -96,9 +96,13 @@ def open_held_out(config: ConfigDict) -> Source:
 
   They are not checked again; see `open_data`.
   """
-  texts = caption_sampler.ARRAYS if config.model.text_width else ()
-  source = open_source(config.data.source, texts)
-  return hold_out(source, config.data.held_out, config.seed)[1]
+  data = config.data
+  stored = config.model.text_width and not data.encode_texts
+  source = open_source(data.source, caption_sampler.ARRAYS if stored else ())
+  source = hold_out(source, data.held_out, config.seed)[1]
+  if data.encode_texts:
+    source = EncodedSource(source, _open_encoder(config))
+  return source
 
 
 def text_meta(source: Source) -> Mapping[str, Any]:
@@ -129,14 +133,19 @@ def check_text(config: ConfigDict, meta: Mapping[str, Any]) -> None:
     )
 
 
+def examples_of(source: Source) -> tuple[Source, Finish | None]:
+  """What is read of a source, and what its batches become then."""
+  if isinstance(source, EncodedSource):
+    return source.captioned, source.encode
+  return source, None
+
+
 def make_data(
   config: ConfigDict, source: Source, rows: Sequence[int]
 ) -> BatchIterator:
   """The endless batches, of which this process takes the given rows."""
-  finish = pick = None
-  if isinstance(source, EncodedSource):
-    finish = source.encode
-    source = source.captioned
+  source, finish = examples_of(source)
+  pick = None
   if config.model.text_width:
     pick = caption_sampler.CaptionSampler(
       source,

@@ -16,6 +16,7 @@ from pixeldit_jax.encoders.frozen import Frozen
 from pixeldit_jax.errors import Stopped, UserError
 from pixeldit_jax.run_context import RunContext
 from pixeldit_jax.train.checkpoint.manager import Checkpoints
+from pixeldit_jax.train.early_stop import step_of_lowest_loss
 from pixeldit_jax.train.evaluator import (
   Evaluator,
   Image,
@@ -109,10 +110,7 @@ def _run(
     resources.callback(checkpoints.close)
     state, run_counters = _start(program, workdir, checkpoints, data, record)
     record.begin(state.weights)
-    if record.step >= config.steps and (
-      record.step in record.eval_metrics or not evaluators
-    ):
-      log.info('Already trained to step %d.', record.step)
+    if _has_ended(config, record, evaluators):
       return state
 
     # ---- Step, compiled
@@ -224,6 +222,30 @@ def _make_logger(
   return MetricLogger(config, writer, clock, record.goodput, step_fn.report)
 
 
+def _has_ended(
+  config: ConfigDict, record: Record, evaluators: Sequence[Evaluator]
+) -> bool:
+  """Whether a run that is begun again has nothing left to do."""
+  evaluated = record.step in record.eval_metrics or not evaluators
+  if record.step >= config.steps and evaluated:
+    log.info('Already trained to step %d.', record.step)
+    return True
+  return _ends_early(config, record)
+
+
+def _ends_early(config: ConfigDict, record: Record) -> bool:
+  """Whether the loss on other images no longer falls; the log says so."""
+  lowest = step_of_lowest_loss(record.eval_metrics, config.eval.patience)
+  if lowest is None:
+    return False
+  log.info(
+    'Ended at step %d of %d: the loss on images that are not trained on was '
+    'lowest at step %d (eval.patience=%d; 0 goes on).',
+    *(record.step, config.steps, lowest, config.eval.patience),
+  )
+  return True
+
+
 @dataclasses.dataclass
 class TrainLoop:
   """The steps of a run, and what is done between them.
@@ -296,6 +318,8 @@ class TrainLoop:
         self._train_step(step)
         with jax.transfer_guard('allow'):
           self._after_step(step)
+          if step in record.eval_metrics and _ends_early(self.config, record):
+            return
 
   def _train_step(self, step: int) -> None:
     """Dispatches a step; reads the metrics of those before."""

@@ -9,6 +9,7 @@ from pixeldit_jax.configs import photos
 
 from pixeldit_jax.config import validate
 from pixeldit_jax.config.fit_to_data import fit_to_data, specification
+from pixeldit_jax.encoders import language_models
 from pixeldit_jax.errors import UserError
 
 
@@ -35,7 +36,7 @@ def test_folders_are_classes(tmp_path, caplog):
   config = fitted(tmp_path)
   assert config.data.source == f'folder:{tmp_path}'
   assert config.model.num_classes == 3 and config.data.resolution == 64
-  assert config.data.held_out == 30 and config.fit_minutes == 0
+  assert config.data.held_out == 32 and config.fit_minutes == 0
   assert config.steps >= 200 and config.eval.held_out_every * 10 <= config.steps
   assert '300 pictures with 3 classes' in caplog.text
   assert '--config.data.resolution=64' in caplog.text
@@ -69,6 +70,22 @@ def test_the_layout_decides_what_a_bare_folder_is(tmp_path):
   (tmp_path / 'a' / '0.txt').write_text('a grey picture')
   assert specification(str(tmp_path)) == f'images:{tmp_path}'
   assert specification('digits') == 'digits'
+
+
+def test_captions_are_read_while_training(tmp_path, caplog):
+  draw(tmp_path, 240)
+  for i in range(0, 240, 2):
+    (tmp_path / f'{i}.txt').write_text('a grey picture of nothing at all')
+  config = fitted(tmp_path)
+  if language_models.minilm_is_installed():
+    assert config.data.encode_texts and config.model.text_width == 384
+    assert config.model.text_tokens == 16
+    assert '50% of 240 pictures looked at have no caption' in caplog.text
+  else:
+    assert not config.model.text_width
+    assert 'There are captions, which are not used' in caplog.text
+  assert config.data.held_out >= config.data.batch_size
+  assert config.checkpoint.best == 'held_out_loss' and config.eval.patience
 
 
 def test_nothing_to_fit_to_is_one_line(tmp_path):
