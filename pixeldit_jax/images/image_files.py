@@ -114,7 +114,8 @@ def open_image(data: bytes) -> Image.Image:
   Raises:
     UnidentifiedImageError: no format that Pillow knows.
     TooLargeError: it has more pixels than are decoded.
-    OSError, SyntaxError, ...: whatever a broken file leads the reader to.
+    OSError, SyntaxError, ...: whatever a broken file leads the reader to; a
+      PNG whose checksums do not match.
   """
   with warnings.catch_warnings():
     warnings.simplefilter('ignore', Image.DecompressionBombWarning)
@@ -124,6 +125,8 @@ def open_image(data: bytes) -> Image.Image:
       if not data.startswith(_PNG):
         raise
       image = Image.open(io.BytesIO(_without_broken_metadata(data)))
+  if data.startswith(_PNG):
+    _check_png(data)
   pixels, limit = image.width * image.height, files.limit_of(files.MAX_PIXELS)
   if pixels > limit:
     raise TooLargeError(
@@ -134,15 +137,34 @@ def open_image(data: bytes) -> Image.Image:
   return image
 
 
+def _chunks_of_png(png: bytes) -> Iterator[tuple[bytes, memoryview, bool]]:
+  """Yields the name, bytes and intactness of each chunk up to IEND."""
+  view, start, name = memoryview(png), len(_PNG), b''
+  while start + 8 <= len(png) and name != b'IEND':
+    length, name = struct.unpack_from('>I4s', png, start)
+    chunk = view[start : start + 12 + length]
+    checksum = zlib.crc32(chunk[4:-4]).to_bytes(4, 'big')
+    yield name, chunk, checksum == chunk[-4:]
+    start += 12 + length
+
+
+def _changes_pixels(name: bytes) -> bool:
+  """Whether what a chunk of a PNG holds is seen: the others are metadata."""
+  return not name[0] & 32 or name == b'tRNS'
+
+
 def _without_broken_metadata(png: bytes) -> bytes:
   """A PNG without metadata whose checksum differs: Pillow refuses them all."""
-  kept, start = [_PNG], len(_PNG)
-  while start + 8 <= len(png):
-    length, name = struct.unpack_from('>I4s', png, start)
-    end = start + 12 + length
-    checksum = zlib.crc32(png[start + 4 : end - 4]).to_bytes(4, 'big')
-    optional = name[0] & 32 and name != b'tRNS'  # which changes pixels
-    if not optional or checksum == png[end - 4 : end]:
-      kept.append(png[start:end])
-    start = end
-  return b''.join(kept)
+  kept = [
+    chunk
+    for name, chunk, intact in _chunks_of_png(png)
+    if intact or _changes_pixels(name)
+  ]
+  return b''.join([_PNG, *kept])
+
+
+def _check_png(png: bytes) -> None:
+  """Raises OSError for pixels of another checksum, which Pillow passes over."""
+  for name, _, intact in _chunks_of_png(png):
+    if not intact and _changes_pixels(name):
+      raise OSError(f'the checksum of {name.decode("latin-1")} does not match')

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from pixeldit_jax.data import transforms
 
@@ -241,3 +242,19 @@ def test_random_cuts_keep_the_form_and_reach_every_corner():
   assert heights.min() < 25 and heights.max() > 42 and widths.max() <= 90
   assert np.min(corners, 0).tolist() == [0, 0]
   assert (np.max(corners, 0) > [25, 25]).all()
+
+
+def test_checksums_of_a_png_are_compared_where_pixels_are():
+  """Pillow alone takes many changed files without a word."""
+  image = Image.fromarray(noise(32, 32, 3))
+  info = PngInfo()
+  info.add_text('Comment', 'a cat')
+  data = bytearray(encode(image, pnginfo=info))
+  at = data.index(b'IDAT') + 500
+  data[at] ^= 1
+  with pytest.raises(transforms.BadExample, match='checksum of IDAT'):
+    transforms.decode(bytes(data))
+  data[at] ^= 1
+  data[data.index(b'tEXt') + 6] ^= 1  # costs no pixels
+  found = transforms.decode(bytes(data) + b'what follows is not the image')
+  assert found.tobytes() == image.tobytes()
