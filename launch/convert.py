@@ -25,11 +25,12 @@ _CONFIG = config_flag.define(
 _SOURCE = path_flag.define(
   'source',
   None,
-  'File, or hf://organisation/repository/file.',
-  schemes=path_flag.HUB,
+  'File, gs://bucket/file, s3://bucket/file or hf://organisation/repository/'
+  'file.',
+  schemes=(*path_flag.HUB, *path_flag.BUCKETS),
 )
 _WORKDIR = path_flag.define_workdir()
-_OUT = path_flag.define('out', None, 'File to write.')
+_OUT = path_flag.define_out('File to write.', required=False)
 _WEIGHTS = flags.DEFINE_enum(
   'weights',
   None,
@@ -155,8 +156,7 @@ def _read_text(config):
 
 
 def _out_of_workdir(out: str):
-  import pathlib
-
+  from pixeldit_jax import outputs
   from pixeldit_jax.train.checkpoint import released
   from pixeldit_jax.train.checkpoint.model_card import (
     check_card,
@@ -169,7 +169,7 @@ def _out_of_workdir(out: str):
     ref = CheckpointRef(_WORKDIR.value, _STEP.value, not raw, checksums)
     released.adapters_from_workdir(ref, out, _OVERWRITE.value)
     return
-  target = pathlib.Path(out)
+  target = outputs.path_of(out)
   if _CARD.value:
     check_card(target)
   released.from_workdir(

@@ -21,17 +21,19 @@ mask), and the change inside; --judge=digits or captions also says whether the
 edit shows its target.
 """
 
-import pathlib
-
 from absl import flags
 
+from pixeldit_jax import outputs
 from pixeldit_jax.cli import cluster_flags, path_flag, run_command, sample_flags
 from pixeldit_jax.errors import UserError
 
-_OUT = path_flag.define(
-  'out', None, 'Folder to write to; made if absent.', required=True
+_OUT = path_flag.define_out()
+_IMAGES = path_flag.define(
+  'images',
+  None,
+  'A picture, or a folder of them.',
+  schemes=path_flag.BUCKETS,
 )
-_IMAGES = path_flag.define('images', None, 'A picture, or a folder of them.')
 _TABLE = path_flag.define('table', None, 'A CSV with a line for each edit.')
 _TARGET = flags.DEFINE_string(
   'target_prompt', '', 'Class or prompt that is wanted.'
@@ -110,7 +112,7 @@ def main():
     options=vars(options), method=_METHOD.value, negative=_NEGATIVE.value
   )
   chosen = edit_set.EditSet(
-    pathlib.Path(_OUT.value), edits, size, asked, _GROW.value
+    outputs.path_of(_OUT.value), edits, size, asked, _GROW.value
   )
   chosen.check(sample_flags.OVERWRITE.value)
   rows = chosen.write(

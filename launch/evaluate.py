@@ -19,8 +19,6 @@ The Inception network's weights (--weights) are those of 2015 that every paper
 uses. Without them, --features=digits measures 28x28 digits offline.
 """
 
-import pathlib
-
 from absl import flags
 
 from pixeldit_jax import outputs
@@ -28,12 +26,15 @@ from pixeldit_jax.cli import cluster_flags, path_flag, run_command, sample_flags
 from pixeldit_jax.errors import UserError
 from pixeldit_jax.eval import feature_networks
 
-_OUT = path_flag.define('out', '', 'Folder to write to; made if absent.')
+_OUT = path_flag.define_out(default='', required=False)
 _NUM_SAMPLES = flags.DEFINE_integer(
   'num_samples', None, 'Images to make, 50,000 by default; or of --images.'
 )
 _IMAGES = path_flag.define(
-  'images', None, 'A .npz or folder to measure in place of a run.'
+  'images',
+  None,
+  'A .npz or folder to measure in place of a run.',
+  schemes=path_flag.BUCKETS,
 )
 _PNG = flags.DEFINE_bool('png', False, 'Write every sample as PNG too.')
 _REFERENCE = path_flag.define(
@@ -47,7 +48,10 @@ _RESOLUTION = flags.DEFINE_integer(
   'resolution', None, 'Side that a data source is cropped to.'
 )
 _MAKE_REFERENCE = path_flag.define(
-  'make_reference', None, 'File for the statistics of --reference.'
+  'make_reference',
+  None,
+  'File for the statistics of --reference.',
+  schemes=path_flag.BUCKETS,
 )
 _FEATURES = flags.DEFINE_enum(
   'features',
@@ -59,7 +63,10 @@ _PATCH_SIZE = flags.DEFINE_integer(
   'patch_size', 0, 'Side of the patches of --images, to measure their borders.'
 )
 _WEIGHTS = path_flag.define(
-  'weights', feature_networks.FILE, 'File of the Inception network.'
+  'weights',
+  feature_networks.FILE,
+  'File of the Inception network.',
+  schemes=path_flag.BUCKETS,
 )
 _FEATURE_BATCH = flags.DEFINE_integer(
   'feature_batch', 0, 'Images that the network sees at once; 0 is its own.'
@@ -130,7 +137,7 @@ def _draw_nearest():
   from pixeldit_jax.eval.reference import SourceImages
   from pixeldit_jax.images.image_sets import open_images
 
-  out = pathlib.Path(_OUT.value)
+  out = outputs.path_of(_OUT.value)
   samples = open_images(_IMAGES.value or out / SAMPLES)
   spec = _REFERENCE.value or 'digits'
   data = (
@@ -217,7 +224,7 @@ def _best_of_sweep(context, ref, points, options):
   """The run at its best point, found with fewer samples."""
   from pixeldit_jax.eval import sweep
 
-  folder = pathlib.Path(_OUT.value) / 'sweep'
+  folder = outputs.path_of(_OUT.value) / 'sweep'
   count = _SWEEP_SAMPLES.value
   best = sweep.sweep(context, ref, folder, points, count, options)
   print(f'Best: {sweep.name_of(best)}')

@@ -40,7 +40,7 @@ _SOURCE = path_flag.define(
   required=True,
   kinds=True,
 )
-_OUT = path_flag.define('out', None, 'folder to write', required=True)
+_OUT = path_flag.define_out('folder to write')
 _RESOLUTION = flags.DEFINE_integer('resolution', 256, 'side in pixels')
 _BUCKETS = flags.DEFINE_bool(
   'buckets', False, 'keep the aspect ratio, in buckets, for text to image'
@@ -57,10 +57,16 @@ _MAX_BAD_FILES = flags.DEFINE_integer(
 )
 _PROCESSES = flags.DEFINE_integer('processes', 0, '0: one per core')
 _FEATURES = path_flag.define(
-  'features', None, 'teacher whose features are stored too: its name or file'
+  'features',
+  None,
+  'teacher whose features are stored too: its name or file',
+  schemes=path_flag.BUCKETS,
 )
 _LATENTS = path_flag.define(
-  'latents', None, 'autoencoder whose latents are stored: its name or file'
+  'latents',
+  None,
+  'autoencoder whose latents are stored: its name or file',
+  schemes=path_flag.BUCKETS,
 )
 _PATCH_SIZE = flags.DEFINE_integer(
   'patch_size', 16, 'of the network, for --buckets and --features'

@@ -11,8 +11,9 @@ this; it serves on any machine.'
 # shellcheck source=launch/environment.sh
 . "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 
-gcs='' and_gcs=''
-case " $*" in *[\ =:]gs://*) gcs='[gcs]' and_gcs=',gcs' ;; esac
+buckets='' # the extras of those that the arguments name
+case " $*" in *[\ =:]gs://*) buckets+=,gcs ;; esac
+case " $*" in *[\ =:]s3://*) buckets+=,s3 ;; esac
 
 case ${1:-} in
 -h | --help)
@@ -20,14 +21,14 @@ case ${1:-} in
   exit
   ;;
 cpu)
-  prepare_environment 2000 ".$gcs"
+  prepare_environment 2000 ".${buckets:+[${buckets#,}]}"
   # glibc keeps the memory of one step for the next. Else the kernel clears all
   # of it again and again: a seventh of the time of training a large network.
   export MALLOC_ARENA_MAX=1 MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=-1
   use_large_pages
   ;;
-cuda) prepare_environment 8000 ".[cuda$and_gcs]" ;; # NVIDIA's libraries are large
-tpu) prepare_environment 3000 ".[tpu$and_gcs]" ;;
+cuda) prepare_environment 8000 ".[cuda$buckets]" ;; # NVIDIA's libraries are large
+tpu) prepare_environment 3000 ".[tpu$buckets]" ;;
 *) fail "'${1:-}' is not cpu, cuda or tpu" "${usage%%$'\n'*}" ;;
 esac
 shift

@@ -18,17 +18,13 @@ prompt that GenEval and DPG-Bench read into --out.
 trajectory.png is animated, trajectory_strip.png a row of moments.
 """
 
-import pathlib
-
 from absl import flags
 
 from pixeldit_jax import outputs
 from pixeldit_jax.cli import cluster_flags, path_flag, run_command, sample_flags
 from pixeldit_jax.errors import UserError
 
-_OUT = path_flag.define(
-  'out', None, 'Folder to write to; made if absent.', required=True
-)
+_OUT = path_flag.define_out()
 _NUM_SAMPLES = flags.DEFINE_integer(
   'num_samples', None, 'Images to make; 100, or one of each prompt.'
 )
@@ -76,7 +72,7 @@ def main():
 
   cluster_flags.initialize()
   start_log(jax.process_index())
-  out = pathlib.Path(_OUT.value)
+  out = outputs.path_of(_OUT.value)
   context, ref = sample_flags.read_run()
   labels = sample_flags.LABELS.value
   overwrite = sample_flags.OVERWRITE.value

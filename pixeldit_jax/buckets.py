@@ -1,30 +1,35 @@
-"""Buckets of Google Cloud: what `etils.epath` does not do in gs://.
+"""Buckets, gs:// and s3://: what `etils.epath` does not do there.
 
-`epath` reads and writes gs:// as a disk, by way of gcsfs, after `check`. One
-object is written at once, so it needs no temporary name. Data are copied to a
-disk before they are read (`fetch`). An `Object` is replaced only by who knows
-its generation, which makes a lock of it.
+`epath` reads a bucket as a disk after `check`. What is written is whole or
+absent: one object is written at once, so it needs no temporary name, and says
+in its metadata that it is ours. It is replaced only by who knows what it holds,
+which keeps the files of others, and makes a lock of an `Object`.
 """
 
 import concurrent.futures
-import fnmatch
 import functools
 import os
 import pathlib
-import re
+import uuid
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from pixeldit_jax import files
-from pixeldit_jax.errors import (
-  MissingFileError,
-  MissingPackageError,
-  OutputError,
-  UserError,
-)
+from pixeldit_jax import amazon_s3, google_cloud
+from pixeldit_jax.errors import OutputError, UserError, one_line
+from pixeldit_jax.stored_object import Data, StoredObject
 
-SCHEME = 'gs://'
-_SECONDS = 5  # to wait for the first answer
-_THREADS = 16  # that download
+CLIENTS = {'gs': google_cloud, 's3': amazon_s3}  # by what stands before '://'
+THREADS = 16  # that read or write at once
+
+
+def is_remote(path: str | os.PathLike) -> bool:
+  """Whether a path is a URL, whatever its scheme."""
+  return '://' in os.fspath(path)
+
+
+def is_bucket(path: str | os.PathLike) -> bool:
+  """Whether a path is in a bucket of a kind that is known."""
+  return os.fspath(path).startswith(tuple(f'{name}://' for name in CLIENTS))
 
 
 def check(path: str | os.PathLike) -> None:
@@ -35,132 +40,163 @@ def check(path: str | os.PathLike) -> None:
     UserError: no such bucket, no permission, no credentials, or no answer; or
       a place of another kind.
   """
-  text = os.fspath(path)
-  if text.startswith(SCHEME):
-    _check_bucket(_split(text)[0])
-  elif files.is_remote(text):
-    raise UserError(
-      f'{text}: {text.partition("://")[0]}:// is not supported; give a path on '
-      f'a disk, or {SCHEME}bucket/name.'
-    )
+  if is_remote(path):
+    _check(*_split(path)[:2])
 
 
 @functools.cache
-def _check_bucket(bucket: str) -> None:
-  try:
-    import fsspec
-    import gcsfs  # noqa: F401
-    from google.auth.exceptions import DefaultCredentialsError
-    from google.cloud import exceptions
-  except ImportError as error:
-    raise MissingPackageError(
-      f"{SCHEME}{bucket} needs gcsfs: pip install 'pixeldit_jax[gcs]'."
-    ) from error
-  # Else a listing is kept for ever: a second look would not see what another
-  # process wrote, and a file that grew would be read cut at its old length.
-  for protocol in ('gs', 'gcs'):
-    options = fsspec.config.conf.setdefault(protocol, {})
-    options['use_listings_cache'] = False
-  # An installed TensorFlow would serve gs:// in place of gcsfs.
+def _check(scheme: str, bucket: str) -> None:
+  # An installed TensorFlow would serve them in place of gcsfs and s3fs.
   os.environ.setdefault('EPATH_USE_TF', '0')
-  try:
-    _client().get_bucket(bucket, timeout=_SECONDS, retry=None)
-  except exceptions.NotFound as error:
-    raise MissingFileError(
-      f'there is no bucket {SCHEME}{bucket}: correct its name, or make it.'
-    ) from error
-  except (exceptions.Forbidden, exceptions.Unauthorized) as error:
+  CLIENTS[scheme].check(bucket)
+
+
+def _split(path: str | os.PathLike) -> tuple[str, str, str]:
+  """The scheme, bucket and name of 'gs://bucket/name'."""
+  text = os.fspath(path)
+  scheme, _, rest = text.partition('://')
+  if scheme not in CLIENTS:
+    kinds = ' or '.join(f'{name}://bucket/name' for name in CLIENTS)
     raise UserError(
-      f'{SCHEME}{bucket} may not be used ({_short(error)}): grant this account '
-      'the roles Storage Object User and Storage Legacy Bucket Reader on it.'
-    ) from error
-  except DefaultCredentialsError as error:
-    raise UserError(
-      f'{SCHEME}{bucket}: no credentials are found. Run gcloud auth '
-      'application-default login, or give the machine a service account.'
-    ) from error
-  # Of the transport (OSError), the server, or a token that could not be had.
-  except Exception as error:
-    raise UserError(
-      f'{SCHEME}{bucket} does not answer ({_short(error)}): look at the '
-      'network, and try again.'
-    ) from error
-
-
-def _short(error: Exception) -> str:
-  return ' '.join(str(error).split())[:300]
-
-
-@functools.cache
-def _client() -> Any:
-  from google.cloud.storage import Client
-
-  # A project is only of those who make buckets, but the client wants one.
-  project = os.environ.get('GOOGLE_CLOUD_PROJECT', 'none')
-  return Client(project=project)
-
-
-def _split(path: str) -> tuple[str, str]:
-  """The bucket and the name of 'gs://bucket/name'."""
-  bucket, _, name = path.removeprefix(SCHEME).partition('/')
+      f'{text}: {scheme}:// is not supported; give a path on a disk, or '
+      f'{kinds}.'
+    )
+  bucket, _, name = rest.partition('/')
   if not bucket:
-    raise UserError(f'{path}: expected {SCHEME}bucket/name.')
-  return bucket, name.strip('/')
+    raise UserError(f'{text}: expected {scheme}://bucket/name.')
+  return scheme, bucket, name.strip('/')
 
 
-def fetch(path: str) -> pathlib.Path:
-  """Copies a file, a folder, or the files of a glob to a disk; returns it.
+def _of(path: str | os.PathLike) -> tuple[Any, str, str]:
+  """The client, bucket and name of a path."""
+  scheme, bucket, name = _split(path)
+  return CLIENTS[scheme], bucket, name
 
-  What was copied before, and is the same in the bucket, stays: below
-  `files.cache_folder('gs')`, which can be deleted while nobody reads there.
+
+def objects(path: str | os.PathLike) -> Iterator[StoredObject]:
+  """Yields what is in a bucket, of names that begin so."""
+  client, bucket, name = _of(path)
+  yield from client.objects(bucket, name)
+
+
+def below(path: str | os.PathLike) -> list[StoredObject]:
+  """The object of this name, and all in the folder of this name."""
+  name = _split(path)[2]
+  return [
+    found
+    for found in objects(path)
+    if found.name == name or found.name.startswith(f'{name}/')
+    if not found.name.endswith('/')  # what consoles make to show a folder
+  ]
+
+
+def download(path: str, target: pathlib.Path) -> None:
+  """Copies an object to a disk."""
+  client, bucket, name = _of(path)
+  client.download(bucket, name, target)
+
+
+def foreign(path: str | os.PathLike) -> list[str]:
+  """What is there, or below, that we did not write: as paths."""
+  client, bucket, _ = _of(path)
+
+  def is_foreign(found: StoredObject) -> bool:
+    again = client.find(bucket, found.name) if found.mark is None else found
+    return again is not None and not again.mark
+
+  there = below(path)
+  with concurrent.futures.ThreadPoolExecutor(THREADS) as pool:
+    pairs = zip(there, pool.map(is_foreign, there))
+  scheme = os.fspath(path).partition('://')[0]
+  return [f'{scheme}://{bucket}/{one.name}' for one, other in pairs if other]
+
+
+def put(
+  path: str | os.PathLike,
+  data: Data,
+  version: str | None = None,
+) -> str | None:
+  """Writes an object as ours, whole or not at all; returns its version.
+
+  Args:
+    path: of the object.
+    data: what it holds, or a file that holds it.
+    version: of what it replaces, '' if there is nothing; then None is returned
+      where there is something else. By default anything is replaced.
 
   Raises:
-    MissingFileError: there is nothing of this name.
-    UserError: see `check`.
+    OutputError: it could not be written.
   """
-  check(path)
-  bucket, name = _split(path)
-  cache = files.cache_folder('gs') / bucket
-  # Letters before the first that stands for others, up to a folder.
-  plain = re.match(r'[^*?\[]*', name)
-  assert plain is not None
-  glob = plain[0] != name
-  prefix = plain[0].rpartition('/')[0] if glob else name
+  client, bucket, name = _of(path)
+  mark = uuid.uuid4().hex
+  try:
+    made = client.put(bucket, name, data, mark, version)
+    if made is None:  # a first try may have come through, and its answer not
+      found = client.find(bucket, name)
+      made = found.version if found and found.mark == mark else None
+  except Exception as error:  # each client has errors of its own
+    raise OutputError(
+      f'{os.fspath(path)} could not be written ({one_line(error)[:300]}).'
+    ) from error
+  return made
 
-  def is_named(other: str) -> bool:
-    if glob:
-      return fnmatch.fnmatchcase(other, name)
-    return other == name or other.startswith(f'{name}/' if name else '')
 
-  found = {
-    blob.name: blob
-    for blob in _client().list_blobs(bucket, prefix=prefix)
-    if is_named(blob.name) and files.is_inside(blob.name)
-    if not blob.name.endswith('/')
-  }
-  if not found:
-    raise MissingFileError(f'there is no {path}.')
+def upload(made: pathlib.Path, path: str | os.PathLike) -> list[str]:
+  """Writes a file or a folder from a disk, and removes what it replaces.
 
-  def copy(blob: Any) -> None:
-    target = cache / blob.name
-    changed = blob.generation * 1000  # it counts microseconds
-    if target.is_file():
-      there = target.stat()
-      if (there.st_size, there.st_mtime_ns) == (blob.size, changed):
-        return
-    with files.replacing(target) as made:
-      blob.download_to_filename(os.fspath(made))  # compares checksums
-      os.utime(made, ns=(changed, changed))
+  A folder is complete when the last of its files, by name, is there.
 
-  with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
-    list(pool.map(copy, found.values()))
-  for kept in (cache / prefix).rglob('*'):
-    below = kept.relative_to(cache).as_posix()
-    if kept.name.startswith(files.TEMPORARY) or below in found:
-      continue
-    if kept.is_file() and is_named(below):
-      kept.unlink(missing_ok=True)  # it is no longer in the bucket
-  return cache / name
+  Returns:
+    Names that were not written, as somebody else's object has them.
+  """
+  target = os.fspath(path)
+  there = {f'{_root(target)}/{found.name}': found for found in below(target)}
+  names = [target]
+  if made.is_dir():
+    files = sorted(file for file in made.rglob('*') if file.is_file())
+    names = [f'{target}/{f.relative_to(made).as_posix()}' for f in files]
+  else:
+    files = [made]
+  client, bucket, _ = _of(target)
+
+  def send(name: str, file: pathlib.Path) -> bool:
+    found = there.get(name)
+    if found and found.mark is None:
+      found = client.find(bucket, found.name)
+    if found and not found.mark:
+      return False
+    return put(name, file, found.version if found else '') is not None
+
+  *first, last = zip(names, files)
+  done = _in_threads(lambda pair: send(*pair), first) + [send(*last)]
+  remove(name for name in there if name not in names)
+  return [name for name, sent in zip(names, done) if not sent]
+
+
+def _root(path: str) -> str:
+  """'gs://bucket'."""
+  return '/'.join(path.split('/', 3)[:3])
+
+
+def _in_threads(work: Callable[[Any], Any], items: Iterable[Any]) -> list[Any]:
+  with concurrent.futures.ThreadPoolExecutor(THREADS) as pool:
+    return list(pool.map(work, items))
+
+
+def remove(paths: Iterable[str | os.PathLike]) -> None:
+  """Removes objects; those that are absent are no error."""
+
+  def delete(path: str | os.PathLike) -> None:
+    client, bucket, name = _of(path)
+    client.delete(bucket, name)
+
+  _in_threads(delete, paths)
+
+
+def remove_below(path: str | os.PathLike) -> None:
+  """Removes the object of this name, and all in the folder of this name."""
+  root = _root(os.fspath(path))
+  remove(f'{root}/{found.name}' for found in below(path))
 
 
 class Object:
@@ -172,20 +208,14 @@ class Object:
     Args:
       path: in a bucket that was checked.
     """
-    bucket, name = _split(path)
-    self._blob = _client().bucket(bucket).blob(name)
+    self._path, self._version = path, ''
     self.text = self.read()
 
   def read(self) -> str:
     """Its content now, which may then be replaced; '' if it is absent."""
-    from google.cloud import exceptions
-
-    try:
-      self.text = self._blob.download_as_bytes().decode()
-    except exceptions.NotFound:
-      self.text, self._generation = '', 0
-    else:
-      self._generation = self._blob.generation
+    client, bucket, name = _of(self._path)
+    found, self._version = client.read(bucket, name) or (b'', '')
+    self.text = found.decode()
     return self.text
 
   def replace(self, text: str) -> bool:
@@ -197,17 +227,9 @@ class Object:
     Raises:
       OutputError: the bucket does not answer, for two minutes.
     """
-    from google.cloud import exceptions
-
-    try:
-      self._blob.upload_from_string(text, if_generation_match=self._generation)
-    except exceptions.PreconditionFailed:
-      # A first try may have come through, and its answer not.
-      return self.read() == text
-    except Exception as error:
-      raise OutputError(
-        f'{SCHEME}{self._blob.bucket.name}/{self._blob.name} could not be '
-        f'written ({_short(error)}).'
-      ) from error
-    self.text, self._generation = text, self._blob.generation
+    version = put(self._path, text.encode(), self._version)
+    if version is None:
+      self.read()
+      return False
+    self.text, self._version = text, version
     return True

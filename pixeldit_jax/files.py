@@ -13,6 +13,7 @@ import json
 import os
 import pathlib
 import re
+import tempfile
 import uuid
 import zlib
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -20,6 +21,7 @@ from typing import Any
 
 from etils import epath
 
+from pixeldit_jax import buckets
 from pixeldit_jax.errors import (
   MissingFileError,
   OutputError,
@@ -42,8 +44,22 @@ def replacing(path: str | os.PathLike) -> Iterator[epath.Path]:
 
   The temporary path is in the same folder, which is made if absent. It may
   become a file, or a folder where `path` is not there yet. On failure it is
-  removed.
+  removed. For a bucket it is on a disk, and sent when it is complete.
+
+  Raises:
+    OutputError: the bucket has something there that we did not write, or does
+      not take it.
   """
+  if buckets.is_remote(path):
+    with tempfile.TemporaryDirectory(prefix='pixeldit-') as folder:
+      made = epath.Path(folder) / os.path.basename(os.fspath(path).rstrip('/'))
+      yield made
+      if others := buckets.upload(pathlib.Path(made), path):
+        raise OutputError(
+          f'{others[0]} is there and not ours: it is never replaced. Move it '
+          'away, or choose another name.'
+        )
+    return
   target = epath.Path(path)
   target.parent.mkdir(parents=True, exist_ok=True)
   with temporary(target) as made:
@@ -116,11 +132,6 @@ def read_limited(path: str | os.PathLike) -> bytes:
     return file.read()
 
 
-def is_remote(path: str | os.PathLike) -> bool:
-  """Whether a path is a URL, whatever its scheme."""
-  return '://' in os.fspath(path)
-
-
 def expand_user(text: str) -> str:
   """'~/x' and 'folder:~/x' with the home folder in place of '~'."""
   match = re.fullmatch(r'((?:[a-z_]+:)*)(~[^/:]*(?:/.*)?)', text, re.S)
@@ -133,11 +144,8 @@ def write_bytes(path: str | os.PathLike, data: bytes | memoryview) -> None:
   Raises:
     OutputError: it is in a bucket, and could not be written.
   """
-  if is_remote(path):  # an object appears when it is whole
-    try:
-      epath.Path(path).write_bytes(data)
-    except Exception as error:  # each client has errors of its own
-      raise OutputError(f'{path} could not be written: {error}') from error
+  if buckets.is_remote(path):
+    buckets.put(path, bytes(data))
     return
   with replacing(path) as made:
     made.write_bytes(data)
@@ -392,6 +400,20 @@ def _has_checksum(folder: epath.Path, entry: Mapping[str, Any]) -> bool:
     for checksum, read in _CHECKSUMS.items()
     if checksum in entry
   )
+
+
+def sizes_in(folder: str | os.PathLike) -> dict[str, int]:
+  """The bytes of each file in a folder, by name; none if it is absent."""
+  if buckets.is_remote(folder):
+    found = {
+      one.name.rpartition('/'): one.size for one in buckets.below(folder)
+    }
+    name = os.fspath(folder).split('/', 3)[3]
+    return {n: size for (home, _, n), size in found.items() if home == name}
+  if not os.path.isdir(folder):
+    return {}
+  with os.scandir(os.fspath(folder)) as there:
+    return {file.name: file.stat().st_size for file in there if file.is_file()}
 
 
 def remove_temporaries(

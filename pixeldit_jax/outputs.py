@@ -4,6 +4,7 @@ Beside the results of a command lies `.pixeldit-outputs.jsonl`, a line for each
 file: its name, its size and a sum of its ends. What is there and is not listed
 so belongs to somebody else: it is named and refused before any work. A line is
 added before the file gets its name, so that a kill leaves no file without one.
+In a bucket each object says so itself (see `buckets`).
 """
 
 import contextlib
@@ -15,7 +16,9 @@ import shutil
 import zlib
 from collections.abc import Iterable, Iterator
 
-from pixeldit_jax import files
+from etils import epath
+
+from pixeldit_jax import buckets, files
 from pixeldit_jax.errors import UserError
 
 MANIFEST = '.pixeldit-outputs.jsonl'
@@ -38,8 +41,21 @@ def local(path: str | os.PathLike) -> pathlib.Path:
   return pathlib.Path(text).expanduser()
 
 
+def path_of(path: str | os.PathLike) -> epath.Path:
+  """A path on a disk of this machine, or in a bucket that can be used.
+
+  Raises:
+    UserError: a place of another kind; or see `buckets.check`.
+  """
+  if buckets.is_remote(path):
+    buckets.check(path)
+    return epath.Path(path)
+  return local(path)
+
+
 def check(
-  paths: Iterable[str | os.PathLike], home: pathlib.Path | None = None
+  paths: Iterable[str | os.PathLike],
+  home: pathlib.Path | epath.Path | None = None,
 ) -> None:
   """Raises UserError unless all files there are ours, or there are none.
 
@@ -49,8 +65,12 @@ def check(
       all files next to them; that of each path by default.
   """
   foreign: list[str] = []
-  for path in map(local, paths):
-    folder = home or path.parent
+  for path in map(path_of, paths):
+    if buckets.is_remote(path):
+      foreign += buckets.foreign(path)
+      continue
+    path = pathlib.Path(path)
+    folder = pathlib.Path(home or path.parent)
     known = _read(folder)
     for name, file in _files_of(path, folder):
       if _sum(file) not in known.get(name, ()):
@@ -66,7 +86,7 @@ def check(
 
 @contextlib.contextmanager
 def replacing(
-  path: str | os.PathLike, home: pathlib.Path | None = None
+  path: str | os.PathLike, home: pathlib.Path | epath.Path | None = None
 ) -> Iterator[pathlib.Path]:
   """Yields a temporary path that becomes `path` if the block succeeds.
 
@@ -76,20 +96,29 @@ def replacing(
   Raises:
     UserError: somebody else's file is there.
   """
+  if buckets.is_remote(path):
+    check([path])
+    with files.replacing(path) as sent:
+      yield pathlib.Path(sent)
+    return
   target = local(path)
   check([target], home)
   target.parent.mkdir(parents=True, exist_ok=True)
   with files.temporary(target) as made:
     yield pathlib.Path(made)
-    _note(target, pathlib.Path(made), home or target.parent)
+    _note(target, pathlib.Path(made), pathlib.Path(home or target.parent))
     check([target], home)  # again: the block may have taken hours
     remove([target])
     os.replace(made, target)
 
 
-def remove(paths: Iterable[pathlib.Path]) -> None:
+def remove(paths: Iterable[pathlib.Path | epath.Path]) -> None:
   """Removes files and folders that `check` found to be ours."""
-  for path in paths:
+  for one in paths:
+    if buckets.is_remote(one):
+      buckets.remove_below(one)
+      continue
+    path = pathlib.Path(one)
     if path.is_dir() and not path.is_symlink():
       shutil.rmtree(path)
     else:

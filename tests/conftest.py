@@ -91,6 +91,50 @@ def google_cloud(tmp_path_factory):
   server.wait()
 
 
+@pytest.fixture(scope='session')
+def amazon_s3(tmp_path_factory):
+  """A server of S3 on 127.0.0.1; f(name) makes a bucket."""
+  with socket.socket() as free:
+    free.bind(('127.0.0.1', 0))
+    port = free.getsockname()[1]
+  log = open(tmp_path_factory.mktemp('s3') / 'log', 'w')
+  server = subprocess.Popen(
+    [sys.executable, '-m', 'moto.server', '-H', '127.0.0.1', '-p', str(port)],
+    stdout=log,
+    stderr=log,
+  )
+  while True:
+    assert server.poll() is None, 'the server of S3 has ended'
+    with contextlib.suppress(OSError):
+      socket.create_connection(('127.0.0.1', port)).close()
+      break
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setenv('AWS_ENDPOINT_URL', f'http://127.0.0.1:{port}')
+    for name in ('AWS_ACCESS_KEY_ID', 'AWS_SECRET_ACCESS_KEY'):
+      patch.setenv(name, 'testing')
+    patch.setenv('AWS_DEFAULT_REGION', 'us-east-1')
+    patch.setenv('EPATH_USE_TF', '0')
+    import boto3
+
+    client = boto3.client('s3')
+    yield lambda name: client.create_bucket(Bucket=name)
+  server.kill()
+  server.wait()
+  log.close()
+
+
+@pytest.fixture(scope='session')
+def cloud(request):
+  """f(scheme, name) makes a bucket; returns its URL, as 'gs://name'."""
+
+  def make(scheme, name):
+    server = dict(gs='google_cloud', s3='amazon_s3')[scheme]
+    request.getfixturevalue(server)(name)
+    return f'{scheme}://{name}'
+
+  return make
+
+
 def relative_error(actual, expected) -> float:
   """Largest difference over the largest expected value."""
   actual, expected = np.asarray(actual), np.asarray(expected)

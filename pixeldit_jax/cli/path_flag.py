@@ -11,7 +11,7 @@ from absl import flags
 from pixeldit_jax.errors import UserError
 from pixeldit_jax.files import expand_user
 
-BUCKETS = ('gs',)  # what a workdir can be in
+BUCKETS = ('gs', 's3')  # what a workdir, data and results can be in
 HUB = ('hf',)  # and released weights
 flags.disclaim_key_flags()  # a flag belongs to the command that defines it
 
@@ -53,6 +53,15 @@ def define_workdir(
   return define('workdir', None, description, required=True, schemes=BUCKETS)
 
 
+def define_out(
+  description: str = 'Folder to write to; made if absent.',
+  default: str | None = None,
+  required: bool = True,
+) -> flags.FlagHolder[str]:
+  """Defines --out, a folder or file on a disk or in a bucket."""
+  return define('out', default, description, required=required, schemes=BUCKETS)
+
+
 class _PathParser(flags.ArgumentParser):
   def __init__(self, name: str, schemes: Collection[str], kinds: bool):
     super().__init__()
@@ -64,7 +73,8 @@ class _PathParser(flags.ArgumentParser):
       return path
     # One slash is what is left of two where a path was made absolute.
     scheme = re.match(r'([A-Za-z][A-Za-z0-9+.-]*):/', path)
-    if scheme and scheme[1] not in self._schemes:
+    whole = scheme and path.startswith(f'{scheme[1]}://')
+    if scheme and not (whole and scheme[1] in self._schemes):
       known = [f'{name}://' for name in self._schemes]
       raise UserError(
         f'--{self._name}={argument}: {scheme[1]}:// is not supported here; '

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx, traverse_util
 
+from pixeldit_jax import downloads
 from pixeldit_jax.convert.blocks import Shapes
 from pixeldit_jax.convert.files import fetch, read_weights
 from pixeldit_jax.convert.lazy import compare
@@ -125,7 +126,7 @@ def load_autoencoder(source: str | os.PathLike, **overrides) -> Autoencoder:
     FileNotFoundError: there are no weights; tells the two ways to get them.
     UserError: tensors that are no autoencoder.
   """
-  text, known = os.fspath(source), {}
+  text, known = downloads.here(source), {}
   location = text
   if os.path.isdir(text):
     location = os.path.join(text, 'diffusion_pytorch_model.safetensors')

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from pixeldit_jax import buckets, files
+from pixeldit_jax import buckets, downloads, files
 from pixeldit_jax.convert.lazy import LazyTensors
 from pixeldit_jax.convert.lightning import EMA, RAW, read_lightning
 from pixeldit_jax.convert.safetensors import read_safetensors
@@ -43,7 +43,8 @@ def read_weights(
   (`diffusion_trainer.*`, `_repa_projector.*`) is left out.
 
   Args:
-    path: a local file, gs://bucket/file or hf://organisation/repository/file.
+    path: a local file, gs://bucket/file, s3://bucket/file or
+      hf://organisation/repository/file.
     ema: the averaged weights, or those last trained. A file of one set that
       no name calls either gives that set.
     second: the other average of a file that has two (JiT).
@@ -105,8 +106,8 @@ def fetch(path: str | os.PathLike) -> pathlib.Path:
     UserError: hf:// without organisation, repository and file.
   """
   text = os.fspath(path)
-  if text.startswith(buckets.SCHEME):
-    return buckets.fetch(text)
+  if buckets.is_bucket(text):
+    return downloads.fetch(text)
   if not text.startswith('hf://'):
     if not os.path.isfile(text):
       raise MissingFileError(

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from pixeldit_jax import downloads
 from pixeldit_jax.convert.files import read_weights
 from pixeldit_jax.encoders.inception import Inception
 from pixeldit_jax.errors import MissingFileError, UserError
@@ -34,6 +35,7 @@ def load_inception(path: str | os.PathLike) -> tuple[Inception, str]:
     ImportError: PyTorch is not installed.
     UserError: the file is damaged or holds another network.
   """
+  path = downloads.here(path)
   checksum = _checksum(path)
   return from_torch(dict(read_weights(path))), checksum
 

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from pixeldit_jax import downloads
 from pixeldit_jax.convert import dinov3
 from pixeldit_jax.convert.files import fetch, read_weights
 from pixeldit_jax.convert.lazy import LazyTensors, flat, nested, specs_of
@@ -296,7 +297,7 @@ def _identity(source: str | os.PathLike) -> str:
 
 def _find(source: str) -> pathlib.Path:
   """The file that `source` stands for, downloaded if it has to be."""
-  location = source
+  location = source = downloads.here(source)
   if os.path.isdir(source):
     location = os.path.join(source, 'model.safetensors')
   elif not os.path.exists(source) and (

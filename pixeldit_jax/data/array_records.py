@@ -6,23 +6,39 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from pixeldit_jax.files import replacing
+from pixeldit_jax import files
+
+
+class Records:
+  """Writes records to a file.
+
+  Attributes:
+    entry: of the complete file, for a manifest next to it.
+  """
+
+  entry: files.Entry
+
+  def __init__(self, writer: Any):
+    self.write = writer.write  # f(record)
 
 
 @contextlib.contextmanager
-def write_records(path: str | os.PathLike) -> Iterator[Any]:
-  """Yields an ArrayRecord writer; the file appears once the block succeeds."""
+def write_records(path: str | os.PathLike) -> Iterator[Records]:
+  """Yields a writer of records; the file appears once the block succeeds."""
   from array_record.python import array_record_module
 
-  with replacing(path) as temporary:
+  with files.replacing(path) as temporary:
     # What comes is compressed or noise; groups of one make access random.
     writer = array_record_module.ArrayRecordWriter(
       os.fspath(temporary), 'group_size:1,uncompressed'
     )
+    records = Records(writer)
     try:
-      yield writer
+      yield records
     finally:
       writer.close()
+    name = os.path.basename(os.fspath(path))
+    records.entry = files.entry_of(temporary) | {'file': name}
 
 
 def count_faults(

@@ -21,7 +21,7 @@ from typing import Any
 import ml_dtypes  # noqa: F401, with it np.dtype knows 'bfloat16'
 import numpy as np
 
-from pixeldit_jax import files
+from pixeldit_jax import downloads, files
 from pixeldit_jax.data.array_records import open_records
 from pixeldit_jax.data.transforms import BadExample
 from pixeldit_jax.errors import UserError
@@ -79,6 +79,7 @@ class PrecomputedArrays:
   """
 
   def __init__(self, path: str, name: str):
+    path = downloads.here(path)
     self._path, self._name = os.path.abspath(path), name
     self.manifest = read_manifest(path, name)
     self.meta: Mapping[str, Any] = self.manifest['meta']

@@ -19,6 +19,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from etils import epath
 from jax.experimental import multihost_utils
 from PIL import Image
 
@@ -103,7 +104,7 @@ class EditSet:
     grow: pixels that masks and regions are made wider by.
   """
 
-  out: pathlib.Path
+  out: epath.Path
   edits: Sequence[Edit]
   size: tuple[int, int]
   asked: dict[str, Any]
@@ -191,13 +192,17 @@ class EditSet:
     multihost_utils.sync_global_devices(f'edited {self.out}')
     return rows
 
-  def path(self, kind: str, number: int) -> pathlib.Path:
+  def path(self, kind: str, number: int) -> epath.Path:
     """The picture 'before' or 'after' the edit of a line."""
     stem = pathlib.Path(self.edits[number].image).stem
     return self.out / kind / f'{number:06d}_{stem}.png'
 
+  def _read(self, kind: str, number: int) -> np.ndarray:
+    with self.path(kind, number).open('rb') as file:
+      return np.asarray(Image.open(file))
+
   def _write(
-    self, path: pathlib.Path, write: Callable[[pathlib.Path], None]
+    self, path: epath.Path, write: Callable[[pathlib.Path], None]
   ) -> None:
     with outputs.replacing(path, self.out) as made:
       write(made)
@@ -211,10 +216,7 @@ class EditSet:
     rows = []
     after = []
     for number, edit in enumerate(self.edits):
-      old, new = (
-        np.asarray(Image.open(self.path(kind, number)))
-        for kind in ('before', 'after')
-      )
+      old, new = (self._read(kind, number) for kind in ('before', 'after'))
       after.append(new)
       row: dict[str, Any] = dict(number=number, **dataclasses.asdict(edit))
       row['file'] = str(self.path('after', number).relative_to(self.out))
@@ -241,7 +243,7 @@ class EditSet:
     pictures, titles = [], []
     for number, edit in enumerate(self.edits[:SHOWN]):
       for kind, title in (('before', edit.source), ('after', edit.target)):
-        pictures.append(np.asarray(Image.open(self.path(kind, number))))
+        pictures.append(self._read(kind, number))
         titles.append(title)
     sheet = contact_sheet.draw(pictures, titles, 8, cell=128, lines=2)
     self._write(self.out / 'edits.png', lambda made: write_png(made, sheet))

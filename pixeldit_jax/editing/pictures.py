@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from pixeldit_jax import files
+from pixeldit_jax import downloads, files
 from pixeldit_jax.data.transforms import BadExample, crop, decode
 from pixeldit_jax.errors import MissingFileError, UserError
 from pixeldit_jax.images.image_files import is_image, walk
@@ -45,6 +45,7 @@ def find_pictures(path: str) -> list[str]:
     MissingFileError: neither is there.
     UserError: a folder without images.
   """
+  path = downloads.here(path)
   if os.path.isfile(path):
     return [path]
   if not os.path.isdir(path):

@@ -7,9 +7,9 @@ devices, while the others wait: 50,000 images take minutes on one host.
 import dataclasses
 import logging
 import os
-import pathlib
 
 import jax
+from etils import epath
 
 from pixeldit_jax import outputs
 from pixeldit_jax.eval.reference import Reference
@@ -76,15 +76,15 @@ def evaluate_run(
   Returns:
     The result, in the first process.
   """
-  out = outputs.local(out)
+  folder = outputs.path_of(out)
   if jax.process_index() == 0:
-    adopt_older(out)
-    pngs = [out / PNGS] if options.png else []
-    outputs.check([out / GRID, out / RESULT, *pngs])
+    adopt_older(folder)
+    pngs = [folder / PNGS] if options.png else []
+    outputs.check([folder / GRID, folder / RESULT, *pngs])
   settings = make_sample_set(
     context,
     ref,
-    out / SAMPLES,
+    folder / SAMPLES,
     count,
     labels=options.labels,
     overwrite=options.overwrite,
@@ -93,17 +93,17 @@ def evaluate_run(
   if jax.process_index() or reference is None:
     return None
   names = read_class_names(ref.workdir)
-  write_grid(out / GRID, out / SAMPLES, class_names=names)
+  write_grid(folder / GRID, folder / SAMPLES, class_names=names)
   if options.png:
-    write_pngs(out / PNGS, out / SAMPLES)
-  result = _stored_result(out / RESULT, settings, options.network, reference)
+    write_pngs(folder / PNGS, folder / SAMPLES)
+  result = _stored_result(folder / RESULT, settings, options.network, reference)
   if result is not None:
-    log.info('%s was measured before.', out / SAMPLES)
+    log.info('%s was measured before.', folder / SAMPLES)
     return result
-  images = open_images(out / SAMPLES, count)
+  images = open_images(folder / SAMPLES, count)
   patch = context.model.patch_size
   return measure_images(
-    images, out, options.network, reference, settings, patch
+    images, folder, options.network, reference, settings, patch
   )
 
 
@@ -133,13 +133,13 @@ def measure_images(
     progress=Progress('Measured', images.count),
     patch=patch,
   )
-  with outputs.replacing(outputs.local(out) / RESULT) as temporary:
+  with outputs.replacing(outputs.path_of(out) / RESULT) as temporary:
     write_result(temporary, result)
   return result
 
 
 def _stored_result(
-  path: pathlib.Path,
+  path: epath.Path,
   settings: dict,
   network: FeatureNetwork,
   reference: Reference,

@@ -92,7 +92,7 @@ def draw_nearest(
   cells = [x for k, j in enumerate(index) for x in (shown[k], pictures[j])]
   titles = [text for d in distances for text in ('sample', f'nearest, {d:.3f}')]
   sheet = contact_sheet.draw(cells, titles, columns=8, cell=128)
-  with outputs.replacing(outputs.local(out)) as temporary:
+  with outputs.replacing(outputs.path_of(out)) as temporary:
     write_png(temporary, sheet)
   log.info(
     'Wrote %s: the nearest picture is %.3f away in the middle; pictures of the '

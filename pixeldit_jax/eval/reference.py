@@ -24,6 +24,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
+from pixeldit_jax import downloads
 from pixeldit_jax.data.sources.kinds import is_source
 from pixeldit_jax.data.sources.open_source import open_source
 from pixeldit_jax.data.transforms import BadExample, crop, decode
@@ -167,7 +168,7 @@ def read_reference(
     keep = KEPT_FEATURES if keep is None else keep
     statistics = _of_images(source, network, progress, keep)
     return Reference(statistics, os.fspath(path), 'source', source.checksum())
-  path = pathlib.Path(path)
+  given, path = os.fspath(path), pathlib.Path(downloads.here(path))
   names: set[str] = set()
   if not path.is_dir():
     names = statistics_file.array_names(path)
@@ -187,7 +188,7 @@ def read_reference(
         spatial=larger.spatial or statistics.spatial,
       )
       kind = 'adm'
-  return Reference(statistics, os.fspath(path), kind, _checksum(path))
+  return Reference(statistics, given, kind, _checksum(path))
 
 
 def _of_images(

@@ -100,21 +100,21 @@ def sweep(
   Returns:
     The point of the lowest Frechet distance.
   """
-  out = outputs.local(out)
+  home = outputs.path_of(out)
   if jax.process_index() == 0:
-    outputs.check([out / JSON, out / TEXT, out / PLOT])
+    outputs.check([home / JSON, home / TEXT, home / PLOT])
   # All points are checked before any is sampled.
   changed = [at_point(context, ref, point) for point in points]
   results: list[dict] = []
   for number, (point, run) in enumerate(zip(points, changed), start=1):
     log.info('Point %d of %d: %s', number, len(points), name_of(point))
-    folder = out / name_of(point)
+    folder = home / name_of(point)
     if result := evaluate_run(*run, folder, count, options):
       results.append(result)
   best = 0
   if results:  # in the first process
     best = int(np.argmin([_distance(result)[1] for result in results]))
-    _write(out, points, results, best)
+    _write(home, points, results, best)
   return points[int(multihost_utils.broadcast_one_to_all(np.int32(best)))]
 
 

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from pixeldit_jax import files
+from pixeldit_jax import downloads, files
 from pixeldit_jax.errors import MissingFileError, UserError, one_line
 from pixeldit_jax.images.image_files import is_image, open_image, walk
 from pixeldit_jax.typing import Int, UInt8
@@ -32,14 +32,14 @@ def open_images(
   """Opens a `.npz` or a folder of image files.
 
   Args:
-    path: the file or folder.
+    path: the file or folder; of a bucket a copy is read.
     count: images that it must hold; any number if None.
 
   Raises:
     FileNotFoundError: nothing there.
     UserError: not uint8 [N, H, W, 3], unfinished, or of another count.
   """
-  path = pathlib.Path(path)
+  path = downloads.fetch(path)
   images: FolderImages | NpzImages
   if path.is_dir():
     images = FolderImages(path)
@@ -65,7 +65,7 @@ class NpzImages:
   """
 
   def __init__(self, path: str | os.PathLike):
-    self.path = pathlib.Path(path)
+    self.path = downloads.fetch(path)
     with self._open() as stream, _refuse_damage(self.path):
       shape = self._read_header(stream)
       self._start = stream.tell()

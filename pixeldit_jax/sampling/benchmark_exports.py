@@ -11,6 +11,7 @@ import pathlib
 
 import jax
 import numpy as np
+from etils import epath
 from jax.experimental import multihost_utils
 
 from pixeldit_jax import files, outputs
@@ -48,7 +49,7 @@ class GenEval:
       raise MissingFileError(
         f'{metadata} is no file: give evaluation_metadata.jsonl of GenEval.'
       )
-    self.out, self._lines, self.prompts = pathlib.Path(out), [], []
+    self.out, self._lines, self.prompts = outputs.path_of(out), [], []
     with open(metadata, encoding='utf-8-sig') as file:
       lines = file.read().splitlines()
     for number, line in enumerate(lines, start=1):
@@ -68,9 +69,13 @@ class GenEval:
     if not self.prompts:
       raise UserError(f'{metadata} is empty.')
 
-  def path(self, number: int) -> pathlib.Path:
-    """The folder or file that exists once a prompt is done."""
+  def path(self, number: int) -> epath.Path:
+    """The folder of a prompt."""
     return self.out / f'{number:05d}'
+
+  def is_done(self, number: int) -> bool:
+    """Whether the last of its files is there: in a bucket they come in turn."""
+    return (self.path(number) / 'samples' / f'{IMAGES - 1:04d}.png').exists()
 
   def write(self, number: int, images: UInt8[np.ndarray, 'B H W 3']) -> None:
     """Writes the images of a prompt; its folder appears when complete."""
@@ -106,14 +111,18 @@ class DPGBench:
       raise MissingFileError(
         f'{prompts} holds no .txt files: give dpg_bench/prompts of DPG-Bench.'
       )
-    self.out, self._names = pathlib.Path(out), [file.stem for file in files]
+    self.out, self._names = outputs.path_of(out), [file.stem for file in files]
     self.prompts = [
       file.read_text(encoding='utf-8-sig').strip() for file in files
     ]
 
-  def path(self, number: int) -> pathlib.Path:
-    """The folder or file that exists once a prompt is done."""
+  def path(self, number: int) -> epath.Path:
+    """The file of a prompt."""
     return self.out / f'{self._names[number]}.png'
+
+  def is_done(self, number: int) -> bool:
+    """Whether it is there."""
+    return self.path(number).exists()
 
   def write(self, number: int, images: UInt8[np.ndarray, 'B H W 3']) -> None:
     """Writes the four images of a prompt as one."""
@@ -155,7 +164,7 @@ def export_samples(
     prompts_at_once: prompts between two writes.
   """
   count = len(benchmark.prompts)
-  missing = np.array([not benchmark.path(i).exists() for i in range(count)])
+  missing = np.array([not benchmark.is_done(i) for i in range(count)])
   # Disks may show the processes different files: they must agree.
   missing = multihost_utils.broadcast_one_to_all(missing)
   todo = np.flatnonzero(missing)

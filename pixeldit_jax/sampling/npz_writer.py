@@ -8,14 +8,14 @@ only on the images and labels.
 
 import contextlib
 import os
-import pathlib
 import re
 import shutil
 import zipfile
 
 import numpy as np
+from etils import epath
 
-from pixeldit_jax import files, outputs
+from pixeldit_jax import buckets, files, outputs
 from pixeldit_jax.errors import UserError
 from pixeldit_jax.sampling import provenance
 from pixeldit_jax.settings import as_json
@@ -56,7 +56,7 @@ class SampleStore:
     Raises:
       UserError: a set of other settings exists, or a file without settings.
     """
-    self.path = pathlib.Path(path)
+    self.path = outputs.path_of(path)
     self.count, self.shape, self.shard = count, tuple(shape), shard
     self._folder = self.path.with_name(self.path.name + '.shards')
     asked = dict(settings, count=count, shape=list(shape), shard=shard)
@@ -88,7 +88,7 @@ class SampleStore:
     """Whether the `.npz` is complete."""
     return self.path.exists()
 
-  def _name(self, start: int) -> pathlib.Path:
+  def _name(self, start: int) -> epath.Path:
     return self._folder / f'{start:08d}.raw'
 
   def spans(self) -> list[range]:
@@ -101,9 +101,7 @@ class SampleStore:
     if self.finished:
       return []
     size = int(np.prod(self.shape))
-    sizes = {}
-    if self._folder.is_dir():
-      sizes = {f.name: f.stat().st_size for f in os.scandir(self._folder)}
+    sizes = files.sizes_in(self._folder)
     return [
       span
       for span in self.spans()
@@ -125,7 +123,7 @@ class SampleStore:
     data = images.tobytes()
     files.write_bytes(self._name(span.start), data)
 
-  def finish(self, labels: Int[np.ndarray, 'I'] | None = None) -> pathlib.Path:
+  def finish(self, labels: Int[np.ndarray, 'I'] | None = None) -> epath.Path:
     """Joins the shards into the `.npz`, with labels as ADM's `arr_1`.
 
     Called by one host, after all have written.
@@ -150,12 +148,16 @@ class SampleStore:
 
   def _remove_shards(self):
     """Removes the shards, and their folder where nothing else lies in it."""
-    if not self._folder.is_dir():
-      return
     files.remove_temporaries(str(self._folder))
-    for file in self._folder.iterdir():
-      if re.fullmatch(r'\d{8,}\.raw(\.tmp)?', file.name):
-        file.unlink()
+    shards = [
+      self._folder / name
+      for name in files.sizes_in(self._folder)
+      if re.fullmatch(r'\d{8,}\.raw(\.tmp)?', name)
+    ]
+    if buckets.is_remote(self._folder):
+      buckets.remove(shards)  # there are no folders
+      return
+    outputs.remove(shards)
     with contextlib.suppress(OSError):
       self._folder.rmdir()
 
@@ -164,7 +166,7 @@ class SampleStore:
       with _member(archive, 'arr_0') as stream:
         _write_header(stream, np.dtype(np.uint8), (self.count, *self.shape))
         for span in self.spans():
-          with open(self._name(span.start), 'rb') as shard:
+          with self._name(span.start).open('rb') as shard:
             shutil.copyfileobj(shard, stream, 1 << 20)
       if labels is not None:
         labels = np.asarray(labels)

@@ -3,8 +3,9 @@
 Images of other settings never join them.
 """
 
-import pathlib
 from typing import Any
+
+from etils import epath
 
 from pixeldit_jax import files, settings
 from pixeldit_jax.config import get_config
@@ -12,12 +13,12 @@ from pixeldit_jax.config import get_config
 Settings = dict[str, Any]
 
 
-def path_of(images: pathlib.Path) -> pathlib.Path:
+def path_of(images: epath.Path) -> epath.Path:
   """`samples.npz.json` for the file `samples.npz`, and so for a folder."""
   return images.with_name(f'{images.name}.json')
 
 
-def read_settings(images: pathlib.Path) -> Settings | None:
+def read_settings(images: epath.Path) -> Settings | None:
   """The settings of images, finished or not; None if nothing was started."""
   path = path_of(images)
   return with_defaults(files.read_json(path)) if path.exists() else None
@@ -36,12 +37,12 @@ def with_defaults(made_with: Settings) -> Settings:
   return made_with | dict(sampler=sampler)
 
 
-def write_settings(images: pathlib.Path, made_with: Settings) -> None:
+def write_settings(images: epath.Path, made_with: Settings) -> None:
   """Writes the settings next to the images; any process may do it."""
   files.write_json(path_of(images), made_with, sort_keys=True)
 
 
-def check_same(images: pathlib.Path, stored: Settings, asked: Settings) -> None:
+def check_same(images: epath.Path, stored: Settings, asked: Settings) -> None:
   """Refuses to add images of other settings.
 
   Raises:

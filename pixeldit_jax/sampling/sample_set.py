@@ -8,13 +8,13 @@ continued.
 import dataclasses
 import logging
 import os
-import pathlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from pixeldit_jax import outputs
 from pixeldit_jax.progress import Progress
 from pixeldit_jax.run_context import RunContext
 from pixeldit_jax.sampling.checkpoint_weights import image_settings
@@ -119,21 +119,21 @@ def make_sized_sets(
   Raises:
     UserError: as `make_sample_set`, before any image is made.
   """
-  out = pathlib.Path(out)
+  folder = outputs.path_of(out)
   for size in sizes:
     context.model.grid(*size)
   for size, texts in split_over_sizes(prompts.texts, count, sizes).items():
     name = '{}x{}'.format(*size)
     mine = dataclasses.replace(prompts, texts=texts, size=size)
     make_sample_set(
-      *(context, ref, out / f'{name}.npz', len(texts)),
+      *(context, ref, folder / f'{name}.npz', len(texts)),
       prompts=mine,
       overwrite=overwrite,
     )
     if jax.process_index() == 0:
-      (out / 'images').mkdir(exist_ok=True)
-      write_pngs(out / 'images' / name, out / f'{name}.npz')
-      write_grid(out / f'{name}.png', out / f'{name}.npz', mine)
+      (folder / 'images').mkdir(exist_ok=True)
+      write_pngs(folder / 'images' / name, folder / f'{name}.npz')
+      write_grid(folder / f'{name}.png', folder / f'{name}.npz', mine)
 
 
 def split_over_sizes(

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from pixeldit_jax import files, outputs
+from pixeldit_jax import buckets, files, outputs
 from pixeldit_jax.images import contact_sheet
 from pixeldit_jax.images.grid import image_grid, write_png
 from pixeldit_jax.images.image_sets import NpzImages
@@ -69,11 +69,11 @@ def write_pngs(folder: str | os.PathLike, npz: str | os.PathLike) -> None:
   """
   from PIL import Image
 
-  folder = pathlib.Path(folder)
+  target = outputs.path_of(folder)
   images = NpzImages(npz)
   report, done = Progress('Wrote', images.count), 0
-  files.remove_temporaries(str(folder.parent), [folder.name])
-  with outputs.replacing(folder) as temporary:
+  files.remove_temporaries(str(target.parent), [target.name])
+  with outputs.replacing(target) as temporary:
     temporary.mkdir()
 
     def write(numbered):
@@ -92,6 +92,8 @@ def adopt_older(out: str | os.PathLike, prompts: Prompts | None = None) -> None:
 
   Each is compared with the images of samples.npz first.
   """
+  if buckets.is_remote(out):
+    return
   out = pathlib.Path(out)
   npz = out / 'samples.npz'
   if (out / outputs.MANIFEST).exists() or not npz.is_file():

@@ -2,7 +2,6 @@
 
 import logging
 import os
-import pathlib
 
 import jax
 import numpy as np
@@ -48,17 +47,19 @@ def draw_trajectory(
   sampler = Sampler(context, batch_size=1, return_trajectory=True)
   ((images,),) = sampler.sample(weights, np.array([0]), first)
   if jax.process_index() == 0:
-    out = pathlib.Path(out)
-    out.mkdir(parents=True, exist_ok=True)
-    write_animation(out / ANIMATION, images)
+    folder = outputs.path_of(out)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_animation(folder / ANIMATION, images)
     moments = np.linspace(0, len(images) - 1, min(MOMENTS, len(images)))
     strip = images[np.rint(moments).astype(int)]
-    with outputs.replacing(out / STRIP) as temporary:
+    with outputs.replacing(folder / STRIP) as temporary:
       write_png(temporary, image_grid(strip, len(strip)))
-    log.info('Wrote %s', out / ANIMATION)
+    log.info('Wrote %s', folder / ANIMATION)
 
 
-def write_animation(path: pathlib.Path, images: UInt8[np.ndarray, 'I H W C']):
+def write_animation(
+  path: str | os.PathLike, images: UInt8[np.ndarray, 'I H W C']
+) -> None:
   """Writes an animated PNG, which keeps all colours; a GIF has 256."""
   frames = [Image.fromarray(image_grid(image[None], 1)) for image in images]
   with outputs.replacing(path) as temporary:

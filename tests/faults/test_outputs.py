@@ -72,12 +72,12 @@ def test_links_are_never_ours(tmp_path):
   assert (tmp_path / 'elsewhere').read_text() == 'of the user'
 
 
-@pytest.mark.parametrize('path', ['gs://b/x', 'ftp://h/x', 's3:/b/x'])
+@pytest.mark.parametrize('path', ['ftp://h/x', 's3:/b/x'])
 def test_places_that_are_no_disk_are_refused_by_name(
   tmp_path, monkeypatch, path
 ):
   monkeypatch.chdir(tmp_path)
-  with pytest.raises(UserError, match='cannot be written here'):
+  with pytest.raises(UserError, match='cannot be written here|not supported'):
     write(path, 'x')
   assert list(tmp_path.iterdir()) == []
 
@@ -154,15 +154,15 @@ def test_flags_expand_the_home_folder_and_name_schemes(monkeypatch):
   'command, flag',
   [
     ('sample', '--workdir=nfs://h/x --out=o'),
-    ('sample', '--workdir=w --out=gs://b/x'),
-    ('evaluate', '--images=i --reference=r --out=gs://b/x'),
-    ('evaluate', '--reference=r --make_reference=s3://b/x.npz'),
-    ('convert', '--workdir=w --out=gs://b/x.safetensors'),
-    ('prepare_data', '--source=digits --out=gs://b/x'),
-    ('edit', '--workdir=w --images=i --out=gs://b/x'),
+    ('sample', '--workdir=w --out=gs:/b/x'),
+    ('evaluate', '--images=i --reference=r --out=abfs://b/x'),
+    ('evaluate', '--reference=r --make_reference=ftp://b/x.npz'),
+    ('convert', '--workdir=w --out=s3:/b/x.safetensors'),
+    ('prepare_data', '--source=digits --out=hf://b/x'),
+    ('edit', '--workdir=w --images=i --out=ftp://b/x'),
     ('report', '--workdir=w --out=gs://b/x.html'),
     ('convert', '--workdir=w --source=ftp://h/x.pth'),
-    ('encode_text', '--data=d --encoder=s3://b/bert'),
+    ('encode_text', '--data=d --encoder=ftp://b/bert'),
   ],
 )
 def test_commands_write_no_folder_named_after_a_scheme(tmp_path, command, flag):

@@ -246,6 +246,8 @@ def test_interrupted_installation_starts_again_with_real_pip(checkout):
   [
     ('cpu', 'gs://mine/run', '.[gcs]'),
     ('tpu', 'gs://mine/run', '.[tpu,gcs]'),
+    ('cpu', 's3://mine/run', '.[s3]'),
+    ('cuda', 's3://mine/run', '.[cuda,s3]'),
     ('tpu', 'runs/gs', '.[tpu]'),
   ],
 )

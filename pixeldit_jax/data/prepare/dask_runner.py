@@ -16,6 +16,7 @@ from typing import Any
 
 from etils import epath
 
+from pixeldit_jax import buckets
 from pixeldit_jax.data.prepare.shard_job import Report, Runner, ShardTask
 from pixeldit_jax.errors import MissingPackageError, UserError
 
@@ -135,6 +136,7 @@ def _threads(client: Any) -> int:
 
 def _write(task: ShardTask, index: int) -> Report:
   """Writes a shard; runs on a worker."""
+  buckets.check(task.folder)
   if not epath.Path(task.folder).is_dir():
     raise UserError(
       f'{task.folder} is not there on the worker {socket.gethostname()}: give '

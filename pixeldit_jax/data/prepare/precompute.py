@@ -15,7 +15,7 @@ from typing import Any
 import grain
 import numpy as np
 
-from pixeldit_jax import files
+from pixeldit_jax import buckets, files
 from pixeldit_jax.data import precomputed_arrays
 from pixeldit_jax.data.array_records import write_records
 from pixeldit_jax.data.pipeline.loader_options import usable_cores
@@ -106,6 +106,7 @@ def precompute(
     UserError: they are damaged, the name holds something else, or what is
       computed is not finite.
   """
+  buckets.check(path)
   images = shards.check_shards(path)
   job = _make_job(path, computation, images, peers)
   if job.is_done():
@@ -187,10 +188,10 @@ class ComputeArrays(ShardTask):
 
   def write_all(self, indices: Sequence[int]) -> Iterator[Report]:
     """Writes the shards in turn; batches reach across their borders."""
-    examples = [i for index in indices for i in self.spans[index]]
-    progress = Progress(f'Computed {self.computation.name} of', len(examples))
+    count = sum(len(self.spans[index]) for index in indices)
+    progress = Progress(f'Computed {self.computation.name} of', count)
     arrays = _report(
-      _check(self._compute(self._load(examples)), self.computation), progress
+      _check(self._compute(self._load(indices)), self.computation), progress
     )
     for index in indices:
       path = os.path.join(self.folder, self.shards[index])
@@ -199,15 +200,16 @@ class ComputeArrays(ShardTask):
         for array in itertools.islice(arrays, len(self.spans[index])):
           writer.write(precomputed_arrays.pack(array))
           shapes.add(array.shape)
-      yield files.entry_of(path) | {
+      yield writer.entry | {
         'examples': len(self.spans[index]),
         'shapes': sorted(shapes)[:2],  # two are enough to see that they differ
         'cut': self.computation.cut() - before,
       }
 
-  def _load(self, examples: list[int]) -> Iterable[list[Any]]:
+  def _load(self, indices: Sequence[int]) -> Iterable[list[Any]]:
     """Returns the loaded examples in order, in batches, read ahead."""
-    source = shards.ShardSource(self.folder)
+    examples = [i for index in indices for i in self.spans[index]]
+    source = shards.open_part(self.folder, indices)
     load, batch_size = self.computation.load, self.computation.batch_size
     threads = self.computation.num_threads or usable_cores()
     return (

@@ -3,12 +3,13 @@
 import io
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from etils import epath
 
-from pixeldit_jax import files
+from pixeldit_jax import buckets, downloads, files
 from pixeldit_jax.data import transforms
 from pixeldit_jax.data.array_records import open_records
 from pixeldit_jax.data.pipeline.loader_options import usable_cores
@@ -68,6 +69,7 @@ def prepare(
       'max_bad_files and num_processes must be 0 or more, got '
       f'{max_bad_files} and {num_processes}'
     )
+  buckets.check(out)
   settings.shapes()  # refuses a family that does not exist
   source = open_source(settings.source)
   spans = settings.spans(len(source))
@@ -113,8 +115,10 @@ def _make_job(
 
 def _refuse_other_files(out: str) -> None:
   """Refuses a folder in which no preparation was begun."""
-  begun = os.path.exists(os.path.join(out, _WORK, 'job.json'))
-  if not begun and os.path.isdir(out) and set(os.listdir(out)) - {_WORK}:
+  folder = epath.Path(out)
+  if (folder / _WORK / 'job.json').exists() or not folder.is_dir():
+    return
+  if any(path.name != _WORK for path in folder.iterdir()):
     raise UserError(f'{out} holds other files; give --out a new folder')
 
 
@@ -193,11 +197,9 @@ def _write_bucket_index(out: str, reports: Sequence[Report]) -> files.Entry:
 
 def _draw_sheet(out: str, manifest: Mapping[str, Any]) -> None:
   """Draws a contact sheet of examples spread evenly over the shards."""
-  records = open_records(out, manifest['shards'])
-  count = min(_SHEET_IMAGES, len(records))
   images, titles = [], []
-  for k in range(count):
-    header, image = shards.unpack(records[k * len(records) // count])
+  for record in _records_of_sheet(out, manifest['shards']):
+    header, image = shards.unpack(record)
     images.append(np.asarray(transforms.decode(image)))
     names = manifest['class_names']
     kind = names[header['label']] if header['label'] >= 0 else header['name']
@@ -206,6 +208,22 @@ def _draw_sheet(out: str, manifest: Mapping[str, Any]) -> None:
   lines = 3 if manifest['captions'] else 1
   sheet = contact_sheet.draw(images, titles, lines=lines)
   write_png(os.path.join(out, _SHEET), sheet)
+
+
+def _records_of_sheet(
+  out: str, entries: Sequence[files.Entry]
+) -> Iterator[bytes]:
+  """Yields records spread evenly over the shards; one shard is open at once."""
+  total = sum(entry['examples'] for entry in entries)
+  count, start = min(_SHEET_IMAGES, total), 0
+  wanted = [k * total // count for k in range(count)]
+  for entry in entries:
+    stop = start + entry['examples']
+    if inside := [index - start for index in wanted if start <= index < stop]:
+      with downloads.borrowed(f'{out}/{entry["file"]}') as path:
+        records = open_records(path.parent, [entry])
+        yield from (records[index] for index in inside)
+    start = stop
 
 
 def summary(manifest: Mapping[str, Any]) -> str:

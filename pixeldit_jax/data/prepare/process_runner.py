@@ -6,6 +6,7 @@ import os
 import threading
 from collections.abc import Generator, Sequence
 
+from pixeldit_jax import buckets
 from pixeldit_jax.data.prepare.shard_job import Report, Runner, ShardTask
 from pixeldit_jax.errors import UserError
 
@@ -45,6 +46,7 @@ _task: list[ShardTask] = []  # the one that this process of the pool works on
 def _begin(task: ShardTask) -> None:
   """Takes the task once, in place of with every shard."""
   _task[:] = [task]
+  buckets.check(task.folder)
   threading.Thread(target=_end_with_parent, daemon=True).start()
 
 

@@ -15,6 +15,7 @@ tasks run: here, in the processes of `process_runner`, or on the cluster of
 over one file system.
 """
 
+import concurrent.futures
 import contextlib
 import dataclasses
 import os
@@ -22,7 +23,9 @@ import shutil
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from typing import Any
 
-from pixeldit_jax import files
+from etils import epath
+
+from pixeldit_jax import buckets, files
 from pixeldit_jax.errors import UserError
 from pixeldit_jax.settings import as_json, check_same, flatten
 
@@ -117,10 +120,10 @@ class ShardJob:
       UserError: the folder holds the same job with other settings, finished or
         not.
     """
-    done = os.path.exists(os.path.join(self.folder, self.manifest))
+    done = epath.Path(os.path.join(self.folder, self.manifest)).exists()
     if done:
       name, stored = self.manifest, self.stored_settings()
-    elif os.path.exists(self._work_path('job.json')):
+    elif epath.Path(self._work_path('job.json')).exists():
       name = f'{self.work}/job.json'
       stored = files.read_json(self._work_path('job.json'))
     else:
@@ -133,7 +136,7 @@ class ShardJob:
     )
     if done and self.peers.index == 0:
       # A run may have been killed after it wrote the manifest.
-      shutil.rmtree(self._work_path(), ignore_errors=True)
+      _remove(self._work_path())
     return done
 
   def run(
@@ -148,7 +151,8 @@ class ShardJob:
       files.write_json(self._work_path('job.json'), self.settings, indent=1)
     self.peers.barrier()
     mine = range(len(self.shards))[self.peers.index :: self.peers.count]
-    missing = [index for index in mine if self._read_report(index) is None]
+    done = self.finished()
+    missing = [index for index in mine if index not in done]
     names = [self.shards[index] for index in missing]
     files.remove_temporaries(self.folder, names)
     names = [self.reports[index] for index in missing]
@@ -161,12 +165,13 @@ class ShardJob:
 
   def finished(self) -> dict[int, Report]:
     """Returns the reports of the shards that are complete, by their index."""
-    found = {i: self._read_report(i) for i in range(len(self.shards))}
-    return {i: report for i, report in found.items() if report is not None}
+    with concurrent.futures.ThreadPoolExecutor(buckets.THREADS) as pool:
+      found = pool.map(self._read_report, range(len(self.shards)))
+      return {i: report for i, report in enumerate(found) if report is not None}
 
   def discard(self, index: int) -> None:
     """Has a shard written again by the next run."""
-    os.remove(self._work_path(self.reports[index]))
+    epath.Path(self._work_path(self.reports[index])).unlink()
 
   def finish(
     self, make_manifest: Callable[[list[Report]], Mapping[str, Any]]
@@ -186,7 +191,7 @@ class ShardJob:
       manifest = make_manifest([reports[i] for i in range(len(self.shards))])
       path = os.path.join(self.folder, self.manifest)
       files.write_json(path, manifest, indent=1, ensure_ascii=False)
-      shutil.rmtree(self._work_path())
+      _remove(self._work_path())
     self.peers.barrier()
 
   def _work_path(self, *names: str) -> str:
@@ -195,7 +200,15 @@ class ShardJob:
   def _read_report(self, index: int) -> Report | None:
     """Returns the report of a shard that is complete, else None."""
     path = self._work_path(self.reports[index])
-    if not os.path.exists(path):
+    if not epath.Path(path).exists():
       return None
     report = files.read_json(path)
     return None if files.verify_files(self.folder, [report]) else report
+
+
+def _remove(folder: str) -> None:
+  """Removes a folder of reports, if it is there."""
+  if buckets.is_remote(folder):
+    buckets.remove_below(folder)
+  else:
+    shutil.rmtree(folder, ignore_errors=True)

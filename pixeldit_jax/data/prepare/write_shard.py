@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from pixeldit_jax import files
 from pixeldit_jax.data import transforms
 from pixeldit_jax.data.array_records import write_records
 from pixeldit_jax.data.pipeline import aspect_ratio_buckets
@@ -120,7 +119,7 @@ class WriteImages(ShardTask):
     with write_records(path) as writer:
       for record in self.records(self.spans[index], report):
         writer.write(record)
-    return report | files.entry_of(path)
+    return report | writer.entry
 
   def records(self, examples: Iterable[int], report: Report) -> Iterator[bytes]:
     """Yields the records of examples that can be used; counts in the report."""

@@ -5,9 +5,10 @@ The kinds of data are in the table `kinds.KINDS`.
 
 import importlib
 import logging
+import re
 from collections.abc import Sequence
 
-from pixeldit_jax import buckets, files
+from pixeldit_jax import downloads, files
 from pixeldit_jax.data.source import Source
 from pixeldit_jax.data.sources import data_files
 from pixeldit_jax.data.sources.kinds import KINDS, describe_kinds, is_source
@@ -21,8 +22,8 @@ def open_source(spec: str, arrays: Sequence[str] = ()) -> Source:
 
   Args:
     spec: the kind and path of the data, as a `form` of `KINDS`; or only a
-      path, where its kind is clear (see `detect_kind`). What is in gs:// is
-      copied to a disk first, see `buckets.fetch`.
+      path, where its kind is clear (see `detect_kind`). What is in a bucket
+      is copied to a disk first, see `downloads.fetch`.
     arrays: names of precomputed arrays to be read with each example.
 
   Raises:
@@ -54,9 +55,10 @@ def open_source(spec: str, arrays: Sequence[str] = ()) -> Source:
 
 def _fetched(spec: str) -> str:
   """The specification with a copy on a disk in place of gs://..., if any."""
-  before, scheme, path = spec.partition(buckets.SCHEME)
-  if not scheme:
+  match = re.fullmatch(r'((?:[a-z_0-9]+:)*?)(gs|s3)://(.*)', spec, re.S)
+  if not match:
     return spec
+  before, scheme, path = match.groups()
   for item in data_files.expand_braces(path.partition('?')[0]):
-    buckets.fetch(scheme + item)
-  return f'{before}{files.cache_folder("gs")}/{path}'
+    downloads.fetch(f'{scheme}://{item}')
+  return f'{before}{downloads.folder_of(scheme)}/{path}'

@@ -5,6 +5,7 @@ A record is the length of its header (4 bytes, little endian), a JSON header
 """
 
 import collections
+import functools
 import json
 import os
 import struct
@@ -13,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from pixeldit_jax import files
+from pixeldit_jax import buckets, downloads, files
 from pixeldit_jax.data import precomputed_arrays
 from pixeldit_jax.data.array_records import count_faults, open_records
 from pixeldit_jax.data.captions import Caption
@@ -126,6 +127,17 @@ def _contradictions(manifest: dict[str, Any]) -> list[str]:
   return found
 
 
+def open_part(path: str, indices: Sequence[int]) -> 'ShardSource':
+  """Opens a folder of shards to read some of them; a bucket's are copied."""
+  if not buckets.is_remote(path):
+    return ShardSource(path)
+  copy = downloads.fetch(f'{path}/{MANIFEST}').parent
+  entries = read_manifest(str(copy))['shards']
+  for index in indices:
+    downloads.fetch(f'{path}/{entries[index]["file"]}')
+  return ShardSource(str(copy), whole=False)
+
+
 class ShardSource(Source):
   """The examples of a folder of shards, by index over all shards.
 
@@ -135,9 +147,18 @@ class ShardSource(Source):
     manifest: what `pixeldit prepare-data` wrote.
   """
 
-  def __init__(self, path: str, arrays: Sequence[str] = ()):
-    self._path = os.path.abspath(path)
-    self.manifest = check_shards(path)
+  def __init__(
+    self, path: str, arrays: Sequence[str] = (), *, whole: bool = True
+  ):
+    """Opens it.
+
+    Args:
+      path: the folder.
+      arrays: names of precomputed arrays that come with the examples.
+      whole: whether all shards are there; others are not read then.
+    """
+    self._path, self._whole = os.path.abspath(path), whole
+    self.manifest = check_shards(path) if whole else read_manifest(path)
     self.class_names = tuple(self.manifest['class_names'])
     self.captions = self.manifest['captions'] > 0
     self.buckets = tuple(map(tuple, self.manifest['buckets']))
@@ -150,7 +171,8 @@ class ShardSource(Source):
     self._records = open_records(self._path, self.manifest['shards'])
 
   def __reduce__(self):
-    return ShardSource, (self._path, tuple(self._arrays))
+    arguments = self._path, tuple(self._arrays)
+    return functools.partial(ShardSource, whole=self._whole), arguments
 
   def with_arrays(self, names: Sequence[str]) -> 'ShardSource':
     return ShardSource(self._path, names)

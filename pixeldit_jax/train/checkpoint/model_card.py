@@ -3,6 +3,8 @@
 import json
 import pathlib
 
+from etils import epath
+
 from pixeldit_jax import files
 from pixeldit_jax.errors import UserError
 from pixeldit_jax.train.run import workdir as run_folder
@@ -11,7 +13,7 @@ from pixeldit_jax.train.run.tensorboard import read_events
 _PICTURE = 'samples.png'
 
 
-def write_model_card(workdir: str, target: pathlib.Path, step: int) -> None:
+def write_model_card(workdir: str, target: epath.Path, step: int) -> None:
   """Writes README.md, and the newest picture of samples, beside a file.
 
   Args:
@@ -24,14 +26,14 @@ def write_model_card(workdir: str, target: pathlib.Path, step: int) -> None:
   """
   card = target.parent / 'README.md'
   check_card(target)
-  pictures = read_events(pathlib.Path(workdir) / 'events').images
+  pictures = read_events(epath.Path(workdir) / 'events').images
   shown = [png for at, png in pictures.get('samples', ()) if at <= step]
   if shown:
     files.write_bytes(target.parent / _PICTURE, shown[-1])
   files.write_text(card, model_card(workdir, target.name, step, bool(shown)))
 
 
-def check_card(target: pathlib.Path) -> None:
+def check_card(target: epath.Path) -> None:
   """Raises UserError where a card would replace a file."""
   card = target.parent / 'README.md'
   if card.exists():

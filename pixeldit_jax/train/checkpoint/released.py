@@ -7,7 +7,6 @@ under its name or not at all.
 import dataclasses
 import logging
 import os
-import pathlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -214,36 +213,36 @@ def from_workdir(
     ImportError: PyTorch's files need PyTorch.
     UserError: a target that is there or cannot be, or a network of ours alone.
   """
-  target = outputs.local(target)
+  out = outputs.path_of(target)
   config = workdir.read_config(folder)
   model = model_config(config)
-  _check_target(target, model.text_width, which, overwrite)
-  _check_form(form, target, model.text_width)
+  _check_target(out, model.text_width, which, overwrite)
+  _check_form(form, out, model.text_width)
   dtype = dtype or ('bfloat16' if form == 'comfyui' else 'float32')
   main = CheckpointRef(folder, step, which != 'raw', checksums).verified()
   raw = dataclasses.replace(main, ema=False)
-  if which is None and target.suffix == '.ckpt':
+  if which is None and out.suffix == '.ckpt':
     which = 'both' if raw.path.is_dir() else 'ema'
   if which == 'both':
     raw.verified()  # refuses where there are none
 
   refs = [main]
-  if target.suffix == '.ckpt':
+  if out.suffix == '.ckpt':
     refs.append(raw if which == 'both' else main)
   weights, *other = _checked(
     *(_released_tensors(ref, model).cast(dtype) for ref in refs)
   )
-  prefix = TEXT if model.text_width and target.suffix == '.pth' else ''
+  prefix = TEXT if model.text_width and out.suffix == '.pth' else ''
   prefix = COMFYUI + TEXT if form == 'comfyui' else prefix
   named = weights.renamed({prefix + name: name for name in weights})
-  with outputs.replacing(target) as made:
+  with outputs.replacing(out) as made:
     if other:
       write_lightning(made, other[0], weights)
-    elif target.suffix == '.pth':
+    elif out.suffix == '.pth':
       write_pth(made, named)
     else:
       write_safetensors(made, named)
-  log.info('Wrote %s, of step %d', target, main.step)
+  log.info('Wrote %s, of step %d', out, main.step)
 
 
 def _released_tensors(ref: CheckpointRef, model: ModelConfig) -> LazyTensors:
@@ -268,15 +267,15 @@ def adapters_from_workdir(
     FileNotFoundError: no run, or no checkpoint with these weights.
     UserError: the target is there already, or the run has no adapters.
   """
-  target = outputs.local(target)
+  out = outputs.path_of(target)
   model = model_config(workdir.read_config(ref.workdir))
-  if target.suffix != '.safetensors':
-    raise UserError(f'{target}: adapters are written as .safetensors.')
-  _check_target(target, model.text_width, None, overwrite)
+  if out.suffix != '.safetensors':
+    raise UserError(f'{out}: adapters are written as .safetensors.')
+  _check_target(out, model.text_width, None, overwrite)
   ref = ref.verified()
-  with outputs.replacing(target) as made:
+  with outputs.replacing(out) as made:
     write_adapters(made, read_stored(ref.path), model)
-  log.info('Wrote the adapters %s, of step %d', target, ref.step)
+  log.info('Wrote the adapters %s, of step %d', out, ref.step)
 
 
 def _check_text(config: ConfigDict, text: Mapping[str, Any] | None) -> None:
@@ -312,7 +311,7 @@ def check_free(folder: str, overwrite: bool) -> None:
 
 
 def _check_target(
-  target: pathlib.Path, text: int, which: str | None, overwrite: bool
+  target: epath.Path, text: int, which: str | None, overwrite: bool
 ) -> None:
   """Raises UserError for a file that cannot or must not be written."""
   if target.suffix not in SUFFIXES:
@@ -328,7 +327,7 @@ def _check_target(
   outputs.check([target])
 
 
-def _check_form(form: str, target: pathlib.Path, text: int) -> None:
+def _check_form(form: str, target: epath.Path, text: int) -> None:
   """Raises UserError for what ComfyUI would not read."""
   if form != 'comfyui':
     return

@@ -25,7 +25,7 @@ from typing import Any, TextIO
 
 from etils import epath
 
-from pixeldit_jax import buckets, files
+from pixeldit_jax import buckets
 from pixeldit_jax.errors import UserError
 
 BEAT = 10.0  # seconds between two
@@ -128,7 +128,7 @@ def hold(workdir: str, beat: float = BEAT) -> Iterator['Held | HeldInBucket']:
     UserError: another trainer holds it.
   """
   buckets.check(workdir)
-  if files.is_remote(workdir):
+  if buckets.is_remote(workdir):
     with _hold_in_bucket(workdir, beat) as one:
       yield one
     return

@@ -26,7 +26,7 @@ from tensorboardX import summary
 from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
-from pixeldit_jax import files
+from pixeldit_jax import buckets, files
 from pixeldit_jax.typing import UInt8
 
 log = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ class EventFiles:
     self._file: EventsWriter | None = None
     self._disk: tempfile.TemporaryDirectory | None = None
     self._sent = time.monotonic()
-    if files.is_remote(folder):
+    if buckets.is_remote(folder):
       self._disk = tempfile.TemporaryDirectory(prefix='pixeldit-events-')
     start = SessionLog(status=SessionLog.START)
     self._write([Event(step=step + 1, session_log=start)])

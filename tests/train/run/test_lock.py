@@ -11,7 +11,7 @@ import threading
 
 import pytest
 
-from pixeldit_jax import buckets
+from pixeldit_jax import buckets, google_cloud
 from pixeldit_jax.config import get_config, make_debug
 from pixeldit_jax.errors import UserError
 from pixeldit_jax.run_context import RunContext
@@ -170,12 +170,17 @@ def test_in_a_bucket_a_dead_trainer_is_followed_and_a_live_one_is_not(bucket):
   assert json.loads(blob.download_as_bytes())['beat'] == 4
 
 
-def test_a_lock_whose_answer_was_lost_is_still_ours(bucket):
+def test_a_lock_whose_answer_was_lost_is_still_ours(bucket, monkeypatch):
   buckets.check('gs://locks')
   there = buckets.Object('gs://locks/answer')
   assert there.replace('one')
-  # The server has it, and the client sends it again.
-  bucket.blob('answer').upload_from_string('two')
+  send = google_cloud.put
+
+  def send_twice(*arguments):
+    send(*arguments)  # the server has it, and the client sends it again
+    return send(*arguments)
+
+  monkeypatch.setattr(google_cloud, 'put', send_twice)
   assert there.replace('two') and there.replace('three')
   bucket.blob('answer').upload_from_string('of another')
   assert not there.replace('four')
