@@ -3,7 +3,8 @@
 import orbax.checkpoint as ocp
 from etils import epath
 
-from pixeldit_jax import buckets, files
+from pixeldit_jax import buckets
+from pixeldit_jax.train.checkpoint import orbax_on_s3
 
 FOLDER = 'checkpoints'
 DAMAGED = 'damaged'  # next to it: checkpoints that a start found damaged
@@ -13,8 +14,10 @@ ITEMS = ('weights', 'ema', 'opt_state', 'progress', 'projector')
 def folder_of(workdir: str) -> epath.Path:
   """The folder of the checkpoints of a run, on disk or in a bucket."""
   buckets.check(workdir)
+  if workdir.startswith(orbax_on_s3.SCHEME):
+    orbax_on_s3.enable()
   path = epath.Path(workdir)
-  return (path if files.is_remote(workdir) else path.absolute()) / FOLDER
+  return (path if buckets.is_remote(workdir) else path.absolute()) / FOLDER
 
 
 def steps_in(folder: epath.Path) -> list[int]:
