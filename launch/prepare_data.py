@@ -68,6 +68,13 @@ _LATENTS = path_flag.define(
   'autoencoder whose latents are stored: its name or file',
   schemes=path_flag.BUCKETS,
 )
+_LATENT_TILE = flags.DEFINE_integer(
+  'latent_tile',
+  0,
+  'side in pixels of the tiles that --latents encodes large pictures by; they '
+  'overlap by a quarter; 0: a picture at once',
+  lower_bound=0,
+)
 _PATCH_SIZE = flags.DEFINE_integer(
   'patch_size', 16, 'of the network, for --buckets and --features'
 )
@@ -153,7 +160,7 @@ def _store_latents(settings, name):
 
   if settings.bucketed:
     raise UserError('--latents are of squares: leave out --buckets')
-  moments = Moments(name)
+  moments = Moments(name, tile=_LATENT_TILE.value)
   meta = moments.describe(settings.resolution)
   return lambda out, runner: store_latents(out, moments, meta, runner=runner)
 

@@ -447,6 +447,13 @@ KEYS = (
     'steps that share the patch tokens of the first of them; 1 shares none',
   ),
   Key('sampler.batch_size', 64, '[1, 1e6]', 'images of all devices together'),
+  Key(
+    'sampler.decode_tile',
+    0,
+    '[0, 1e5]',
+    'side of the tiles that latents are decoded by, which overlap by a quarter '
+    'of it; 0 decodes an image at once',
+  ),
   Key('checkpoint.every', 5_000, '[1, 1e9]', 'steps between checkpoints'),
   Key('checkpoint.keep', 2, '[1, 1e9]', 'the newest checkpoints that stay'),
   Key(

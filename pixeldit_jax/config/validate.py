@@ -183,7 +183,13 @@ def _check_objective(config: ConfigDict) -> None:
 
 def _check_latents(config: ConfigDict) -> None:
   """Raises UserError for what latents do not go with."""
+  tile = config.sampler.decode_tile
   if not config.latents.autoencoder:
+    if tile:
+      raise UserError(
+        f'sampler.decode_tile={tile}: nothing is decoded without '
+        'latents.autoencoder; set it to 0.'
+      )
     return
   for name, fit in (
     ('data.buckets', False),

@@ -5,12 +5,10 @@ back. Modules are named as in diffusers' files (class AutoencoderKL).
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 
 from pixeldit_jax.errors import UserError
@@ -306,56 +304,3 @@ class Autoencoder(nnx.Module):
 def abstract_autoencoder(config: AutoencoderConfig) -> Autoencoder:
   """The network with shapes in place of weights: nothing is allocated."""
   return nnx.eval_shape(lambda: Autoencoder(config, rngs=nnx.Rngs(0)))
-
-
-def by_tiles(
-  f: Callable[[jax.Array], jax.Array],
-  x: Float[Array, 'B H W C'],
-  tile: int,
-  overlap: int,
-) -> Float[Array, 'B h w D']:
-  """f of a large picture by square tiles, for encoding or decoding.
-
-  Where tiles overlap they are mixed, more of each towards its middle. It is
-  near f(x), not equal: norms and attention see one tile only.
-
-  Args:
-    f: of tiles [B, tile, tile, C]; gives sides scaled by one factor.
-    x: a picture of at least a tile.
-    tile: its side.
-    overlap: of neighbouring tiles, in entries of x.
-
-  Raises:
-    UserError: an overlap that is not below the tile, or a smaller picture.
-  """
-  _, height, width, _ = x.shape
-  if not 0 <= overlap < tile or min(height, width) < tile:
-    raise UserError(
-      f'tiles of {tile} that overlap by {overlap}, of {height} x {width}: the '
-      'overlap must be below the tile, and the tile at most a side.'
-    )
-  starts = [_starts(side, tile, overlap) for side in (height, width)]
-  total: jax.Array | None = None
-  for top in starts[0]:
-    for left in starts[1]:
-      y = f(x[:, top : top + tile, left : left + tile])
-      side = y.shape[1]
-      if total is None:
-        shape = (y.shape[0], height * side // tile, width * side // tile)
-        total = jnp.zeros((*shape, y.shape[-1] + 1), y.dtype)
-        ramp = np.minimum(np.arange(1, side + 1), np.arange(side, 0, -1))
-        reach = max(1, overlap * side // tile)
-        ramp = np.minimum(ramp / reach, 1).astype(np.float32)
-        weight = jnp.asarray(ramp[:, None, None] * ramp[:, None])
-        weight = jnp.broadcast_to(weight, (*y.shape[:3], 1))
-      at = (0, top * side // tile, left * side // tile, 0)
-      part = jnp.concatenate([y * weight, weight], -1)
-      old = jax.lax.dynamic_slice(total, at, part.shape)
-      total = jax.lax.dynamic_update_slice(total, old + part, at)
-  assert total is not None
-  return total[..., :-1] / total[..., -1:]
-
-
-def _starts(side: int, tile: int, overlap: int) -> Sequence[int]:
-  """Where tiles begin; the last ends with the side."""
-  return [*range(0, side - tile, tile - overlap), side - tile]

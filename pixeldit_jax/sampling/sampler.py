@@ -12,6 +12,7 @@ from flax import nnx
 
 from pixeldit_jax import sharding
 from pixeldit_jax.data.transforms import to_uint8
+from pixeldit_jax.encoders import tiles
 from pixeldit_jax.encoders.frozen import Frozen, put_frozen
 from pixeldit_jax.errors import UserError
 from pixeldit_jax.flow.stages import Stages
@@ -209,8 +210,10 @@ class Sampler:
   ) -> UInt8[Array, 'B H W C']:
     """Images of what the solver ends with."""
     if autoencoder := self._context.autoencoder:
-      decode = nnx.merge(nnx.graphdef(autoencoder), numbers.autoencoder).decode
-      x = decode(x / self._context.config.latents.scale)
+      merged = nnx.merge(nnx.graphdef(autoencoder), numbers.autoencoder)
+      config = self._context.config
+      latents = x / config.latents.scale
+      x = tiles.decode(merged, latents, config.sampler.decode_tile)
     return to_uint8(x)
 
   def _solver_of(

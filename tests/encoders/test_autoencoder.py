@@ -10,9 +10,9 @@ from pixeldit_jax.convert.official import from_official
 from pixeldit_jax.encoders.autoencoder import (
   AutoencoderConfig,
   abstract_autoencoder,
-  by_tiles,
   posterior,
 )
+from pixeldit_jax.encoders.tiles import by_tiles
 from pixeldit_jax.errors import UserError
 
 SIZES = ['32x32', '32x48']

@@ -1,5 +1,6 @@
 """A network on latents: stored once, trained on, drawn and decoded."""
 
+import dataclasses
 import json
 import pickle
 
@@ -17,9 +18,11 @@ from pixeldit_jax.data import transforms
 from pixeldit_jax.data.prepare import latents, prepare
 from pixeldit_jax.data.prepare.write_shard import PrepareSettings
 from pixeldit_jax.data.sources.open_source import open_source
+from pixeldit_jax.encoders import tiles
 from pixeldit_jax.encoders.autoencoder import Autoencoder, AutoencoderConfig
 from pixeldit_jax.errors import UserError
 from pixeldit_jax.model.families import preset
+from pixeldit_jax.model.pixeldit import abstract_model, weights_of
 from pixeldit_jax.run_context import RunContext
 from pixeldit_jax.sampling.sampler import Sampler
 from pixeldit_jax.train.inputs import open_data
@@ -114,6 +117,58 @@ def test_any_network_trains_on_latents_and_draws_pixels(
   assert np.abs(difference).max() <= 1
 
 
+@pytest.mark.slow
+def test_samples_are_decoded_by_tiles(stored):
+  """As `tiles.decode` does it, which is not what one tile gives."""
+  folder, autoencoder = stored
+  context = RunContext.build(of_latents(folder), jax.devices()[:1])
+  random = np.random.default_rng(0)
+  weights = jax.tree.map(
+    lambda a: random.normal(0, 0.1, a.shape).astype(a.dtype),
+    weights_of(abstract_model(context.model)),
+  )
+  labels = np.zeros(2, np.int32)
+
+  def draw(tile, **options):
+    config = context.config.copy_and_resolve_references()
+    config.sampler.decode_tile = tile
+    one = dataclasses.replace(context, config=config)
+    sampler = Sampler(one, batch_size=2, **options)
+    (images,) = sampler.sample(weights, np.arange(2), labels)
+    return images.astype(int)
+
+  whole, tiled = draw(0), draw(4)
+  assert whole.shape == tiled.shape == (2, 16, 16, 3)
+  assert np.abs(whole - tiled).max() > 1
+  assert (draw(8) == whole).all()  # one tile holds all
+  assert np.corrcoef(whole.ravel(), tiled.ravel())[0, 1] > 0.8
+  # Noise is the first state of a trajectory.
+  key = jax.random.key(context.config.seed)
+  noise = jax.vmap(
+    lambda i: jax.random.normal(jax.random.fold_in(key, i), (8, 8, 4))
+  )(jnp.arange(2))
+  scaled = noise / context.config.latents.scale
+  expected = transforms.to_uint8(tiles.decode(autoencoder, scaled, 4))
+  first = draw(4, return_trajectory=True)[:, 0]
+  assert np.abs(first - np.asarray(expected).astype(int)).max() <= 1
+
+
+def test_latents_by_tiles_say_so(stored, assert_close):
+  folder, autoencoder = stored
+  by_tiles = latents.Moments(str(folder), tile=8)
+  assert by_tiles.describe(16)['tile'] == 8
+  assert 'tile' not in latents.Moments(str(folder)).describe(16)
+  assert pickle.loads(pickle.dumps(by_tiles)).tile == 8
+  images = np.random.default_rng(0).integers(0, 256, (8, 16, 16, 3), np.uint8)
+  found = by_tiles(images)
+  expected = tiles.encode(autoencoder, transforms.normalize(images), 8)
+  assert_close(found[..., :4], expected.mean, 1e-3)
+  whole = autoencoder.encode(transforms.normalize(images)).mean
+  assert np.abs(expected.mean - whole).max() > 1e-3
+  with pytest.raises(UserError, match='--latent_tile=7: give a multiple of 2'):
+    latents.Moments(str(folder), tile=7).describe(16)
+
+
 @pytest.mark.parametrize(
   'change, told',
   [
@@ -137,6 +192,10 @@ def test_what_latents_do_not_go_with_is_refused(stored):
     validate(of_latents(folder, 'pixeldit', **{'data.held_out': 2}))
   with pytest.raises(UserError, match='a multiple of 2'):
     latents.Moments(str(folder)).describe(15)
+  pixels = of_latents(folder, **{'latents.autoencoder': ''})
+  pixels.sampler.decode_tile = 4
+  with pytest.raises(UserError, match='decode_tile=4: nothing is decoded'):
+    validate(pixels)
   config = of_latents(folder, **{'model.in_channels': 2})
   with pytest.raises(UserError, match='of 4 channels, but model.in_channels=2'):
     Sampler(RunContext.build(config, jax.devices()[:1])).numbers()

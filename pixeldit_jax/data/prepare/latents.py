@@ -20,6 +20,7 @@ from pixeldit_jax.data.prepare.teacher_features import (
   over_devices,
   store,
 )
+from pixeldit_jax.encoders import tiles
 from pixeldit_jax.encoders.autoencoder import Autoencoder
 from pixeldit_jax.errors import UserError
 from pixeldit_jax.typing import Array, Float, UInt8
@@ -34,10 +35,12 @@ class Moments:
   Attributes:
     source: its name or file, see `load_autoencoder`.
     checksum: of its weights, where another process has opened it.
+    tile: side of the tiles in pixels that images are encoded by; 0 is none.
   """
 
   source: str
   checksum: str = ''
+  tile: int = 0
 
   def __call__(
     self, images: UInt8[np.ndarray, 'B H W 3']
@@ -45,15 +48,16 @@ class Moments:
     return self._compiled(images)
 
   def __reduce__(self):
-    return Moments, (self.source, _checksum(self.autoencoder))
+    return Moments, (self.source, _checksum(self.autoencoder), self.tile)
 
   def describe(self, resolution: int) -> dict[str, Any]:
     """Returns the `meta` of latents of images of so many pixels a side.
 
     Raises:
-      UserError: the images do not divide into latents.
+      UserError: the images, or tiles of them, do not divide into latents.
     """
     config = self.autoencoder.config
+    tiles.check_tile('--latent_tile', self.tile, config.factor)
     if resolution % config.factor:
       raise UserError(
         f'latents of images of {resolution} pixels: a multiple of '
@@ -66,7 +70,7 @@ class Moments:
       'factor': config.factor,
       'scale': config.scale,
       'side': resolution // config.factor,
-    }
+    } | ({'tile': self.tile} if self.tile else {})
 
   @functools.cached_property
   def autoencoder(self) -> Autoencoder:
@@ -88,9 +92,11 @@ class Moments:
     graphdef, weights = nnx.split(self.autoencoder)
 
     def moments(weights, images):
-      encode = nnx.merge(graphdef, weights).encode
+      model = nnx.merge(graphdef, weights)
       data = transforms.normalize(images)
-      found = [encode(x) for x in (data, data[:, :, ::-1])]
+      found = [
+        tiles.encode(model, x, self.tile) for x in (data, data[:, :, ::-1])
+      ]
       return jnp.concatenate([part for one in found for part in one], -1)
 
     return over_devices(moments, weights)
