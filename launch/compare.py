@@ -3,13 +3,14 @@
   pixeldit compare --preset=rivals --steps=500 --out=runs/rivals
   pixeldit compare --config=mnist:model=deco --config=mnist:model=jit \\
     --flops=1e14 --out=runs/two
-  pixeldit compare --config=photos.py --config=photos.py:patch=4 \\
-    --data=FOLDER --seconds=1800 --out=runs/mine
+  pixeldit compare --config=stamps --config=stamps:pixel_depth=0 \\
+    --steps=1000 --out=runs/with_and_without
 
 Each --config is a row: a name or a file. All networks are trained for the same
 number of steps, operations or seconds, draw from the same noise and are
-measured alike. OUT/NAME is the workdir of each, OUT/comparison.md and .html the
-page.
+measured alike. Networks of texts draw captions of the data, of images that are
+not trained on where data.held_out has some; their loss is measured too.
+OUT/NAME is the workdir of each, OUT/comparison.md and .html the page.
 
 Stopped and run again, the command goes on. A network that is finished is not
 run again, so that another one joins an old comparison: give it alone, with the

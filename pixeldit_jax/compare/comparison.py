@@ -131,4 +131,11 @@ def _data_of(networks: Sequence[Network]) -> dict[str, object]:
     )
   ((source, resolution),) = found
   features = networks[0].config.eval.features
-  return dict(source=source, resolution=resolution, features=features)
+  shared = dict(source=source, resolution=resolution, features=features)
+  of_texts = {bool(n.config.model.text_width): n.argument for n in networks}
+  if len(of_texts) > 1:
+    raise UserError(
+      f'networks of texts ({of_texts[True]}) and of classes '
+      f'({of_texts[False]}) draw different things: compare each with its like.'
+    )
+  return shared | (dict(texts=True) if True in of_texts else {})

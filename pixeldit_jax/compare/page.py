@@ -18,12 +18,13 @@ from pixeldit_jax.compare.run_network import Result
 from pixeldit_jax.images.contact_sheet import draw_classes
 from pixeldit_jax.images.grid import write_png
 from pixeldit_jax.images.plots import line_panels
-from pixeldit_jax.metrics.table import TITLES
+from pixeldit_jax.metrics import table as metrics_table
 from pixeldit_jax.report.html_page import html_page, section, table
 from pixeldit_jax.typing import UInt8
 
 MARKDOWN, HTML, SAMPLES = 'comparison.md', 'comparison.html', 'samples.png'
 TITLE = 'Networks at one budget'
+TITLES = metrics_table.TITLES | {metrics_table.HELD_OUT_LOSS: 'held-out loss'}
 Rows = list[tuple[str, ...]]
 _UNITS = {
   'steps': '{:,.0f} steps',
@@ -176,7 +177,16 @@ def _said(protocol: Protocol, results: Mapping[str, Result]) -> str:
     f'are {protocol.evaluations_an_image} of the network for an image. The '
     'loss is what each is trained by: compare it within a network only. Patch '
     'borders of 1 cannot be seen; those of the data stand beside them.'
+    + _prompts(results)
   )
+
+
+def _prompts(results: Mapping[str, Result]) -> str:
+  """The captions of the samples, from left to right; '' of classes."""
+  for result in results.values():
+    if prompts := result.get('prompts'):
+      return f' The samples are of: {" / ".join(prompts)}.'
+  return ''
 
 
 def _markdown(said: str, tables, figures: Mapping[str, str]) -> str:

@@ -89,12 +89,8 @@ def prepare(
       raise UserError(f'--set={key}={value!r}: {error}.') from error
   if data:
     config.data.source = specification(data)
-    config.model.num_classes = open_source(config.data.source).num_classes
-  if config.model.text_width:
-    raise UserError(
-      f'model.text_width={config.model.text_width}: networks of texts are not '
-      'compared; name recipes of classes, as mnist:model=deco.'
-    )
+    if not config.model.text_width:
+      config.model.num_classes = open_source(config.data.source).num_classes
   digits = config.data.source == 'digits'
   config.eval.features = features or ('digits' if digits else 'none')
   if not config.eval.reference:
@@ -125,7 +121,12 @@ def set_steps(config: ConfigDict, protocol: Protocol, steps: int) -> None:
   """Sets the steps of a run, and all that is counted in steps."""
   config.steps = steps
   every = -(-steps // protocol.evaluations)
-  config.eval.update(every=every, samples=protocol.samples)
+  config.eval.update(
+    every=every,
+    held_out_every=every,
+    patience=0,  # all networks to the end
+    samples=protocol.samples,
+  )
   config.checkpoint.update(every=every, best='', keep_period=0)
   config.log.update(every=max(1, steps // 200), samples_every=0)
   optimizer = config.optimizer

@@ -19,13 +19,19 @@ from pixeldit_jax.compare.plan import (
   step_flops,
 )
 from pixeldit_jax.config import get_config
+from pixeldit_jax.data.source import Source
 from pixeldit_jax.eval import feature_networks
+from pixeldit_jax.eval.evaluation_conditions import (
+  EvaluationConditions,
+  open_captions,
+)
+from pixeldit_jax.eval.held_out_evaluator import HeldOutEvaluator
 from pixeldit_jax.model.cost import count_parameters
 from pixeldit_jax.model.families import family_of
 from pixeldit_jax.run_context import RunContext
 from pixeldit_jax.samplers.evaluations import num_function_evaluations
-from pixeldit_jax.sampling.class_labels import parse_labels
 from pixeldit_jax.sampling.sampler import Sampler
+from pixeldit_jax.train.evaluator import Evaluator
 from pixeldit_jax.train.loop import train
 from pixeldit_jax.train.repa import load_teacher
 from pixeldit_jax.train.run import record, workdir
@@ -35,6 +41,7 @@ from pixeldit_jax.typing import PyTree, UInt8
 Result = dict[str, Any]
 RESULT, SAMPLES = 'result.json', 'samples.npy'
 SHOWN = 10  # images of a network in the page
+SHOW = np.arange(SHOWN, dtype=np.int32)
 FORM = {
   'argument': str,
   'family': str,
@@ -51,6 +58,7 @@ FORM = {
   'seconds_at_equal_evaluations': float,
   'patch_size': int,
   'loss': [list],
+  'prompts?': [str],
   'metrics': dict,
   'changed': dict,
   'environment': dict,
@@ -89,16 +97,21 @@ def run_network(
   if begun and protocol.unit == 'seconds':  # keep what was planned at first
     steps = workdir.read_config(str(folder)).steps
     context = limit(network, Protocol('steps', steps, *_rest(protocol)))
-  evaluator = feature_networks.make_evaluator(context)
+  evaluators: list[Evaluator] = [feature_networks.make_evaluator(context)]
+  if context.config.data.held_out:
+    evaluators.append(HeldOutEvaluator(context))
   teacher = load_teacher(context.config)
-  state = train(context, str(folder), [evaluator], teacher)
-  images, seconds = draw(context, state.ema)
+  state = train(context, str(folder), evaluators, teacher)
+  captions = open_captions(context.config)
+  images, seconds = draw(context, state.ema, captions)
   equal = context.config.copy_and_resolve_references()
   draw_in(equal, protocol.evaluations_an_image)
-  _, at_equal = draw(RunContext.build(equal), state.ema)
+  _, at_equal = draw(RunContext.build(equal), state.ema, captions)
   if jax.process_index() == 0:
     result = _facts(network, context, folder) | dict(
-      seconds_an_image=seconds, seconds_at_equal_evaluations=at_equal
+      seconds_an_image=seconds,
+      seconds_at_equal_evaluations=at_equal,
+      prompts=EvaluationConditions(context.config, captions).captions(SHOW),
     )
     with files.replacing(folder / SAMPLES) as made, made.open('wb') as file:
       np.save(file, images)
@@ -121,15 +134,15 @@ def draw_in(config: ConfigDict, evaluations: int) -> None:
 
 
 def draw(
-  context: RunContext, weights: PyTree
+  context: RunContext, weights: PyTree, captions: Source | None
 ) -> tuple[UInt8[np.ndarray, 'B H W C'], float]:
-  """Images of all classes in turn, and the seconds of one of them.
+  """Images of all classes or captions in turn, and the seconds of one of them.
 
   They are drawn twice: the first time compiles.
   """
   sampler = Sampler(context, batch_size=SHOWN)
-  labels = parse_labels(None, context.config.model.num_classes, SHOWN)
-  arguments = weights, np.arange(SHOWN, dtype=np.int32), labels
+  wanted = EvaluationConditions(context.config, captions).of(SHOW)
+  arguments = weights, SHOW, *wanted
   images = np.concatenate(list(sampler.sample(*arguments)))
   started = time.perf_counter()
   for _ in sampler.sample(*arguments):

@@ -79,6 +79,7 @@ def make_evaluator(context: 'RunContext') -> 'OnlineEvaluator':
   """The evaluator that `config.eval` describes, for `train.loop.train`."""
   import jax
 
+  from pixeldit_jax.eval.evaluation_conditions import open_captions
   from pixeldit_jax.eval.online_evaluator import OnlineEvaluator
 
   options, reference = context.config.eval, None
@@ -87,4 +88,5 @@ def make_evaluator(context: 'RunContext') -> 'OnlineEvaluator':
     side = context.config.data.resolution
     resolution, _, _ = context.image_shape(side, side)
     reference = open_reference(options.reference, network, resolution)
-  return OnlineEvaluator(context, network, reference)
+  captions = open_captions(context.config)
+  return OnlineEvaluator(context, network, reference, captions)

@@ -9,13 +9,14 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from pixeldit_jax.data.source import Source
+from pixeldit_jax.eval.evaluation_conditions import EvaluationConditions
 from pixeldit_jax.eval.reference import Reference
 from pixeldit_jax.eval.report import evaluate
 from pixeldit_jax.images.grid import image_grid
 from pixeldit_jax.metrics.feature_extractor import FeatureNetwork
 from pixeldit_jax.metrics.image_statistics import collect
 from pixeldit_jax.run_context import RunContext
-from pixeldit_jax.sampling.class_labels import parse_labels
 from pixeldit_jax.sampling.sampler import Sampler
 from pixeldit_jax.train.evaluator import never_stop
 from pixeldit_jax.typing import PyTree, UInt8
@@ -39,6 +40,7 @@ class OnlineEvaluator:
     context: RunContext,
     network: FeatureNetwork,
     reference: Reference | None,
+    source: Source | None = None,
   ):
     """Prepares the sampler.
 
@@ -46,14 +48,15 @@ class OnlineEvaluator:
       context: of the run.
       network: the feature network; only the first process runs it.
       reference: what to compare with; the other processes need none.
+      source: whose captions are drawn; a network of classes needs none.
     """
     config = context.config
     self.every = config.eval.every
     self._network, self._reference = network, reference
     self._sampler = Sampler(context)
     self._indices = np.arange(config.eval.samples)
-    count, classes = config.eval.samples, config.model.num_classes
-    self._labels = parse_labels(None, classes, count)
+    self._conditions = EvaluationConditions(config, source)
+    self._labels = self._conditions.labels(self._indices)
     patch = config.model.patch_size
     self._patch, _, _ = context.image_shape(patch, patch)
     self._shown = config.log.samples
@@ -78,7 +81,7 @@ class OnlineEvaluator:
     self, ema_params: PyTree, check_stop: Callable[[], None]
   ) -> tuple[dict[str, float], UInt8[np.ndarray, 'B H W 3'] | None]:
     """Metrics and the first images, in the first process."""
-    batches = self._sampler.sample(ema_params, self._indices, self._labels)
+    batches = self._sample(ema_params)
     reference = self._reference
     if jax.process_index() or reference is None:
       for _ in batches:  # its devices take part
@@ -105,6 +108,19 @@ class OnlineEvaluator:
       patch=self._patch,
     )
     return result['metrics'], np.concatenate(first)[: self._shown]
+
+  def _sample(
+    self, ema_params: PyTree
+  ) -> Iterator[UInt8[np.ndarray, 'B H W 3']]:
+    """All images; texts are read for a batch at a time."""
+    indices, size = self._indices, self._sampler.batch_size
+    if self._labels is not None:
+      yield from self._sampler.sample(ema_params, indices, self._labels)
+      return
+    for start in range(0, len(indices), size):
+      part = indices[start : start + size]
+      wanted = self._conditions.of(part)
+      yield from self._sampler.sample(ema_params, part, *wanted)
 
 
 def _of_first_process(metrics: dict[str, float]) -> dict[str, float]:

