@@ -340,7 +340,7 @@ KEYS = (
     'perceptual.dino_weight',
     0.0,
     '[0, inf)',
-    'of the loss of DINO features of the image that is predicted',
+    'of the loss of features (DINO) of the image that is predicted',
   ),
   Key('perceptual.dino', '', '', 'the network, as repa.teacher names one'),
   Key(

@@ -330,7 +330,8 @@ def _check_repa(config: ConfigDict, model: ModelConfig) -> None:
       'repa.teacher=facebook/dinov2-base fetches it by name, where there is a '
       'network; repa.teacher=FILE takes model.safetensors of that repository, '
       'or the .pth of the authors. (repa.teacher=features takes features that '
-      'pixeldit prepare-data stored; repa.weight=0 trains without.)'
+      'pixeldit prepare-data stored, repa.teacher=efficientnet_lite0 a '
+      'network that a package carries; repa.weight=0 trains without.)'
     )
   if repa.block > model.patch_depth:
     raise UserError(

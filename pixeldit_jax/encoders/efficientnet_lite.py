@@ -5,11 +5,20 @@ released it for small devices. Batch norms are folded into the convolutions;
 all of it runs in fp32, as for `encoders.inception`.
 """
 
+import dataclasses
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from pixeldit_jax.encoders.inception import PRECISION, Features
+from pixeldit_jax.encoders.vision_transformer import (
+  IMAGENET_MEAN,
+  IMAGENET_STD,
+  patch_grid,
+)
 from pixeldit_jax.images.resize import resize_bicubic
 from pixeldit_jax.typing import Array, Float, UInt8
 
@@ -24,6 +33,31 @@ STAGES = (
   (4, 5, 2, 6, 112, 192),
   (1, 3, 1, 6, 192, 320),
 )
+
+
+PATCH = 16  # pixels; the stages up to here see one, the next see two
+_OF_PATCHES = 5  # these stages
+
+
+@dataclasses.dataclass(frozen=True)
+class EfficientNetConfig:
+  """The stages that see patches: the teacher where no DINO is at hand.
+
+  Attributes:
+    width: of the features of a patch.
+    patch_size: in pixels.
+  """
+
+  width: int = STAGES[_OF_PATCHES - 1][-1]
+  patch_size: int = PATCH
+
+  def patches(self, height: int, width: int) -> tuple[int, int]:
+    """Patches down and across an image.
+
+    Raises:
+      UserError: a side that is not a multiple of the patch size.
+    """
+    return patch_grid('the teacher', self.patch_size, height, width)
 
 
 def preprocess(
@@ -45,7 +79,24 @@ def _conv(d_in, d_out, kernel=1, stride=1, groups=1, *, rngs) -> nnx.Conv:
     padding='SAME',
     feature_group_count=groups,
     precision=PRECISION,
+    kernel_metadata={'axes': (None,) * 4},
+    bias_metadata={'axes': (None,)},
     rngs=rngs,
+  )
+
+
+def _blocks(stages: Sequence[tuple[int, ...]], rngs: nnx.Rngs) -> nnx.List:
+  return nnx.List(
+    InvertedBottleneck(
+      d_out if i else d_in,
+      d_out,
+      kernel,
+      1 if i else stride,
+      expansion,
+      rngs=rngs,
+    )
+    for repeats, kernel, stride, expansion, d_in, d_out in stages
+    for i in range(repeats)
   )
 
 
@@ -72,18 +123,7 @@ class EfficientNetLite0(nnx.Module):
 
   def __init__(self, *, rngs: nnx.Rngs):
     self.stem = _conv(3, 32, 3, 2, rngs=rngs)
-    self.blocks = nnx.List(
-      InvertedBottleneck(
-        d_out if i else d_in,
-        d_out,
-        kernel,
-        1 if i else stride,
-        expansion,
-        rngs=rngs,
-      )
-      for repeats, kernel, stride, expansion, d_in, d_out in STAGES
-      for i in range(repeats)
-    )
+    self.blocks = _blocks(STAGES, rngs)
     self.head = _conv(320, WIDTH, rngs=rngs)
 
   def __call__(self, images: UInt8[Array, 'B H W 3']) -> Features:
@@ -95,3 +135,40 @@ class EfficientNetLite0(nnx.Module):
     for block in self.blocks:
       x = block(x)
     return jnp.mean(jax.nn.relu6(self.head(x)), (1, 2))
+
+
+class EfficientNetPatches(nnx.Module):
+  """Images to one feature for each patch, in float32."""
+
+  def __init__(self, config: EfficientNetConfig, *, rngs: nnx.Rngs):
+    self.config = config
+    self.stem = _conv(3, 32, 3, 2, rngs=rngs)
+    self.blocks = _blocks(STAGES[:_OF_PATCHES], rngs)
+
+  def __call__(self, x: Float[Array, 'B H W 3']) -> Float[Array, 'B L D']:
+    """Features of images that are ImageNet-normalised, as a DINOv2's are.
+
+    Raises:
+      UserError: sides that are no multiples of the patch size.
+    """
+    self.config.patches(*x.shape[1:3])
+    x = x.astype(jnp.float32) * np.array(IMAGENET_STD, 'f')
+    x = ((x + np.array(IMAGENET_MEAN, 'f')) * 255 - 127) / 128
+    x = jax.nn.relu6(self.stem(x))
+    for block in self.blocks:
+      x = block(x)
+    return x.reshape(len(x), -1, self.config.width)
+
+
+def patch_flops(height: int, width: int) -> int:
+  """Operations of `EfficientNetPatches` of one image, 2 for a multiply-add."""
+  pixels = height * width / 4  # of the stem's output
+  total = pixels * 9 * 3 * 32
+  for repeats, kernel, stride, expansion, d_in, d_out in STAGES[:_OF_PATCHES]:
+    for i in range(repeats):
+      given = d_out if i else d_in
+      hidden = given * expansion
+      total += pixels * given * hidden * (expansion > 1)
+      pixels /= 1 if i else stride**2
+      total += pixels * hidden * (kernel**2 + d_out)
+  return round(2 * total)

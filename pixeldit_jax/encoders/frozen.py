@@ -12,19 +12,20 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from pixeldit_jax import sharding
-from pixeldit_jax.encoders import dinov3, vision
-from pixeldit_jax.encoders.dinov3 import DINOv3, DINOv3Config, of_width
+from pixeldit_jax.encoders import dinov3, efficientnet_lite, vision
+from pixeldit_jax.encoders.dinov3 import DINOv3Config, of_width
+from pixeldit_jax.encoders.efficientnet_lite import EfficientNetConfig
 from pixeldit_jax.encoders.lpips import LPIPS, LPIPSConfig
 from pixeldit_jax.encoders.vision import (
-  DINOv2,
-  VisionConfig,
+  PatchConfig,
+  PatchNetwork,
   abstract_network,
   make_network,
 )
 from pixeldit_jax.model.pixeldit import axes_of, weights_of
 from pixeldit_jax.typing import PyTree
 
-FrozenConfig = VisionConfig | DINOv3Config
+FrozenConfig = PatchConfig
 # A frozen network and its weights in host memory.
 Frozen = tuple[FrozenConfig, PyTree]
 # One that images are judged by, see `train.objective`.
@@ -33,7 +34,7 @@ Judge = tuple[JudgeConfig, PyTree]
 
 
 @overload
-def with_weights(config: FrozenConfig, weights: PyTree) -> DINOv2 | DINOv3: ...
+def with_weights(config: FrozenConfig, weights: PyTree) -> PatchNetwork: ...
 @overload
 def with_weights(config: LPIPSConfig, weights: PyTree) -> LPIPS: ...
 def with_weights(config, weights):
@@ -56,6 +57,8 @@ def random_encoder(width: int, **overrides) -> Frozen:
 def encoder_flops(config: FrozenConfig, grid: tuple[int, int]) -> int:
   """Operations of one image of so many patches down and across."""
   size = [n * config.patch_size for n in grid]
+  if isinstance(config, EfficientNetConfig):
+    return efficientnet_lite.patch_flops(*size)
   if isinstance(config, DINOv3Config):
     return dinov3.forward_flops(config, *size)
   return vision.forward_flops(config, *size)

@@ -6,8 +6,11 @@ neither among those of the network nor in its checkpoints.
 
 from flax import nnx
 
-from pixeldit_jax.encoders.dinov3 import DINOv3, DINOv3Config
-from pixeldit_jax.encoders.vision import DINOv2, VisionConfig, teacher_features
+from pixeldit_jax.encoders.vision import (
+  PatchConfig,
+  PatchNetwork,
+  teacher_features,
+)
 from pixeldit_jax.errors import UserError
 from pixeldit_jax.model.config import ModelConfig
 from pixeldit_jax.model.pixeldit import PixelDiT
@@ -20,9 +23,7 @@ from pixeldit_jax.typing import (
 )
 
 
-def check_encoder(
-  config: ModelConfig, encoder: VisionConfig | DINOv3Config
-) -> None:
+def check_encoder(config: ModelConfig, encoder: PatchConfig) -> None:
   """Raises UserError for an encoder that a network cannot be grounded in."""
   if not config.grounding_width:
     raise UserError(
@@ -44,7 +45,7 @@ def check_encoder(
 
 
 def ground(
-  encoder: DINOv2 | DINOv3,
+  encoder: PatchNetwork,
   x: Float[Array, 'B H W C'],
   labels: Int[Array, 'B'],
   patch_size: int,
@@ -68,7 +69,7 @@ def ground(
 class Grounded(nnx.Module):
   """A network with its encoder, called as the network is: model(x, t, y)."""
 
-  def __init__(self, network: PixelDiT, encoder: DINOv2 | DINOv3):
+  def __init__(self, network: PixelDiT, encoder: PatchNetwork):
     check_encoder(network.config, encoder.config)
     self.network, self.encoder = network, encoder
 

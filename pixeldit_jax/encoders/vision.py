@@ -15,8 +15,14 @@ import numpy as np
 from flax import nnx
 
 from pixeldit_jax.encoders.dinov3 import DINOv3, DINOv3Config
+from pixeldit_jax.encoders.efficientnet_lite import (
+  EfficientNetConfig,
+  EfficientNetPatches,
+)
 from pixeldit_jax.encoders.lpips import LPIPS, LPIPSConfig
 from pixeldit_jax.encoders.vision_transformer import (
+  IMAGENET_MEAN,
+  IMAGENET_STD,
   learned_tokens,
   linear,
   patch_embedding,
@@ -37,9 +43,6 @@ SIZES = {
   'B': dict(width=768, depth=12, heads=12),
   'L': dict(width=1024, depth=24, heads=16),
 }
-
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -207,25 +210,28 @@ class DINOv2(nnx.Module):
     return jnp.concatenate([positions[:1], resized.reshape(-1, config.width)])
 
 
+# One that gives a feature for each patch of an image, and what makes it.
+PatchConfig = VisionConfig | DINOv3Config | EfficientNetConfig
+PatchNetwork = DINOv2 | DINOv3 | EfficientNetPatches
+
+
 @overload
-def make_network(
-  config: VisionConfig | DINOv3Config, *, rngs: nnx.Rngs
-) -> DINOv2 | DINOv3: ...
+def make_network(config: PatchConfig, *, rngs: nnx.Rngs) -> PatchNetwork: ...
 @overload
 def make_network(config: LPIPSConfig, *, rngs: nnx.Rngs) -> LPIPS: ...
 def make_network(config, *, rngs):
   """The network of a configuration, with random weights."""
   if isinstance(config, LPIPSConfig):
     return LPIPS(config, rngs=rngs)
+  if isinstance(config, EfficientNetConfig):
+    return EfficientNetPatches(config, rngs=rngs)
   if isinstance(config, DINOv3Config):
     return DINOv3(config, rngs=rngs)
   return DINOv2(config, rngs=rngs)
 
 
 @overload
-def abstract_network(
-  config: VisionConfig | DINOv3Config,
-) -> DINOv2 | DINOv3: ...
+def abstract_network(config: PatchConfig) -> PatchNetwork: ...
 @overload
 def abstract_network(config: LPIPSConfig) -> LPIPS: ...
 def abstract_network(config):
@@ -242,14 +248,14 @@ def imagenet_normalize(
 
 
 def teacher_features(
-  model: DINOv2 | DINOv3, images: Float[Array, 'B H W C'], patch_size: int = 16
+  model: PatchNetwork, images: Float[Array, 'B H W C'], patch_size: int = 16
 ) -> Float[Array, 'B L D']:
   """`image_features`, through which no gradient flows."""
   return jax.lax.stop_gradient(image_features(model, images, patch_size))
 
 
 def image_features(
-  model: DINOv2 | DINOv3, images: Float[Array, 'B H W C'], patch_size: int = 16
+  model: PatchNetwork, images: Float[Array, 'B H W C'], patch_size: int = 16
 ) -> Float[Array, 'B L D']:
   """Features of a frozen network for each patch of the images.
 

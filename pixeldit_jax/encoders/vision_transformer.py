@@ -9,6 +9,9 @@ from pixeldit_jax.errors import UserError
 from pixeldit_jax.model.layers import Linear, normal, zeros
 from pixeldit_jax.typing import Array, Float
 
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
 
 def linear(
   inputs: int | tuple[int, ...],
