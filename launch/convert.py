@@ -7,6 +7,8 @@
   pixeldit train ... --config.init_from=runs/released
   pixeldit convert --workdir=runs/mine --out=mine.safetensors
   pixeldit convert --workdir=runs/t2i --out=t2i.safetensors --to=comfyui
+  pixeldit convert --workdir=runs/mine --out=export/mine.safetensors \\
+    --push=hf://me/mine
 
 --source is a .ckpt, .pth or .safetensors, here or on the Hugging Face hub. The
 workdir has the sampler of --config. Without --config the network is seen from
@@ -63,6 +65,16 @@ _CARD = flags.DEFINE_bool(
   'Also writes README.md beside --out: what the weights are, how they were '
   'trained and measured, and a picture of samples.',
 )
+_PUSH = path_flag.define(
+  'push',
+  None,
+  'Also puts --out and its card into this repository of the Hugging Face hub, '
+  'hf://user/name, which is made if absent. Log in before: `hf auth login`.',
+  schemes=path_flag.HUB,
+)
+_PRIVATE = flags.DEFINE_bool(
+  'private', False, 'A repository made by --push is seen by its owner alone.'
+)
 _STEP = flags.DEFINE_integer('step', None, 'Checkpoint; the newest by default.')
 _VERIFY = flags.DEFINE_enum(
   'verify',
@@ -107,7 +119,7 @@ def _check_flags():
   if _OUT.value and _WEIGHTS.value == 'ema2':
     raise UserError('--weights=ema2 is of a --source: a run has one average.')
   unused = (
-    (_STEP, _DTYPE, _TO, _VERIFY)
+    (_STEP, _DTYPE, _TO, _VERIFY, _PUSH)
     if _SOURCE.value
     else (_TEXT_ENCODER, _INSTRUCTION)
   )
@@ -157,6 +169,7 @@ def _read_text(config):
 
 def _out_of_workdir(out: str):
   from pixeldit_jax import outputs
+  from pixeldit_jax.convert import hub
   from pixeldit_jax.train.checkpoint import released
   from pixeldit_jax.train.checkpoint.model_card import (
     check_card,
@@ -165,13 +178,19 @@ def _out_of_workdir(out: str):
   from pixeldit_jax.train.checkpoint.restore import CheckpointRef
 
   if _TO.value == 'adapters':
+    if _PUSH.value:
+      raise UserError('--push is not for adapters: give --to=release.')
     raw, checksums = _WEIGHTS.value == 'raw', _VERIFY.value == 'checksums'
     ref = CheckpointRef(_WORKDIR.value, _STEP.value, not raw, checksums)
     released.adapters_from_workdir(ref, out, _OVERWRITE.value)
     return
-  target = outputs.path_of(out)
-  if _CARD.value:
+  target, repository = outputs.path_of(out), ''
+  if card := _CARD.value or bool(_PUSH.value):
     check_card(target)
+  if _PUSH.value:
+    if '://' in out:
+      raise UserError(f'--out={out}: --push sends files of a disk; give one.')
+    repository = hub.create_repository(_PUSH.value, _PRIVATE.value)
   released.from_workdir(
     _WORKDIR.value,
     out,
@@ -182,9 +201,14 @@ def _out_of_workdir(out: str):
     overwrite=_OVERWRITE.value,
     form=_TO.value,
   )
-  if _CARD.value:
-    ref = CheckpointRef(_WORKDIR.value, _STEP.value, _WEIGHTS.value != 'raw')
-    write_model_card(_WORKDIR.value, target, ref.resolve().step or 0)
+  if not card:
+    return
+  ref = CheckpointRef(_WORKDIR.value, _STEP.value, _WEIGHTS.value != 'raw')
+  step = ref.resolve().step or 0
+  written = write_model_card(_WORKDIR.value, target, step, repository)
+  if repository:
+    paths = [target, *written]
+    print(hub.push_files(repository, paths, f'Weights of step {step}'))
 
 
 if __name__ == '__main__':

@@ -1,7 +1,6 @@
 """A model card beside exported weights: what they are, how they were made."""
 
 import json
-import pathlib
 
 from etils import epath
 
@@ -11,32 +10,42 @@ from pixeldit_jax.train.run import workdir as run_folder
 from pixeldit_jax.train.run.tensorboard import read_events
 
 _PICTURE = 'samples.png'
+_HEAD = '---\nlibrary_name: pixeldit_jax\n'  # of every card
 
 
-def write_model_card(workdir: str, target: epath.Path, step: int) -> None:
+def write_model_card(
+  workdir: str, target: epath.Path, step: int, repository: str = ''
+) -> list[epath.Path]:
   """Writes README.md, and the newest picture of samples, beside a file.
 
   Args:
     workdir: the run.
     target: the exported file.
     step: of its checkpoint.
+    repository: 'user/name' of the hub, where the file will be.
+
+  Returns:
+    The files that were written.
 
   Raises:
-    UserError: there is a README.md already, which may be anyone's.
+    UserError: there is a README.md already that is no card of ours.
   """
   card = target.parent / 'README.md'
   check_card(target)
   pictures = read_events(epath.Path(workdir) / 'events').images
   shown = [png for at, png in pictures.get('samples', ()) if at <= step]
-  if shown:
-    files.write_bytes(target.parent / _PICTURE, shown[-1])
-  files.write_text(card, model_card(workdir, target.name, step, bool(shown)))
+  name = f'hf://{repository}/{target.name}' if repository else target.name
+  files.write_text(card, model_card(workdir, name, step, bool(shown)))
+  if not shown:
+    return [card]
+  files.write_bytes(target.parent / _PICTURE, shown[-1])
+  return [card, target.parent / _PICTURE]
 
 
 def check_card(target: epath.Path) -> None:
-  """Raises UserError where a card would replace a file."""
+  """Raises UserError where a card would replace a file that is none of ours."""
   card = target.parent / 'README.md'
-  if card.exists():
+  if card.exists() and not card.read_bytes().startswith(_HEAD.encode()):
     raise UserError(
       f'{card} is there already: give --out a folder of its own for --card.'
     )
@@ -47,7 +56,7 @@ def model_card(workdir: str, name: str, step: int, picture: bool) -> str:
 
   Args:
     workdir: the run.
-    name: of the exported file.
+    name: of the exported file, or its address.
     step: of its checkpoint.
     picture: whether samples.png stands beside it.
   """
@@ -58,13 +67,12 @@ def model_card(workdir: str, name: str, step: int, picture: bool) -> str:
   )
   side = data.resolution
   lines = [
-    '---',
-    'library_name: pixeldit_jax',
+    _HEAD.rstrip(),
     f'pipeline_tag: {task}',
     'tags: [pixeldit, diffusion, flow-matching, jax]',
     '---',
     '',
-    f'# {pathlib.Path(workdir).name}',
+    f'# {epath.Path(workdir).name}',
     '',
     f'A PixelDiT that draws images of {side} x {side} pixels without an '
     f'autoencoder, at step {step:,} of its training.',

@@ -39,5 +39,9 @@ def test_it_tells_what_the_weights_are(tmp_path):
   assert np.asarray(Image.open(target.parent / 'samples.png'))[0, 0, 0] == 20
   network = json.loads(text.split('```json\n')[1].split('```')[0])
   assert network['patch_depth'] == config.model.patch_depth
+  write_model_card(str(run), target, step=30, repository='me/mine')
+  text = (target.parent / 'README.md').read_text()
+  assert "pd.load('hf://me/mine/weights.safetensors')" in text
+  (target.parent / 'README.md').write_text('# Mine')
   with pytest.raises(ValueError, match='README.md is there already'):
     write_model_card(str(run), target, step=20)
