@@ -17,8 +17,9 @@ Writes before/*.png, after/*.png, edits.png (pairs) and edits.csv, a table of
 what was done. Stopped and run again, the command continues where it was.
 
 --measure adds PSNR, SSIM and the structure distance outside of --region (or the
-mask), and the change inside; --judge=digits or captions also says whether the
-edit shows its target.
+mask), and the change inside; --autoencoder= the same of the edits after a way
+through one, as latent networks take it; --judge=digits or captions also says
+whether the edit shows its target.
 """
 
 from absl import flags
@@ -72,6 +73,13 @@ _NEGATIVE = flags.DEFINE_string(
 _HEIGHT = flags.DEFINE_integer('height', None, 'Pixels; as trained by default.')
 _WIDTH = flags.DEFINE_integer('width', None, 'Pixels; as trained by default.')
 _MEASURE = flags.DEFINE_bool('measure', False, 'Compare before and after.')
+_AUTOENCODER = path_flag.define(
+  'autoencoder',
+  None,
+  'With --measure, what the edits are encoded and decoded by to measure them '
+  'again: a name on the hub, a folder or a file.',
+  schemes=path_flag.HUB,
+)
 _JUDGE = flags.DEFINE_enum(
   'judge',
   None,
@@ -100,6 +108,7 @@ def main():
   start_log(jax.process_index())
   context, ref = sample_flags.read_run()
   edits, options = _read_edits(), _read_options(context.config)
+  detour = _read_detour()
   side = context.config.data.resolution
   size = (_HEIGHT.value or side, _WIDTH.value or side)
   context.model.grid(*size)
@@ -122,6 +131,7 @@ def main():
     seed=sample_flags.SEED.value,
     judge=_judge(),
     measure=_MEASURE.value,
+    detour=detour,
   )
   for name, value in edit_set.summarize(rows).items():
     print(f'{name:12} {value:.4f}')
@@ -170,6 +180,21 @@ def _read_options(config):
     free_steps=_FREE_STEPS.value,
     repeats=_REPEATS.value,
   )
+
+
+def _read_detour():
+  """The way through --autoencoder and back, or None."""
+  import functools
+
+  from pixeldit_jax.convert.autoencoder import load_autoencoder
+  from pixeldit_jax.editing.through_autoencoder import through_autoencoder
+
+  if not _AUTOENCODER.value:
+    return None
+  if not _MEASURE.value:
+    raise UserError('--autoencoder is for --measure: give that too.')
+  found = load_autoencoder(_AUTOENCODER.value)
+  return functools.partial(through_autoencoder, found)
 
 
 def _judge():

@@ -14,6 +14,7 @@ import csv
 import io
 import pathlib
 import sys
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -50,7 +51,7 @@ def edit_of(kind: str, number: int) -> tuple[np.ndarray, Edit]:
   unseen = np.flatnonzero(held_out())
   random = np.random.default_rng((KINDS.index(kind), number))
   index = random.choice(unseen)
-  shown = dict(
+  shown: dict[str, Any] = dict(
     digit=int(labels[index]),
     colour=str(random.choice(list(COLOURS))),
     place=str(random.choice(list(PLACES))),

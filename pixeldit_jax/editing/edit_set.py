@@ -39,6 +39,10 @@ log = logging.getLogger(__name__)
 SHOWN = 24  # pairs in the picture
 # f(edited images, their targets) -> whether each shows its target.
 Judge = Callable[[UInt8[np.ndarray, 'N H W 3'], Sequence[str]], np.ndarray]
+# f(edited images) -> the same by another way, which is measured as well.
+Detour = Callable[[UInt8[np.ndarray, 'N H W 3']], np.ndarray]
+MEASURED = ('psnr', 'ssim', 'structure', 'difference', 'changed')
+DETOUR = 'autoencoder_'  # before the names of what is measured after it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,6 +153,7 @@ class EditSet:
     seed: int,
     judge: Judge | None = None,
     measure: bool = False,
+    detour: Detour | None = None,
   ) -> list[dict[str, Any]]:
     """Makes the edits that are missing, and the table; in all processes.
 
@@ -158,6 +163,8 @@ class EditSet:
       seed: of the noise.
       judge: tells of each edit whether it shows its target: column `agrees`.
       measure: compare before and after outside of the region.
+      detour: an autoencoder, there and back: what is measured is also measured
+        of edits that have gone through it.
 
     Returns:
       The table.
@@ -187,7 +194,7 @@ class EditSet:
       report(numbers[-1] + 1)
     rows: list[dict[str, Any]] = []
     if jax.process_index() == 0:
-      rows = self._table(judge, measure)
+      rows = self._table(judge, measure, detour)
       self._write_table(rows)
     multihost_utils.sync_global_devices(f'edited {self.out}')
     return rows
@@ -212,7 +219,9 @@ class EditSet:
       return np.ones(image.shape[:2], bool)
     return read_mask(text, image, self.grow)
 
-  def _table(self, judge: Judge | None, measure: bool) -> list[dict[str, Any]]:
+  def _table(
+    self, judge: Judge | None, measure: bool, detour: Detour | None
+  ) -> list[dict[str, Any]]:
     rows = []
     after = []
     for number, edit in enumerate(self.edits):
@@ -222,8 +231,12 @@ class EditSet:
       row['file'] = str(self.path('after', number).relative_to(self.out))
       if measure:
         region = self._mask(edit.region or edit.mask, old)
-        found = preservation(old, new, region)
-        row |= {k: round(v, 4) for k, v in found.items()}
+        compared = {'': new} | (
+          {DETOUR: detour(new[None])[0]} if detour else {}
+        )
+        for prefix, image in compared.items():
+          found = preservation(old, image, region)
+          row |= {prefix + k: round(v, 4) for k, v in found.items()}
       rows.append(row)
     if judge is not None:
       shown = judge(np.stack(after), [edit.target for edit in self.edits])
@@ -252,9 +265,9 @@ class EditSet:
 
 def summarize(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
   """The mean of each measured column; the median of PSNR, which may be inf."""
-  names = ('psnr', 'ssim', 'structure', 'difference', 'changed', 'agrees')
+  names = (*MEASURED, 'agrees', *(DETOUR + name for name in MEASURED))
   return {
-    name: float((np.median if name == 'psnr' else np.mean)(values))
+    name: float((np.median if name.endswith('psnr') else np.mean)(values))
     for name in names
     if (values := [row[name] for row in rows if name in row])
   }

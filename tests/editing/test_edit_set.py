@@ -179,6 +179,28 @@ def test_a_set_has_a_table_and_is_continued(model, tmp_path, edits):
     write(model, tmp_path / 'a', edits)
 
 
+def test_what_stays_is_measured_through_an_autoencoder_too(
+  model, tmp_path, edits
+):
+  coarse = lambda images: images // 16 * 16  # noqa: E731
+  rows = write(
+    model, tmp_path / 'a', edits, batch_size=3, measure=True, detour=coarse
+  )
+  for row in rows:
+    after = tmp_path / 'a' / row['file']
+    old, new = (
+      np.asarray(Image.open(path))[:, :14].astype(int)
+      for path in (tmp_path / 'a' / 'before' / after.name, after)
+    )
+    assert row['difference'] == pytest.approx(
+      np.abs(old - new).mean(), abs=1e-3
+    )
+    through = np.abs(old - coarse(new)).mean()
+    assert row['autoencoder_difference'] == pytest.approx(through, abs=1e-3)
+  found = summarize(rows)
+  assert found['autoencoder_psnr'] != found['psnr']
+
+
 @pytest.mark.parametrize(
   'text, named', [('file\nx\n', 'found'), ('image\n', 'none')]
 )
