@@ -13,16 +13,30 @@ from jax.experimental import multihost_utils
 from pixeldit_jax import outputs
 from pixeldit_jax.config import validate
 from pixeldit_jax.errors import UserError
-from pixeldit_jax.eval.evaluate_run import EvaluationOptions, evaluate_run
+from pixeldit_jax.eval.evaluate_run import (
+  SAMPLES,
+  EvaluationOptions,
+  evaluate_run,
+)
 from pixeldit_jax.eval.report import table_row, write_result
+from pixeldit_jax.images.contact_sheet import draw_classes
+from pixeldit_jax.images.grid import write_png
+from pixeldit_jax.images.image_sets import NpzImages
 from pixeldit_jax.images.plots import line_plot
 from pixeldit_jax.run_context import RunContext
+from pixeldit_jax.samplers.evaluations import num_function_evaluations
 from pixeldit_jax.train.checkpoint.restore import CheckpointRef
+from pixeldit_jax.typing import UInt8
 
 log = logging.getLogger(__name__)
 
 JSON, TEXT, PLOT = 'sweep.json', 'sweep.txt', 'sweep.png'
-FACTORS = ('guidance', 'interval', 'steps', 'shift', 'solver', 'ema')
+ROWS = 'sweep_samples.png'
+FACTORS = (
+  *('guidance', 'interval', 'rule', 'steps', 'shift', 'solver'),
+  *('reuse_patch_tokens', 'ema'),
+)
+_SHOWN = 10  # images of each point
 _TRUTH = {'true': True, 'false': False}
 
 Point = dict[str, str]  # factor to its value, as written
@@ -87,7 +101,8 @@ def sweep(
   """Measures every point; called by all processes.
 
   Each point has its own folder below `out`; one that was stopped is continued.
-  sweep.json holds all results, sweep.txt a table and sweep.png a plot.
+  sweep.json holds all results, sweep.txt a table, sweep.png a plot, and
+  sweep_samples.png a row for each point, from the same noise.
 
   Args:
     context: of the run, with the values that no point changes.
@@ -102,7 +117,7 @@ def sweep(
   """
   home = outputs.path_of(out)
   if jax.process_index() == 0:
-    outputs.check([home / JSON, home / TEXT, home / PLOT])
+    outputs.check([home / name for name in (JSON, TEXT, PLOT, ROWS)])
   # All points are checked before any is sampled.
   changed = [at_point(context, ref, point) for point in points]
   results: list[dict] = []
@@ -114,7 +129,8 @@ def sweep(
   best = 0
   if results:  # in the first process
     best = int(np.argmin([_distance(result)[1] for result in results]))
-    _write(home, points, results, best)
+    evaluations = [num_function_evaluations(run.config) for run, _ in changed]
+    _write(home, points, results, evaluations, best)
   return points[int(multihost_utils.broadcast_one_to_all(np.int32(best)))]
 
 
@@ -129,14 +145,14 @@ def _distance(result: dict) -> tuple[str, float]:
   return name, metrics[name]
 
 
-def _write(out, points, results, best):
+def _write(out, points, results, evaluations, best):
   rows = [
-    dict(point=point, metrics=result['metrics'])
-    for point, result in zip(points, results)
+    dict(point=point, evaluations=count, metrics=result['metrics'])
+    for point, count, result in zip(points, evaluations, results)
   ]
   with outputs.replacing(out / JSON) as made:
     write_result(made, dict(points=rows, best=points[best]))
-  text = table_of(points, results, best)
+  text = table_of(points, results, evaluations, best)
   with outputs.replacing(out / TEXT) as made:
     made.write_text(text + '\n')
   log.info('%s', text)
@@ -144,17 +160,34 @@ def _write(out, points, results, best):
   ylabel = _distance(results[0])[0]
   with outputs.replacing(out / PLOT) as made:
     line_plot(made, lines_of(points, results), x_name, ylabel)
+  with outputs.replacing(out / ROWS) as made:
+    write_png(made, _draw_rows(out, points))
 
 
-def table_of(points, results, best: int) -> str:
-  """One line for each point; a star marks the best."""
+def table_of(points, results, evaluations, best: int) -> str:
+  """One line for each point; a star marks the best.
+
+  NFE are the evaluations of the network for an image.
+  """
   width = max(len(name_of(point)) for point in points) + 2
-  lines = [' ' * width + table_row(results[0], names=True)]
+  lines = [' ' * width + 'NFE'.rjust(5) + table_row(results[0], names=True)]
   for i, (point, result) in enumerate(zip(points, results)):
     star = ' *' if i == best else ''
-    lines.append(f'{name_of(point):<{width}}{table_row(result)}{star}')
+    name = f'{name_of(point):<{width}}{evaluations[i]:>5}'
+    lines.append(f'{name}{table_row(result)}{star}')
   count = results[0]['samples']['count']
   return '\n'.join(lines + [f'{count:,} samples each; * lowest distance'])
+
+
+def _draw_rows(home, points) -> UInt8[np.ndarray, 'H W 3']:
+  """The first images of each point in a row that has its name."""
+  rows = [
+    next(NpzImages(home / name_of(point) / SAMPLES).batches(_SHOWN))
+    for point in points
+  ]
+  numbers = np.repeat(np.arange(len(rows)), list(map(len, rows)))
+  names = [name_of(point) for point in points]
+  return draw_classes(np.concatenate(rows), numbers, names, _SHOWN)
 
 
 def lines_of(points, results) -> dict[str, list[tuple[float | str, float]]]:

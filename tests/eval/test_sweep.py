@@ -29,6 +29,10 @@ def test_all_combinations_are_points():
   point = dict(ema='false', steps='7')
   context, raw = sweep.at_point(context, ref, point)
   assert context.config.sampler.steps == 7 and not raw.ema
+  point = dict(rule='projected', reuse_patch_tokens='2')
+  context, _ = sweep.at_point(context, ref, point)
+  assert context.config.sampler.rule == 'projected'
+  assert context.config.sampler.reuse_patch_tokens == 2
   assert sweep.parse_factors([]) == []
 
 
@@ -76,6 +80,9 @@ def test_a_sweep_over_two_sets_of_weights(
   assert star.startswith(f'ema={best["ema"]}')
   assert f'{min(distances.values()):.4f}' in star
   assert Image.open(out / 'sweep.png').size[0] > 400
+  assert all(row['evaluations'] > 0 for row in told['points'])
+  rows = np.asarray(Image.open(out / 'sweep_samples.png'))
+  assert rows.shape[0] >= 2 * 28 and rows.shape[1] > 10 * 28
 
   def again(*args, **kwargs):
     raise AssertionError('measured a second time')
