@@ -53,6 +53,18 @@ need_script() { # [SCRIPT...]
   done
 }
 
+# Checks the configuration here, before a slice is made, where this machine has
+# the packages.
+check_config() { # SCRIPT [ARGUMENT...]
+  [ "$1" = launch/train.py ] && [ -z "$dry_run" ] || return 0
+  cd "$root"
+  if "$venv_python" -c 'import jax, pixeldit_jax' 2>/dev/null; then
+    JAX_PLATFORMS=cpu "$venv_python" "$@" --check || exit 1
+  else
+    echo "The configuration is not checked here: $venv lacks the packages." >&2
+  fi
+}
+
 # What a worker needs of the checkout, in $packed/pixeldit_jax.tgz.
 pack_source() {
   run rm -rf "$packed"

@@ -42,6 +42,7 @@ done
 [ -n "$name" ] && [ -n "$zone" ] ||
   fail '--name=NAME and --zone=ZONE are needed' "${usage%%$'\n'*}"
 [ -n "$stop" ] || need_script "$@"
+[ -n "$stop" ] || check_config "$@"
 need_command gcloud 'Get it at https://cloud.google.com/sdk/docs/install'
 
 tpu_vm() { # VERB ARGUMENT...

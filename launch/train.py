@@ -24,6 +24,9 @@ _ALLOW_CHANGE = flags.DEFINE_list(
   'Keys that may differ from those the run was started with though they change '
   'what it is, as in data.source,data.batch_size.',
 )
+_CHECK = flags.DEFINE_bool(
+  'check', False, 'Only check the configuration, as before a slice is made.'
+)
 flags.adopt_module_key_flags(cluster_flags)
 
 
@@ -33,6 +36,7 @@ def main():
 
   from pixeldit_jax import buckets
   from pixeldit_jax.cli.log import start_log
+  from pixeldit_jax.config import validate
   from pixeldit_jax.eval import feature_networks
   from pixeldit_jax.eval.held_out_evaluator import HeldOutEvaluator
   from pixeldit_jax.eval.sample_grid_evaluator import SampleGridEvaluator
@@ -42,6 +46,9 @@ def main():
   from pixeldit_jax.train.loop import train
   from pixeldit_jax.train.repa import load_teacher
 
+  if _CHECK.value:
+    validate(_CONFIG.value)
+    return
   cluster_flags.initialize()
   start_log(jax.process_index())
   config = _CONFIG.value

@@ -6,7 +6,7 @@ usage='usage: bash launch/xpk.sh --cluster=CLUSTER --workload=NAME --tpu-type=TY
 
 As in: bash launch/xpk.sh --cluster=mine --workload=xl --tpu-type=v5litepod-256 \
   --num-slices=2 launch/train.py --config=configs/imagenet256.py:size=XL \
-  --workdir=/mnt/runs/xl
+  --workdir=gs://mine/runs/xl
 
 Puts the code into an image, starts it on every machine of the slices, makes
 the environment there and runs the script; JAX joins them. After a failure it
@@ -40,6 +40,7 @@ for option in cluster workload tpu-type; do
   esac
 done
 need_script "$@"
+check_config "$@"
 need_command xpk 'pip install xpk; it needs gcloud, kubectl and docker'
 
 # A copy: XPK puts the whole folder into the image, environment and runs too.

@@ -5,6 +5,7 @@ import pathlib
 import shutil
 import signal
 import subprocess
+import sys
 
 import pytest
 
@@ -18,6 +19,13 @@ case "$1 $2" in
   -c*|'-m pip') exit ;;
 esac
 printf '%s\\n' "$PWD" "$@" > "$LOG/python"
+"""
+# Finds every configuration to be wrong.
+REFUSING = """#!/bin/sh
+[ "$1" = -c ] && exit
+echo "$@" > "$LOG/python"
+echo 'pixeldit train: data.batch_size=0' >&2
+exit 1
 """
 # One worker, whose home is $HOME.
 GCLOUD = """#!/bin/bash
@@ -119,6 +127,36 @@ def test_tpu_pod_sends_the_code_and_runs_it(checkout, run, log, tmp_path):
   ]
   assert not stale.exists()
   assert 'create' not in log('gcloud')
+
+
+@pytest.mark.parametrize('script', ['tpu_pod', 'xpk'])
+def test_a_configuration_that_cannot_be_makes_no_slice(
+  checkout, run, tmp_path, script
+):
+  (checkout / 'configs/mnist.py').touch()
+  write_script(tmp_path / 'venv/bin/python', REFUSING)
+  flags = {
+    'tpu_pod': ['--name=pod', '--zone=z', '--type=v5litepod-8'],
+    'xpk': ['--cluster=c', '--workload=w', '--tpu-type=v5litepod-8'],
+  }[script]
+  command = ['launch/train.py', '--config=mnist', '--workdir=gs://mine/run']
+  done = run(checkout / f'launch/{script}.sh', *flags, *command)
+  assert done.returncode == 1
+  assert 'data.batch_size=0' in done.stderr + done.stdout
+  asked = (tmp_path / 'log/python').read_text().split()
+  assert asked == [*command, '--check']
+  assert [path.name for path in (tmp_path / 'log').iterdir()] == ['python']
+
+
+def test_check_trains_nothing(tmp_path):
+  command = [sys.executable, ROOT / 'launch/train.py', '--config=mnist:debug']
+  command += [f'--workdir={tmp_path}/run', '--check']
+  subprocess.run(command, check=True)
+  wrong = subprocess.run(
+    [*command, '--config.data.batch_size=0'], capture_output=True, text=True
+  )
+  assert wrong.returncode == 1 and 'data.batch_size' in wrong.stderr
+  assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize('exists', ['', 'yes'])
