@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pixeldit_jax import buckets
+from pixeldit_jax import buckets, files, outputs
 from pixeldit_jax.config import get_config, make_debug
 from pixeldit_jax.run_context import RunContext
 from pixeldit_jax.train.checkpoint.restore import CheckpointRef, restore_weights
@@ -20,6 +20,17 @@ from pixeldit_jax.train.loop import train
 from pixeldit_jax.train.run import tensorboard, workdir
 
 PROCESS = pathlib.Path(__file__).with_name('process.py')
+
+
+LAUNCH = pathlib.Path(__file__).parents[3] / 'launch'
+COMMANDS = (
+  'sample --workdir={run} --num_samples=12 --out={run}/out/samples',
+  'evaluate --features=none --images={run}/out/samples/samples.npz '
+  '--reference=folder:{data} --out={run}/out/measured',
+  'evaluate --features=none --workdir={run} --reference=folder:{data} '
+  '--num_samples=12 --out={run}/out/evaluated',
+  'convert --workdir={run} --out={run}/out/weights.safetensors',
+)
 
 
 @pytest.fixture(scope='module', params=['gs', 's3'])
@@ -99,5 +110,26 @@ def test_killed_and_resumed_in_a_bucket_it_is_the_run_on_a_disk(
   assert workdir.read_progress(f'{bucket}/killed')['saved'] == 6
   events = tensorboard.read_events(f'{bucket}/killed/events')
   steps = [step for step, _ in events.scalars['loss']]
-  assert steps[-1] == 6 and not list(tmp_path.glob('*:*'))
+  assert steps[-1] == 6
+  for command in COMMANDS:
+    for run in (f'{bucket}/killed', str(tmp_path / 'run')):
+      name, *flags = command.format(run=run, data=images).split()
+      subprocess.run(
+        [sys.executable, LAUNCH / f'{name}.py', *flags], check=True
+      )
+  results = {}
+  for run in (f'{bucket}/killed', str(tmp_path / 'run')):
+    results[run] = {
+      name: path.read_bytes()
+      for name, path in files.walk(f'{run}/out')
+      if not name.endswith('.json') and outputs.MANIFEST not in name
+    }
+  there, here = results.values()
+  assert there == here and len(there) == 12 + 2 + 2 + 1
+  measured = [
+    files.read_json(f'{run}/out/measured/result.json')['metrics']
+    for run in results
+  ]
+  assert measured[0] == measured[1]
+  assert not list(tmp_path.glob('*:*'))
   assert not list(pathlib.Path().glob('*:*'))
