@@ -16,8 +16,10 @@ from pixeldit_jax.cli import run_command  # noqa: E402
 from pixeldit_jax.eval import sample_grid_evaluator  # noqa: E402
 from pixeldit_jax.train import program  # noqa: E402
 from pixeldit_jax.train.checkpoint import manager  # noqa: E402
+from pixeldit_jax.train.run import peers  # noqa: E402
 
 MOMENTS = {
+  'join': (peers, '_read_line'),  # process 0 knows it, and waits for others
   'compile': (program.CompiledStep, '__init__'),
   'step': (program.CompiledStep, '__call__'),
   'save': (manager.Checkpoints, 'save'),

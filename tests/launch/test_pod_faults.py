@@ -1,15 +1,17 @@
-"""Two processes of a run, one is lost: the other ends in words, and they go on.
+"""Processes of a run, one is lost: the others end in words, and they go on.
 
 What ends a process, and how quickly, is in tests/train/run/test_peers.py; here
 it is lost while JAX waits in a collective, a compilation or a checkpoint.
 """
 
+import concurrent.futures
 import os
 import pathlib
 import signal
 import socket
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -31,57 +33,81 @@ FLAGS = {
 }
 
 
-def start(workdir, moment='none', who=None):
-  """Both processes, once they have ended."""
+def start(workdir, count, moment='none', who=None):
+  """Exit code, errors and end of all processes, once they have ended."""
   with socket.socket() as free:
     free.bind(('', 0))
     port = free.getsockname()[1]
-  variables = dict(
-    JAX_PLATFORMS='cpu',
-    XLA_FLAGS=os.environ['XLA_FLAGS']
-    + ' --xla_force_host_platform_device_count=1',
+  one = '--xla_force_host_platform_device_count=1'  # of several the last counts
+  flags = FLAGS | dict(
+    workdir=workdir,
+    coordinator_address=f'127.0.0.1:{port}',
+    num_processes=count,
   )
-  running = []
-  for index in range(2):
-    fault = moment if index == who else 'none'
-    flags = FLAGS | dict(
-      workdir=workdir,
-      coordinator_address=f'127.0.0.1:{port}',
-      num_processes=2,
-      process_id=index,
+  running = [
+    subprocess.Popen(
+      [sys.executable, PROCESS, moment if index == who else 'none']
+      + [f'--{name}={value}' for name, value in flags.items()]
+      + [f'--process_id={index}'],
+      cwd=PROCESS.parents[2],
+      env=os.environ
+      | dict(JAX_PLATFORMS='cpu', XLA_FLAGS=f'{os.environ["XLA_FLAGS"]} {one}'),
+      stdout=subprocess.DEVNULL,
+      stderr=subprocess.PIPE,
+      text=True,
     )
-    running.append(
-      subprocess.Popen(
-        [sys.executable, PROCESS, fault]
-        + [f'--{name}={value}' for name, value in flags.items()],
-        cwd=PROCESS.parents[2],
-        env=os.environ | variables,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-      )
-    )
-  said = [process.communicate(timeout=300) for process in running]
-  return [(p.returncode, err[-2000:]) for p, (_, err) in zip(running, said)]
+    for index in range(count)
+  ]
+  with concurrent.futures.ThreadPoolExecutor(count) as pool:
+    return list(pool.map(end_of, running))
+
+
+def end_of(process):
+  _, said = process.communicate(timeout=600)
+  return process.returncode, said[-2000:], time.monotonic()
 
 
 @pytest.mark.slow
-def test_a_process_is_lost_at_any_moment_and_the_run_goes_on(tmp_path):
+@pytest.mark.parametrize(
+  'count, moments',
+  [
+    (
+      2,
+      [
+        ('compile', 1, []),
+        ('step', 0, []),
+        ('evaluation', 1, [2]),
+        ('save', 1, [2]),  # that of step 4
+      ],
+    ),
+    (
+      4,
+      [
+        ('join', 1, []),
+        ('compile', 3, []),
+        ('step', 2, []),
+        ('evaluation', 0, [2]),
+        ('save', 3, [2]),
+      ],
+    ),
+  ],
+  ids=['two', 'four'],
+)
+def test_a_process_is_lost_at_any_moment_and_the_run_goes_on(
+  tmp_path, count, moments
+):
   workdir = tmp_path / 'run'
   saved = folder_of(str(workdir))
-  for moment, who, steps in (
-    ('compile', 1, []),
-    ('step', 0, []),
-    ('evaluation', 1, [2]),
-    ('save', 1, [2]),  # that of step 4
-  ):
-    ended = start(workdir, moment, who)
-    code, said = ended[who]
+  for moment, who, steps in moments:
+    ended = start(workdir, count, moment, who)
+    code, said, lost = ended.pop(who)
     assert code == -signal.SIGKILL, said
-    code, said = ended[1 - who]
-    assert code == EXIT_LOST, (moment, said)
-    assert f'process {who} died' in said, moment
+    for code, said, end in ended:
+      assert code == EXIT_LOST, (moment, said)
+      assert f'process {who} died' in said, moment
+      assert end - lost < 30, moment
+    print(count, moment, f'{max(end for *_, end in ended) - lost:.1f} s')
     assert steps_in(saved) == steps if saved.exists() else not steps, moment
-  for code, said in start(workdir):
+  for code, said, _ in start(workdir, count):
     assert code == 0, said
   assert steps_in(saved) == [2, 4]

@@ -9,6 +9,7 @@ The others then end with exit code 76, long before JAX notices and aborts.
 import atexit
 import contextlib
 import ctypes
+import math
 import os
 import selectors
 import signal
@@ -16,7 +17,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from pixeldit_jax.errors import EXIT_LOST, UserError, escaped
@@ -114,21 +115,29 @@ def _receive(
             found[index] = connection
       for index, connection in found.items():
         if _is_closed(connection):
-          _end(f'process {index} died.')
+          words = f'process {index} died.'
+          _send(found.values(), f'lost {words}')
+          _end(words)
       missing = [str(i) for i in range(1, count) if i not in found]
       if missing:
         deadline.check(
           f'{len(missing)} of {count} processes ({", ".join(missing[:8])})'
         )
-  for connection in found.values():
-    connection.sendall(b'go\n')
+  _send(found.values(), 'go')
   return found
+
+
+def _send(connections: Iterable[socket.socket], line: str) -> None:
+  for connection in connections:
+    with contextlib.suppress(OSError):  # gone: found when it is read
+      connection.sendall(line.encode(errors='replace') + b'\n')
 
 
 def _connect(
   host: str, port: int, index: int, deadline: _Deadline
 ) -> socket.socket:
   """The connection to process 0, once it has those of all others."""
+  closed = math.inf  # when process 0 was last seen to go
   while True:
     with contextlib.suppress(OSError):
       connection = socket.create_connection((host, port), 5)
@@ -136,10 +145,16 @@ def _connect(
       connection.sendall(_HELLO + b'%d\n' % index)
       while True:
         with contextlib.suppress(TimeoutError):
-          if _read_line(connection) == b'go':
+          line = _read_line(connection).decode(errors='replace')
+          if line == 'go':
             return connection
-          break  # closed: it begins anew
+          if line.startswith('lost '):
+            _end(line.removeprefix('lost '))
+          closed = time.monotonic()  # it may begin anew
+          break
         deadline.check('the other processes')
+    if time.monotonic() - closed > SILENT:
+      _end('process 0 died.')
     deadline.check('process 0')
     time.sleep(0.5)
 
@@ -204,10 +219,8 @@ class _Watch:
 
   def tell(self, line: str, to: int | None = None) -> None:
     """Sends a line to one of the connected processes, or to all."""
-    for number, connection in list(self._connections.items()):
-      if to in (None, number):
-        with contextlib.suppress(OSError):  # gone: found when it is read
-          connection.sendall(line.encode(errors='replace') + b'\n')
+    known = list(self._connections.items())
+    _send((c for number, c in known if to in (None, number)), line)
 
   def _run(self) -> None:
     last = beat = time.monotonic()

@@ -144,3 +144,30 @@ def test_who_is_missing_is_said(monkeypatch, capsys):
   assert said in capsys.readouterr().out
   with pytest.raises(UserError, match='process 0 did not come'):
     peers.join('127.0.0.1', port, 3, 1, patience=1)
+
+
+@pytest.mark.parametrize('lost', [0, 1])
+def test_one_dies_while_the_others_still_come(lost):
+  """Process 2 never comes; that which is lost is named to the last."""
+  code = (
+    'import sys\n'
+    'from pixeldit_jax.train.run import peers\n'
+    'peers.SILENT = peers._SAID = 2.0\n'
+    'port, index = int(sys.argv[1]), int(sys.argv[2])\n'
+    "peers.join('127.0.0.1', port, 4, index, 60)\n"
+  )
+  port = str(free_port())
+  processes = [
+    subprocess.Popen(
+      [sys.executable, '-c', code, port, str(index)],
+      stdout=subprocess.PIPE,
+      stderr=subprocess.PIPE,
+      text=True,
+    )
+    for index in (0, 1, 3)
+  ]
+  while '1 of 4 processes (2)' not in processes[0].stdout.readline():
+    assert processes[0].poll() is None
+  processes.pop(lost).kill()
+  for process in processes:
+    ends_lost(process, f'process {lost} died.')
