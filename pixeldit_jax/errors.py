@@ -55,5 +55,9 @@ EXIT_STOPPED = 75
 EXIT_LOST = 76
 
 
-class Stopped(Exception):
-  """The run was asked to stop; all up to this step is saved."""
+class Stopped(BaseException):
+  """The run was asked to stop; all up to this step is saved.
+
+  Like KeyboardInterrupt it is no Exception: a signal comes at any moment, and
+  what takes all errors of a broken file is not to take it.
+  """

@@ -88,6 +88,23 @@ def test_before_the_first_step_nothing_is_said_to_be_saved(
   assert not (tmp_path / 'run').exists()
 
 
+def test_no_broad_handler_takes_a_signal_for_an_error_of_its_own(tmp_path):
+  """SIGTERM while a configuration is read, which reports all errors in it."""
+  (tmp_path / 'config.py').write_text(
+    'import os, signal\n'
+    'def get_config():\n'
+    '  os.kill(os.getpid(), signal.SIGTERM)\n'
+  )
+  done = subprocess.run(
+    [sys.executable, 'launch/train.py', f'--config={tmp_path}/config.py']
+    + [f'--workdir={tmp_path}/run'],
+    capture_output=True,
+    text=True,
+  )
+  assert done.returncode == 75, done.stderr
+  assert 'stopped by SIGTERM' in done.stdout and not done.stderr
+
+
 def test_a_command_clears_up_and_ends_with_its_code(tmp_path):
   """SIGTERM while a file is half written."""
   code = (
