@@ -23,6 +23,7 @@ def main():
   from pixeldit_jax.cli.log import start_log
   from pixeldit_jax.data.pipeline.batches import make_batches
   from pixeldit_jax.data.pipeline.loader_options import LoaderOptions
+  from pixeldit_jax.data.pipeline.sized_source import with_buckets
   from pixeldit_jax.data.sources.open_source import open_source
   from pixeldit_jax.images.grid import write_png
 
@@ -31,6 +32,7 @@ def main():
   data = _CONFIG.value.data
   source = open_source(data.source)
   source.check(resolution=data.resolution)
+  source = with_buckets(source, _CONFIG.value)
   batches = make_batches(source, LoaderOptions.from_config(_CONFIG.value))
   sheet = _draw(source, batches, _COUNT.value)
   with outputs.replacing(_OUT.value) as made:

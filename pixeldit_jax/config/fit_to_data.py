@@ -33,6 +33,7 @@ _LOOKED_AT = 256  # pictures whose size is read
 _HELD_OUT = 0.1  # share of the pictures, and the most of them
 _MOST_HELD_OUT = 256
 _PATIENCE = 3  # losses on those that are not lower, and the run ends
+_SQUARE = 0.2  # up to this logarithm of its ratio a picture is about square
 _BATCHES = 8  # of an epoch, at least
 _FEW = 200  # pictures that are learnt by heart
 # Operations a second in training: of a core, and the share of a chip's peak.
@@ -62,6 +63,12 @@ class Pictures(NamedTuple):
   def short_side(self) -> int:
     """The median of the shorter sides in pixels."""
     return int(np.median(self.sides.min(1)))
+
+  @property
+  def forms_differ(self) -> bool:
+    """Whether a tenth of the pictures is far from the square form."""
+    away = np.abs(np.log(self.sides[:, 0] / self.sides[:, 1]))
+    return bool(np.mean(away > _SQUARE) > 0.1)
 
 
 def fit_to_data(config: ConfigDict, given: Collection[str]) -> None:
@@ -192,6 +199,10 @@ def _choose_network(choose: Any, pictures: Pictures) -> None:
   side = max([s for s in sides if s <= pictures.short_side] or [sides[0]])
   patch = max(4, side // 8 if _on_cpu() else side // 16)
   choose(data__resolution=side, model__patch_size=patch)
+  # A step is compiled for each form, which takes minutes on a CPU.
+  prepared = pictures.source.resolution and not pictures.source.buckets
+  if pictures.forms_differ and not _on_cpu() and not prepared:
+    choose(data__buckets=True)
   if _on_cpu():
     sizes = dict(
       width=192, heads=4, patch_depth=6, pixel_width=16, pixel_depth=2
@@ -266,9 +277,12 @@ def _tell(
   ratios = pictures.sides[:, 1] / pictures.sides[:, 0]
   log.info(
     '%d pictures with %s, the shorter side %d pixels in the middle, width to '
-    'height %.2f to %.2f; they are cut to squares (pixeldit prepare-data '
-    '--buckets keeps their form).',
+    'height %.2f to %.2f; %s.',
     *(count, condition, pictures.short_side, ratios.min(), ratios.max()),
+    'their form is kept in buckets'
+    if config.data.buckets
+    else 'they are cut to squares (--config.data.buckets=True keeps their '
+    'form, and compiles once for each)',
   )
   log.info(
     'Chosen, and changed by these flags:\n  %s',

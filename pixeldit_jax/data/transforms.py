@@ -62,6 +62,24 @@ def decode(image: bytes | UInt8[np.ndarray, 'H W C']) -> Image.Image:
     raise BadExample(f'{type(error).__name__}: {error}') from error
 
 
+def size_of(image: bytes | UInt8[np.ndarray, 'H W C']) -> tuple[int, int]:
+  """Height and width that `decode` gives, without decoding.
+
+  Raises:
+    BadExample: no image.
+  """
+  if isinstance(image, np.ndarray):
+    return image.shape[0], image.shape[1]
+  try:
+    opened = open_image(image)
+    orientation = opened.getexif().get(_ORIENTATION)
+  # Decoders raise whatever a broken file led them to.
+  except Exception as error:
+    raise BadExample(f'{type(error).__name__}: {error}') from error
+  width, height = opened.size
+  return (width, height) if orientation in _ON_ITS_SIDE else (height, width)
+
+
 # EXIF orientation to what makes the image upright.
 _ORIENTATION = 0x0112
 _UPRIGHT = {
@@ -73,6 +91,7 @@ _UPRIGHT = {
   7: Image.Transpose.TRANSVERSE,
   8: Image.Transpose.ROTATE_90,
 }
+_ON_ITS_SIDE = (5, 6, 7, 8)
 
 
 def _upright(image: Image.Image) -> Image.Image:

@@ -14,6 +14,7 @@ from pixeldit_jax.data.pipeline.batches import make_batches
 from pixeldit_jax.data.pipeline.encode_captions import EncodedSource
 from pixeldit_jax.data.pipeline.iterator import BatchIterator, Finish
 from pixeldit_jax.data.pipeline.loader_options import LoaderOptions
+from pixeldit_jax.data.pipeline.sized_source import with_buckets
 from pixeldit_jax.data.source import Source, hold_out
 from pixeldit_jax.data.sources.open_source import open_source
 from pixeldit_jax.encoders.text import TextEncoder, read_instruction
@@ -40,6 +41,7 @@ def open_data(config: ConfigDict) -> Source:
   source = open_source(data.source, arrays)
   if data.held_out:
     source, _ = hold_out(source, data.held_out, config.seed)
+  source = with_buckets(source, config)
   if data.encode_texts:
     source = EncodedSource(source, _open_encoder(config))
   if model.text_width:
@@ -51,11 +53,6 @@ def open_data(config: ConfigDict) -> Source:
       'train on pictures without classes.'
     )
   factor = check_channels(config, source)
-  if data.buckets and not source.buckets:
-    raise UserError(
-      f'data.buckets=True with data.source={data.source!r}: only shards of '
-      'pixeldit prepare-data --buckets have them.'
-    )
   try:
     for size in image_sizes(config, source):
       model_config(config).grid(*size)
@@ -100,6 +97,7 @@ def open_held_out(config: ConfigDict) -> Source:
   stored = config.model.text_width and not data.encode_texts
   source = open_source(data.source, caption_sampler.ARRAYS if stored else ())
   source = hold_out(source, data.held_out, config.seed)[1]
+  source = with_buckets(source, config)
   if data.encode_texts:
     source = EncodedSource(source, _open_encoder(config))
   return source

@@ -136,7 +136,6 @@ def test_processes_draw_the_same_buckets_and_share_each_batch(config, count):
     ({'data.text_encoder': 'gemma'}, "encoded by 'words'.*'gemma'"),
     ({'data.resolution': 128}, 'the run expects 128'),
     ({'model.patch_size': 64}, 'does not divide'),
-    ({'data.source': 'words:captioned_digits'}, 'data.buckets=True'),
     ({'data.source': 'digits'}, 'text.*next to shards only'),
   ],
 )

@@ -69,7 +69,7 @@ class LoaderOptions:
       batch_size=data.batch_size,
       seed=config.seed,
       resolution=data.resolution,
-      crop=data.crop,
+      crop=data.get('crop', 1.0),
       buckets=data.buckets,
       num_threads=data.num_threads,
       num_workers=data.num_workers,

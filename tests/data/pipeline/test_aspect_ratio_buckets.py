@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pixeldit_jax.data.pipeline import aspect_ratio_buckets
+from pixeldit_jax.config import get_config
+from pixeldit_jax.data.pipeline import aspect_ratio_buckets, sized_source
 from pixeldit_jax.data.pipeline.batches import make_batches
 from pixeldit_jax.data.pipeline.loader_options import LoaderOptions
+from pixeldit_jax.data.pipeline.sized_source import with_buckets
 from pixeldit_jax.data.prepare import prepare
 from pixeldit_jax.data.prepare.write_shard import PrepareSettings
 from pixeldit_jax.data.sources import open_source
@@ -178,3 +180,47 @@ def test_squares_have_no_buckets(tmp_path):
   source = open_source.open_source(f'shards:{tmp_path}/out')
   with pytest.raises(ValueError, match='only shards of .* --buckets'):
     make_batches(source, LoaderOptions(**OPTIONS))
+
+
+@pytest.fixture
+def pictures(tmp_path):
+  """Thirty wide ones, ten tall ones on their side, a square, a broken one."""
+  for i in range(40):
+    image = Image.new('RGB', (64, 32), (6 * i, 0, 0))
+    exif = Image.Exif()
+    if i >= 30:
+      exif[0x0112] = 6
+    image.save(tmp_path / f'{i:02d}.jpg', exif=exif)
+  Image.new('RGB', (40, 40)).save(tmp_path / '40.png')
+  (tmp_path / '41.jpg').write_bytes(b'no picture')
+  return open_source.open_source(f'images:{tmp_path}')
+
+
+def test_pictures_that_were_not_prepared_have_buckets_by_their_sizes(pictures):
+  config = get_config()
+  config.data.update(buckets=True, resolution=32, batch_size=8)
+  config.model.patch_size = 4
+  source = with_buckets(pictures, config)
+  shapes = [source.buckets[k] for k in source.bucket_of_examples()]
+  (wide,), (tall,) = set(shapes[:30]), set(shapes[30:40])
+  assert 1.5 * wide[0] < wide[1] < 2.5 * wide[0] and tall == wide[::-1]
+  # A bucket of two would repeat them: they are with the nearest others.
+  assert {shapes[40], shapes[41]} <= {wide, tall}
+  options = LoaderOptions(
+    resolution=32, batch_size=8, seed=0, buckets=True, num_threads=1
+  )
+  batches = make_batches(source, options)
+  for _ in range(5):
+    batch = next(batches)
+    assert {shapes[k] for k in batch['id']} == {batch['image'].shape[1:3]}
+
+
+def test_sizes_are_not_read_of_squares_or_of_millions(pictures, monkeypatch):
+  config = get_config()
+  config.data.buckets = True
+  monkeypatch.setattr(sized_source, 'MOST', 41)
+  with pytest.raises(UserError, match='42 pictures .* prepare-data --buckets'):
+    with_buckets(pictures, config)
+  pictures.resolution = 32
+  with pytest.raises(UserError, match='prepared as squares'):
+    with_buckets(pictures, config)
