@@ -238,7 +238,7 @@ KEYS = (
     'the network sees latents of it, stored with the data: a name on the hub '
     'or a file; data.resolution is then the side of latents',
   ),
-  Key('latents.scale', 0.18215, '(0, inf)', 'times a latent is what it sees'),
+  Key('latents.scale', 0.18215, '(0, 1e6]', 'times a latent is what it sees'),
   Key(
     'objective',
     'flow_matching',
@@ -267,11 +267,11 @@ KEYS = (
   ),
   Key('flow.time_mean', 0.0, '(-inf, inf)', 'of the logit of training times'),
   Key('flow.time_std', 1.0, '(0, inf)', 'of the logit of training times'),
-  Key('flow.noise_scale', 1.0, '(0, inf)', 'standard deviation of the noise'),
+  Key('flow.noise_scale', 1.0, '(0, 1e6]', 'standard deviation of the noise'),
   Key(
     'flow.frequency_weight',
     0.0,
-    '[0, inf)',
+    '[0, 1e6]',
     "of DeCo's frequency loss next to that of flow matching",
   ),
   Key(
@@ -282,11 +282,11 @@ KEYS = (
   ),
   Key('flow.frequency_quality', 85, '[1, 100]', 'its JPEG tables; 100 is even'),
   Key('flow.frequency_mode', 'inv_gamma', MODES, 'weights of its tables'),
-  Key('flow.frequency_gamma', 1.0, '[0, inf)', 'of inv_gamma; 0 is even'),
+  Key('flow.frequency_gamma', 1.0, '[0, 100]', 'of inv_gamma; 0 is even'),
   Key(
     'flow.label_dropout', 0.1, '[0, 1]', 'the share of labels or texts dropped'
   ),
-  Key('repa.weight', 0.0, '[0, inf)', 'of the loss that aligns patch tokens'),
+  Key('repa.weight', 0.0, '[0, 1e6]', 'of the loss that aligns patch tokens'),
   Key('repa.block', 8, '[1, 1e4]', 'align the tokens after so many blocks'),
   Key(
     'repa.teacher',
@@ -329,7 +329,7 @@ KEYS = (
   Key(
     'grounding.sharded', False, '', 'split the encoder as the network, or copy'
   ),
-  Key('perceptual.lpips_weight', 0.0, '[0, inf)', 'of the loss LPIPS'),
+  Key('perceptual.lpips_weight', 0.0, '[0, 1e6]', 'of the loss LPIPS'),
   Key(
     'perceptual.lpips',
     '',
@@ -339,7 +339,7 @@ KEYS = (
   Key(
     'perceptual.dino_weight',
     0.0,
-    '[0, inf)',
+    '[0, 1e6]',
     'of the loss of features (DINO) of the image that is predicted',
   ),
   Key('perceptual.dino', '', '', 'the network, as repa.teacher names one'),
@@ -355,7 +355,12 @@ KEYS = (
     ('adamw', 'came', 'muon'),
     'the rule; came needs less memory, muon is of matrices',
   ),
-  Key('optimizer.learning_rate', 1e-4, '[0, inf)', 'the rate after warmup'),
+  Key(
+    'optimizer.learning_rate',
+    1e-4,
+    '[0, inf)',
+    'the rate after warmup; 0 changes no weight',
+  ),
   Key(
     'optimizer.schedule',
     'constant',
@@ -366,7 +371,7 @@ KEYS = (
   Key(
     'optimizer.final_learning_rate',
     0.0,
-    '[0, inf)',
+    '[0, 1]',
     'the rate of cosine and linear at the last step',
   ),
   Key(

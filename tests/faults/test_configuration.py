@@ -69,6 +69,24 @@ ODD = [-1, 0, 10**20, float('inf'), float('-inf'), float('nan'), 'x', None]
 NUMERIC = [k for k in KEYS if not isinstance(k.default, bool | str | tuple)]
 
 
+@pytest.mark.parametrize(
+  'key, value',
+  [
+    ('flow.noise_scale', 10**20),
+    ('flow.frequency_weight', 10**20),
+    ('flow.frequency_gamma', 10**20),
+    ('repa.weight', 10**20),
+    ('optimizer.final_learning_rate', 10**20),
+  ],
+)
+def test_numbers_whose_step_is_not_finite_are_refused(key, value):
+  config = get_config()
+  with config.ignore_type():
+    config.update_from_flattened_dict({key: value})
+  with pytest.raises(UserError, match=key):
+    RunContext.build(config)
+
+
 @pytest.mark.slow
 def test_odd_values_that_are_taken_train_a_step(tmp_path):
   """A few of all that the table takes; the others are refused without files."""
@@ -100,6 +118,7 @@ def test_odd_values_that_are_taken_train_a_step(tmp_path):
       assert not (tmp_path / str(i)).exists()
       continue
     trained += 1
+    assert not state.bad_steps
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(state.weights))
   assert trained
 
