@@ -9,13 +9,14 @@ import platform
 import shlex
 import subprocess
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 from ml_collections import ConfigDict
 
-from pixeldit_jax import settings
+from pixeldit_jax import buckets, settings
 from pixeldit_jax.errors import Stopped, UserError
 from pixeldit_jax.train.run import lock, multihost, trained_on, workdir
 from pixeldit_jax.train.run.goodput import Goodput
@@ -24,6 +25,7 @@ from pixeldit_jax.typing import PyTree
 log = logging.getLogger(__name__)
 
 _ROOT = pathlib.Path(__file__).parents[3]
+_WRITE = 60.0  # seconds between two times that progress.json goes to a bucket
 
 
 class Record:
@@ -57,6 +59,8 @@ class Record:
     self._held: lock.Held | lock.HeldInBucket | None = None  # in process 0
     self._resources = contextlib.ExitStack()
     self.step = self.step_bytes = 0
+    self._saved: int | None = -1  # what progress.json says, and since when
+    self._written = 0.0
     self.goodput = Goodput()
 
   def __enter__(self):
@@ -147,7 +151,15 @@ class Record:
     self.step = step
 
   def progress(self, saved: int | None) -> None:
-    """Writes the step, and that of the newest complete checkpoint."""
+    """Writes the step, and that of the newest complete checkpoint.
+
+    Into a bucket once in a while, and at once when there is a checkpoint.
+    """
+    now = time.monotonic()
+    if buckets.is_remote(self._folder) and saved == self._saved:
+      if now < self._written + _WRITE:
+        return
+    self._saved, self._written = saved, now
     progress = dict(
       step=self.step,
       saved=saved,
