@@ -10,8 +10,9 @@ import sys
 import threading
 
 import pytest
+from etils import epath
 
-from pixeldit_jax import buckets, google_cloud
+from pixeldit_jax import buckets
 from pixeldit_jax.config import get_config, make_debug
 from pixeldit_jax.errors import UserError
 from pixeldit_jax.run_context import RunContext
@@ -121,14 +122,14 @@ def test_another_host_that_beats_is_heard(tmp_path):
   assert json.loads(path.read_text())['host'] == socket.gethostname()
 
 
-@pytest.fixture(scope='module')
-def bucket(google_cloud):
-  return google_cloud('locks')
+@pytest.fixture(scope='module', params=['gs', 's3'])
+def bucket(request, cloud):
+  return cloud(request.param, 'locks')
 
 
 def test_of_many_that_start_at_once_in_a_bucket_one_gets_the_lock(bucket):
   for attempt in range(20):
-    got = hold_at_once(f'gs://locks/{attempt}', 4)
+    got = hold_at_once(f'{bucket}/{attempt}', 4)
     assert got.count('held') == 1 and got.count('refused') == 3
 
 
@@ -156,31 +157,32 @@ def hold_at_once(workdir, count):
 
 
 def test_in_a_bucket_a_dead_trainer_is_followed_and_a_live_one_is_not(bucket):
-  with lock.hold('gs://locks/w', beat=0.02) as first:
+  with lock.hold(f'{bucket}/w', beat=0.02) as first:
     with pytest.raises(UserError, match='is in use by the trainer with proc'):
-      with lock.hold('gs://locks/w', beat=0.1):
+      with lock.hold(f'{bucket}/w', beat=0.1):
         pass
     assert not first.lost()
-  blob = bucket.blob('w/lock')
-  assert json.loads(blob.download_as_bytes())['beat'] == 0
-  blob.upload_from_string(json.dumps(dict(host='far', pid=7, beat=3)))
-  with lock.hold('gs://locks/w', beat=0.02) as second:
-    blob.upload_from_string(json.dumps(dict(host='far', pid=7, beat=4)))
+  there = epath.Path(f'{bucket}/w/lock')
+  assert json.loads(there.read_text())['beat'] == 0
+  there.write_text(json.dumps(dict(host='far', pid=7, beat=3)))
+  with lock.hold(f'{bucket}/w', beat=0.02) as second:
+    there.write_text(json.dumps(dict(host='far', pid=7, beat=4)))
     assert 'held by the trainer with process id 7 on far' in second.lost()
-  assert json.loads(blob.download_as_bytes())['beat'] == 4
+  assert json.loads(there.read_text())['beat'] == 4
 
 
 def test_a_lock_whose_answer_was_lost_is_still_ours(bucket, monkeypatch):
-  buckets.check('gs://locks')
-  there = buckets.Object('gs://locks/answer')
+  buckets.check(bucket)
+  there = buckets.Object(f'{bucket}/answer')
   assert there.replace('one')
-  send = google_cloud.put
+  client = buckets.CLIENTS[bucket[:2]]
+  send = client.put
 
   def send_twice(*arguments):
     send(*arguments)  # the server has it, and the client sends it again
     return send(*arguments)
 
-  monkeypatch.setattr(google_cloud, 'put', send_twice)
+  monkeypatch.setattr(client, 'put', send_twice)
   assert there.replace('two') and there.replace('three')
-  bucket.blob('answer').upload_from_string('of another')
+  epath.Path(f'{bucket}/answer').write_text('of another')
   assert not there.replace('four')
