@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
+from ml_collections import ConfigDict
 
 from pixeldit_jax import files, outputs, settings
 from pixeldit_jax.compare.page import files_of, write_page
@@ -26,8 +27,10 @@ from pixeldit_jax.compare.run_network import (
 )
 from pixeldit_jax.config import RANDOM, validate
 from pixeldit_jax.convert.vision import write_dinov2
+from pixeldit_jax.data.sources.open_source import open_source
 from pixeldit_jax.demo import digit_teacher
 from pixeldit_jax.errors import UserError
+from pixeldit_jax.train.latents import check_channels, latent_arrays
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +56,7 @@ def compare(
   """
   folder = outputs.local(out)
   check_names(networks)
-  shared = dataclasses.asdict(protocol) | _data_of(networks)
+  shared = dataclasses.asdict(protocol) | data_of(networks)
   for network in networks:
     validate(network.config)
   if (folder / PROTOCOL).is_file():
@@ -113,15 +116,14 @@ def _teach_encoders(networks: Sequence[Network], file: pathlib.Path) -> None:
     config.grounding.encoder = str(file)
 
 
-def _data_of(networks: Sequence[Network]) -> dict[str, object]:
+def data_of(networks: Sequence[Network]) -> dict[str, object]:
   """The data, which must be the same for all.
 
   Raises:
     UserError: two networks have other data.
   """
   found = {
-    (n.config.data.source, n.config.data.resolution): n.argument
-    for n in networks
+    (n.config.data.source, _pixels(n.config)): n.argument for n in networks
   }
   if len(found) > 1:
     raise UserError(
@@ -139,3 +141,11 @@ def _data_of(networks: Sequence[Network]) -> dict[str, object]:
       f'({of_texts[False]}) draw different things: compare each with its like.'
     )
   return shared | (dict(texts=True) if True in of_texts else {})
+
+
+def _pixels(config: ConfigDict) -> int:
+  """The side of the images, which a network may see as latents."""
+  factor = 1
+  if names := latent_arrays(config):
+    factor = check_channels(config, open_source(config.data.source, names))
+  return factor * config.data.resolution

@@ -122,10 +122,18 @@ def run_rows(results: Mapping[str, Result]) -> Rows:
     (
       name,
       f'{r["argument"]} ({r["family"]}), on {r["environment"]["devices"]}; '
+      + _decoding(r)
       + ', '.join(f'{k}={json.dumps(v)}' for k, v in r['changed'].items()),
     )
     for name, r in results.items()
   ]
+
+
+def _decoding(result: Result) -> str:
+  """What the autoencoder of a network of latents costs; '' of another."""
+  if not (flops := result.get('decode_flops')):
+    return ''
+  return f'decoding {flops / 1e9:.4g} GFLOPs an image; '
 
 
 def curves(

@@ -20,6 +20,7 @@ from pixeldit_jax.compare.plan import (
 )
 from pixeldit_jax.config import get_config
 from pixeldit_jax.data.source import Source
+from pixeldit_jax.encoders.autoencoder import autoencoder_flops
 from pixeldit_jax.eval import feature_networks
 from pixeldit_jax.eval.evaluation_conditions import (
   EvaluationConditions,
@@ -59,6 +60,7 @@ FORM = {
   'patch_size': int,
   'loss': [list],
   'prompts?': [str],
+  'decode_flops?': int,
   'metrics': dict,
   'changed': dict,
   'environment': dict,
@@ -111,6 +113,7 @@ def run_network(
     result = _facts(network, context, folder) | dict(
       seconds_an_image=seconds,
       seconds_at_equal_evaluations=at_equal,
+      decode_flops=_decode_flops(context),
       prompts=EvaluationConditions(context.config, captions).captions(SHOW),
     )
     with files.replacing(folder / SAMPLES) as made, made.open('wb') as file:
@@ -148,6 +151,15 @@ def draw(
   for _ in sampler.sample(*arguments):
     pass
   return images, (time.perf_counter() - started) / SHOWN
+
+
+def _decode_flops(context: RunContext) -> int:
+  """Operations to make an image of its latents; 0 where there are none."""
+  if not (autoencoder := context.autoencoder):
+    return 0
+  side = context.config.data.resolution
+  pixels, _, _ = context.image_shape(side, side)
+  return autoencoder_flops(autoencoder.config, pixels)[1]
 
 
 def _facts(

@@ -5,7 +5,9 @@ back. Modules are named as in diffusers' files (class AutoencoderKL).
 """
 
 import dataclasses
-from typing import NamedTuple
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -304,3 +306,45 @@ class Autoencoder(nnx.Module):
 def abstract_autoencoder(config: AutoencoderConfig) -> Autoencoder:
   """The network with shapes in place of weights: nothing is allocated."""
   return nnx.eval_shape(lambda: Autoencoder(config, rngs=nnx.Rngs(0)))
+
+
+def autoencoder_flops(config: AutoencoderConfig, side: int) -> tuple[int, int]:
+  """Operations to encode and to decode an image, 2 for a multiply-add.
+
+  Args:
+    config: sizes of the network.
+    side: of the image in pixels.
+  """
+  graphdef, weights = nnx.split(abstract_autoencoder(config))
+
+  def operations(of: Callable[..., Any], side: int, channels: int) -> int:
+    image = jax.ShapeDtypeStruct((1, side, side, channels), jnp.float32)
+    run = lambda w, x: of(nnx.merge(graphdef, w), x)  # noqa: E731
+    return _operations(jax.make_jaxpr(run)(weights, image))
+
+  latents = side // config.factor
+  return (
+    operations(Autoencoder.encode, side, config.channels),
+    operations(Autoencoder.decode, latents, config.latent_channels),
+  )
+
+
+def _operations(program: Any) -> int:
+  """Of the products and convolutions of a traced program."""
+  total = 0
+  for equation in getattr(program, 'jaxpr', program).eqns:
+    for inner in equation.params.values():
+      if hasattr(inner, 'jaxpr') or hasattr(inner, 'eqns'):
+        total += _operations(inner)
+    if equation.primitive.name == 'dot_general':
+      (contracted, _), _ = equation.params['dimension_numbers']
+      shape = equation.invars[0].aval.shape
+      each = math.prod(shape[axis] for axis in contracted)
+    elif equation.primitive.name == 'conv_general_dilated':
+      kernel, layout = equation.invars[1].aval.shape, equation.params
+      out = layout['dimension_numbers'].rhs_spec[0]
+      each = math.prod(kernel) // kernel[out]
+    else:
+      continue
+    total += 2 * each * math.prod(equation.outvars[0].aval.shape)
+  return total

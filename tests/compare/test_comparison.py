@@ -88,7 +88,8 @@ def test_curves_are_over_steps_operations_and_seconds():
 
 
 def test_the_page_shows_each_network_and_needs_nothing_else(tmp_path):
-  results = {'mnist:model=a': result(), 'b|<c>': result()}
+  decoded = result() | dict(decode_flops=622_187_282_432)
+  results = {'mnist:model=a': result(), 'b|<c>': decoded}
   images = np.zeros((3, 28, 28, 3), np.uint8)
   page.write_page(tmp_path, SMALL, results, [images, images])
   assert all((tmp_path / n).is_file() for n in page.files_of(results))
@@ -96,6 +97,7 @@ def test_the_page_shows_each_network_and_needs_nothing_else(tmp_path):
   row = '| mnist:model=a | 1,234 | 1 | 4 | 16.0 | - | 0.125 | 4 | 0.25 |'
   assert row in text.splitlines()
   assert 'b\\|<c>' in text and '1.5 | 1 |' in text
+  assert text.count('decoding 622.2 GFLOPs an image') == 1
   html = (tmp_path / page.HTML).read_text()
   assert html.count('src="data:image/png') == 3 and 'b|&lt;c&gt;' in html
   assert not re.search(r'(src|href)="(?!data:)', html)

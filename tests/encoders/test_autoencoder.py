@@ -10,6 +10,7 @@ from pixeldit_jax.convert.official import from_official
 from pixeldit_jax.encoders.autoencoder import (
   AutoencoderConfig,
   abstract_autoencoder,
+  autoencoder_flops,
   posterior,
 )
 from pixeldit_jax.encoders.tiles import by_tiles
@@ -93,6 +94,12 @@ def test_it_has_the_weights_of_the_public_one():
   assert count(model) == 83_653_863
   assert count(model.encoder) + count(model.quant_conv) == 34_163_664
   assert count(model.decoder) == 49_490_179
+
+
+def test_operations_are_the_published_ones():
+  """Those of the public code at 256 pixels, counted on its meta device."""
+  found = autoencoder_flops(AutoencoderConfig(), 256)
+  np.testing.assert_allclose(found, (272.72e9, 622.19e9), rtol=1e-4)
 
 
 def test_tiles_are_exact_where_nothing_else_is_seen():

@@ -11,6 +11,8 @@ import pytest
 from flax import nnx
 from PIL import Image
 
+from pixeldit_jax.compare import comparison
+from pixeldit_jax.compare.plan import Network
 from pixeldit_jax.config import get_config, make_debug, validate
 from pixeldit_jax.convert.autoencoder import to_autoencoder
 from pixeldit_jax.convert.safetensors import write_safetensors
@@ -151,6 +153,24 @@ def test_samples_are_decoded_by_tiles(stored):
   expected = transforms.to_uint8(tiles.decode(autoencoder, scaled, 4))
   first = draw(4, return_trajectory=True)[:, 0]
   assert np.abs(first - np.asarray(expected).astype(int)).max() <= 1
+
+
+def test_networks_of_latents_are_compared_with_those_of_pixels(stored):
+  folder, _ = stored
+  pixels = of_latents(
+    folder,
+    'pixeldit',
+    **{
+      'latents.autoencoder': '',
+      'model.in_channels': 3,
+      'data.resolution': 16,
+    },
+  )
+  both = [Network('latents', of_latents(folder)), Network('pixels', pixels)]
+  assert comparison.data_of(both)['resolution'] == 16
+  pixels.data.resolution = 8
+  with pytest.raises(UserError, match='pixels has .* at 8'):
+    comparison.data_of(both)
 
 
 def test_latents_by_tiles_say_so(stored, assert_close):
