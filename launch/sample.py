@@ -104,6 +104,7 @@ def main():
     count if _NUM_SAMPLES.value is None else _NUM_SAMPLES.value,
     labels=labels,
     prompts=prompts,
+    size=_size(context.config),
     overwrite=overwrite,
   )
   if jax.process_index() == 0:
@@ -128,12 +129,15 @@ def _next(out):
 
 def _read_prompts(config, workdir):
   """What the flags ask a text network for, and the benchmark if it is one's."""
-  of_size = (_HEIGHT, _WIDTH, _SIZES)
-  asked = (_PROMPTS, _PROMPTS_FILE, _EXPORT, _NEGATIVE, *of_size)
+  asked = (_PROMPTS, _PROMPTS_FILE, _EXPORT, _NEGATIVE)
   if not config.model.text_width:
-    for flag in asked:
-      if flag.value not in (None, ''):
-        raise UserError(f'--{flag.name}: the run is of classes; use --labels.')
+    if _TRAJECTORY.value and (_HEIGHT.value or _WIDTH.value):
+      raise UserError(
+        '--trajectory with --height or --width: give one of them.'
+      )
+    for other in (*asked, _SIZES):
+      if other.value not in (None, ''):
+        raise UserError(f'--{other.name}: the run is of classes; use --labels.')
     return None, None
   if sample_flags.LABELS.value or _TRAJECTORY.value:
     raise UserError('--labels and --trajectory are of runs with classes.')
@@ -150,16 +154,18 @@ def _read_prompts(config, workdir):
     texts = benchmark.prompts
   else:
     texts = text_sampler.read_prompts(_PROMPTS.value, _PROMPTS_FILE.value)
-  height, width = (
+  meta = read_text_encoder(workdir)
+  encoder = open_encoder(meta, _TEXT_ENCODER.value)
+  prompts = text_sampler.Prompts(texts, encoder, _NEGATIVE.value, _size(config))
+  return prompts, benchmark
+
+
+def _size(config):
+  """Height and width; what no flag gives is as trained."""
+  return tuple(
     config.data.resolution if flag.value is None else flag.value
     for flag in (_HEIGHT, _WIDTH)
   )
-  meta = read_text_encoder(workdir)
-  encoder = open_encoder(meta, _TEXT_ENCODER.value)
-  prompts = text_sampler.Prompts(
-    texts, encoder, _NEGATIVE.value, (height, width)
-  )
-  return prompts, benchmark
 
 
 def _read_sizes(config, text):

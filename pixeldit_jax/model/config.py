@@ -378,7 +378,8 @@ class ModelConfig:
     """Patches down and across an image.
 
     Raises:
-      ValueError: a side that is not a multiple of the patch size.
+      UserError: a side that is not a multiple of the patch size, or a grid that
+        the network has no positions for.
     """
     p = self.patch_size
     if height < p or width < p or height % p or width % p:
@@ -387,7 +388,10 @@ class ModelConfig:
         f'an image of {height} x {width} does not divide into patches of '
         f'{p} x {p} (model.patch_size): use {near[0]} x {near[1]}.'
       )
-    return height // p, width // p
+    grid = height // p, width // p
+    if self.mean_flow == 'tokens':
+      self.check_positions(grid)
+    return grid
 
   def check_positions(self, grid: tuple[int, int]) -> None:
     """Raises UserError for patches that there are no learned positions for."""

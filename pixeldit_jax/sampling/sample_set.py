@@ -9,6 +9,7 @@ import dataclasses
 import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -38,6 +39,7 @@ def make_sample_set(
   *,
   labels: str | None = None,
   prompts: Prompts | None = None,
+  size: tuple[int, int] | None = None,
   overwrite: bool = False,
 ) -> dict:
   """Makes or completes a set, called by all processes.
@@ -48,7 +50,8 @@ def make_sample_set(
     path: the `.npz` to write, on a disk that all processes see.
     count: images in the set.
     labels: classes that are used in turn, as `parse_labels` reads them.
-    prompts: of a text network, used in turn.
+    prompts: of a text network, used in turn; they have a size of their own.
+    size: height and width of images of classes; as trained by default.
     overwrite: remove a set of other settings at `path` first.
 
   Returns:
@@ -56,19 +59,17 @@ def make_sample_set(
 
   Raises:
     MissingFileError: the run has no such checkpoint.
-    UserError: labels that do not exist, a size that does not divide into
-      patches, or a set of other settings.
+    UserError: labels, a size or patches that cannot be; another set is there.
   """
-  model = context.config.model
+  trained = (context.config.data.resolution,) * 2
   if prompts is None:
-    names = read_class_names(ref.workdir)
-    classes = parse_labels(labels, model.num_classes, count, names)
-    known = f'0-{model.num_classes - 1}' if model.num_classes else 'none'
-    asked = dict(labels=labels or known)
+    size = size or trained
+    classes, asked = _read_classes(context, ref, count, labels)
+    # Sets of the size of training never had it.
+    asked |= dict(size=list(size)) if size != trained else {}
   else:
+    size = prompts.size or trained
     classes, asked = prompts.numbers(count), prompts.settings
-  side = context.config.data.resolution
-  size = prompts and prompts.size or (side, side)
   context.model.grid(*size)  # refused before anything is written
   weights, ref = restore_weights(
     ref, context.model, context.mesh, context.rules
@@ -77,18 +78,29 @@ def make_sample_set(
   shape = context.image_shape(*size)
   store, pending = _open(path, count, shape, settings, overwrite)
   if pending:
-    missing = sum(map(len, pending))
     log.info(
-      f'Sampling {missing:,} of {count:,} images from step {ref.step} of '
-      f'{ref.workdir}.'
+      f'Sampling {sum(map(len, pending)):,} of {count:,} images '
+      f'from step {ref.step} of {ref.workdir}.'
     )
-    images_of, batch_size = _make_images_of(context, weights, classes, prompts)
+    images_of, batch_size = _make_images_of(
+      context, weights, classes, prompts, size
+    )
     _fill(store, pending, count, batch_size, images_of)
   multihost_utils.sync_global_devices(f'sampled {path}')
   if jax.process_index() == 0:
     store.finish(None if prompts else classes)
   multihost_utils.sync_global_devices(f'samples {path}')
   return dict(settings, count=count, workdir=str(ref.workdir))
+
+
+def _read_classes(
+  context: RunContext, ref: CheckpointRef, count: int, labels: str | None
+) -> tuple[Int[np.ndarray, 'I'], dict[str, Any]]:
+  """The label of each image, and what the set says of them."""
+  number = context.config.model.num_classes
+  classes = parse_labels(labels, number, count, read_class_names(ref.workdir))
+  known = f'0-{number - 1}' if number else 'none'
+  return classes, dict(labels=labels or known)
 
 
 def make_sized_sets(
@@ -163,12 +175,13 @@ def _make_images_of(
   weights: PyTree,
   classes: Int[np.ndarray, 'I'],
   prompts: Prompts | None,
+  size: tuple[int, int],
 ) -> tuple[ImagesOf, int]:
   """Makes the images of the set, and says how many at once."""
   # A set smaller than a batch is one, as `Model.sample` draws it.
   batch_size = min(len(classes), context.config.sampler.batch_size)
   if prompts is None:
-    sampler = Sampler(context, batch_size=batch_size)
+    sampler = Sampler(context, size=size, batch_size=batch_size)
     return (
       lambda indices: sampler.sample(weights, indices, classes[indices]),
       sampler.batch_size,

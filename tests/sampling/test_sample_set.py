@@ -19,6 +19,20 @@ def _make(tiny_run, path, count=25, **options):
 
 
 @pytest.mark.slow
+def test_images_of_classes_have_other_sizes_too(tiny_run, tmp_path):
+  wide = _make(tiny_run, tmp_path / 'wide.npz', 3, size=(28, 56))
+  with np.load(tmp_path / 'wide.npz') as file:
+    assert file['arr_0'].shape == (3, 28, 56, 3)
+  square = _make(tiny_run, tmp_path / 'a.npz', 3, size=(28, 28))
+  assert wide == square | dict(size=[28, 56]) and 'size' not in square
+  with pytest.raises(UserError, match='30 x 28 does not divide into patches'):
+    _make(tiny_run, tmp_path / 'b.npz', 3, size=(30, 28))
+  with pytest.raises(UserError, match='other settings'):
+    _make(tiny_run, tmp_path / 'wide.npz', 3)
+  assert not (tmp_path / 'b.npz').exists()
+
+
+@pytest.mark.slow
 def test_a_set_and_its_pictures(tiny_run, tmp_path):
   path = tmp_path / 'samples.npz'
   settings = _make(tiny_run, path, labels='7,3')
