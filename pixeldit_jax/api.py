@@ -228,6 +228,7 @@ class Model:
     height: int | None = None,
     width: int | None = None,
     negative: str = '',
+    on_step: Callable[[Step], Any] | None = None,
     **options: Any,
   ) -> Images:
     """Changes pictures; outside of the mask they keep their pixels.
@@ -245,7 +246,7 @@ class Model:
       seed: of the noise.
       height, width: pixels that pictures are scaled and cut to; as trained by
         default. With more than a picture has, SDEdit draws new details.
-      negative: the prompt that guidance leads away from.
+      negative, on_step: as for `sample`; the images of a step are what it made.
       options: `average` and `free_steps` of FlowEdit, `repeats` of inpainting,
         see `EditOptions`; and as for `sample`, of the sampler.
 
@@ -259,18 +260,17 @@ class Model:
     of_method = {k: options.pop(k) for k in OF_METHOD if k in options}
     how = EditOptions(method, strength, source_guidance, scale, **of_method)
     editor = self.editor(how, size, len(images), **_known(options))
-    read, count = self.conditions.in_turn, len(images)
+    count = len(images)
+    to, away = (self.conditions.in_turn(w, count) for w in (target, source))
     edited = editor.edit(
       self.weights,
       images,
       np.arange(count),
-      (
-        *self.conditions(read(target, count), negative),
-        *self.conditions(read(source, count), negative),
-      ),
+      (*self.conditions(to, negative), *self.conditions(away, negative)),
       None if mask is None else _read_masks(mask, images),
       seed=seed,
       guidance=(source_guidance, scale),
+      on_step=on_step,
     )
     return np.concatenate(list(edited)).view(Images)
 

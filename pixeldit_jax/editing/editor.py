@@ -11,15 +11,15 @@ import numpy as np
 from pixeldit_jax import sharding
 from pixeldit_jax.data.transforms import normalize, to_uint8
 from pixeldit_jax.editing.flow_edit import check_steps, flow_edit
-from pixeldit_jax.editing.inpaint import check_solver, inpaint
+from pixeldit_jax.editing.inpaint import check_solver, inpaint, visits
 from pixeldit_jax.editing.sd_edit import sd_edit, steps_of_strength
 from pixeldit_jax.errors import UserError
 from pixeldit_jax.run_context import RunContext
 from pixeldit_jax.samplers.grid import time_grid
 from pixeldit_jax.samplers.noise import sample_noise
-from pixeldit_jax.samplers.solvers import get_solver
+from pixeldit_jax.samplers.solvers import Integrate, get_solver, last_state
 from pixeldit_jax.sampling.guided_velocity import guided_velocity
-from pixeldit_jax.sampling.sampler import put_batch_of
+from pixeldit_jax.sampling.sampler import Step, put_batch_of
 from pixeldit_jax.typing import (
   Array,
   Bool,
@@ -126,6 +126,7 @@ class Editor:
       in_shardings=(None, batch, batch, batch, batch, replicated),
       out_shardings=replicated,
     )
+    self._begin, self._advance = jax.jit(self._start), jax.jit(self._step)
 
   def edit(
     self,
@@ -137,6 +138,7 @@ class Editor:
     *,
     seed: int = 0,
     guidance: tuple[float, float] | None = None,
+    on_step: Callable[[Step], Any] | None = None,
   ) -> Iterator[UInt8[np.ndarray, 'B H W C']]:
     """Yields edited batches in the order of the pictures, in all processes.
 
@@ -150,7 +152,16 @@ class Editor:
       mask: the part that may change; by default everything.
       seed: of the noise.
       guidance: scales of source and target, by default those of the options.
+      on_step: called after each step of each batch; what it raises ends this.
+
+    Raises:
+      UserError: `on_step` with `free_steps`, which are another loop.
     """
+    if on_step is not None and self._options.free_steps:
+      raise UserError(
+        f'free_steps={self._options.free_steps}: such edits are not shown step '
+        'by step; leave on_step out.'
+      )
     if mask is None:
       mask = np.ones(images.shape[:3], bool)
     scales = guidance or (
@@ -167,19 +178,59 @@ class Editor:
         ),
         (images, indices, conditions, mask),
       )
+      given, count = (weights, *rows, numbers), len(indices[part])
       with self._context.use():
-        edited = self._jitted(weights, *rows, numbers)
-      yield jax.device_get(edited)[: len(indices[part])]
+        if on_step is None:
+          edited = self._jitted(*given)
+        else:
+          edited = self._by_steps(given, count, on_step)
+      yield jax.device_get(edited)[:count]
 
-  def _edit(
+  def _by_steps(
+    self, given: tuple[Any, ...], count: int, on_step: Callable[[Step], Any]
+  ) -> UInt8[Array, 'B H W C']:
+    """One batch, a program for each step; `given` is that of `_edit`."""
+    at = np.arange(self._steps)
+    if self._options.method == 'inpaint':
+      at, _ = visits(self._steps, self._options.repeats)
+    times = self._times[len(self._times) - self._steps :]
+    carry = self._begin(*given)
+    for number, row in enumerate(at):
+      carry, images = self._advance(np.int32(number), carry, *given)
+      shown = jax.device_get(images)[:count]
+      on_step(Step(number + 1, len(at), float(times[row]), shown))
+    return images
+
+  def _start(self, *given: Any) -> Any:
+    """The carry of the method before its first step."""
+    return self._integrated(lambda step, start, spans: start, *given)
+
+  def _step(self, number, carry, *given) -> tuple[Any, UInt8[Array, 'B H W C']]:
+    """One step: what is carried on, and the pictures."""
+
+    def one(step, start, spans):
+      return step(carry, jax.tree.map(lambda rows: rows[number], spans))
+
+    after = self._integrated(one, *given)
+    _, images, _, _, mask, _ = given
+    return after, jnp.where(mask[..., None], to_uint8(after[0]), images)
+
+  def _edit(self, *given: Any) -> UInt8[Array, 'B H W C']:
+    _, images, _, _, mask, _ = given
+    edited = self._integrated(last_state, *given)
+    return jnp.where(mask[..., None], to_uint8(edited), images)
+
+  def _integrated(
     self,
+    integrate: Integrate,
     weights: PyTree,
     images: UInt8[Array, 'B H W C'],
     indices: Int[Array, 'B'],
     conditions: Conditions,
     mask: Bool[Array, 'B H W'],
     numbers: tuple[jax.Array, jax.Array],
-  ) -> UInt8[Array, 'B H W C']:
+  ) -> Any:
+    """What `integrate` makes of the steps of the method."""
     key = jax.random.wrap_key_data(numbers[0])
     to_target, from_target, to_source, from_source = conditions
     target = guided_velocity(
@@ -197,12 +248,14 @@ class Editor:
       )
 
     noise, options = stream(0), self._options
-    grid: dict[str, Any] = dict(steps=self._steps, solver=self._solver)
+    grid: dict[str, Any] = dict(
+      steps=self._steps, solver=self._solver, integrate=integrate
+    )
     if options.method == 'flowedit':
       source = guided_velocity(
         self._context, weights, to_source, from_source, numbers[1][0]
       )
-      edited = flow_edit(
+      return flow_edit(
         (source, target),
         x,
         self._times,
@@ -211,18 +264,16 @@ class Editor:
         free_steps=options.free_steps,
         **grid,
       )
-    elif options.method == 'sdedit':
-      edited = sd_edit(target, x, noise(0), self._times, **grid)
-    else:
-      edited = inpaint(
-        target,
-        x,
-        mask[..., None].astype(jnp.float32),
-        noise(0),
-        self._times,
-        merge_noise=stream(_MERGE),
-        back_noise=stream(_BACK),
-        repeats=options.repeats,
-        **grid,
-      )
-    return jnp.where(mask[..., None], to_uint8(edited), images)
+    if options.method == 'sdedit':
+      return sd_edit(target, x, noise(0), self._times, **grid)
+    return inpaint(
+      target,
+      x,
+      mask[..., None].astype(jnp.float32),
+      noise(0),
+      self._times,
+      merge_noise=stream(_MERGE),
+      back_noise=stream(_BACK),
+      repeats=options.repeats,
+      **grid,
+    )

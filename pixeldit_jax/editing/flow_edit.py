@@ -6,7 +6,7 @@ what the source shows, moves the picture; the same noise serves both.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -106,7 +106,8 @@ def flow_edit(
   free_steps: int = 0,
   average: int = 1,
   solver: Callable[..., jax.Array] = euler,
-) -> Float[Array, '*steps B H W C']:
+  integrate: Integrate = last_state,
+) -> Any:
   """Edits a picture.
 
   Args:
@@ -121,19 +122,17 @@ def flow_edit(
       draw towards the target, from a noisy state.
     average: draws that each direction is the mean of (n_avg).
     solver: of the free steps.
+    integrate: what is made of the steps, if none are free.
 
   Raises:
     UserError: more steps than the grid has, or more free ones than steps.
   """
   check_steps(len(times) - 1, steps, free_steps)
   first, turn = len(times) - 1 - steps, len(times) - 1 - free_steps
-  z = x_source
-  if turn > first:
-    z = flow_edit_steps(
-      velocities, x_source, times[first : turn + 1], draws, average
-    )
+  moved = velocities, x_source, times[first : turn + 1], draws, average
   if not free_steps:
-    return z
+    return flow_edit_steps(*moved, integrate)
+  z = flow_edit_steps(*moved) if turn > first else x_source
   noise = draws(jnp.int32((turn - first) * average))
   t = jnp.float32(times[turn])
   x = z + interpolate(x_source, noise, t) - x_source

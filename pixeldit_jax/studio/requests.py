@@ -14,7 +14,7 @@ from pixeldit_jax.api import Model
 from pixeldit_jax.data.transforms import crop, decode
 from pixeldit_jax.editing.editor import METHODS
 from pixeldit_jax.errors import UserError
-from pixeldit_jax.studio.jobs import Cancelled, Job
+from pixeldit_jax.studio.jobs import Job
 from pixeldit_jax.typing import UInt8
 
 MOST_BYTES = 16 << 20  # of a request, with its pictures
@@ -86,8 +86,6 @@ def edit_work(model: Model, asked: Asked) -> tuple[Work, str]:
     options['solver'] = 'heun'
 
   def work(job: Job):
-    if job.stop.is_set():
-      raise Cancelled
     edited = model.edit(
       picture[None],
       None if target is None else [target],
@@ -96,6 +94,7 @@ def edit_work(model: Model, asked: Asked) -> tuple[Work, str]:
       strength=strength,
       mask=mask,
       seed=seed,
+      on_step=job.progress,
       **options,
     )
     return np.concatenate([picture[None], np.asarray(edited)])

@@ -86,6 +86,37 @@ def test_outside_of_a_mask_an_edit_has_the_pixels_of_the_picture(
   np.testing.assert_array_equal(edited, boxed)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  'options, times',
+  [
+    (dict(), [0.5, 0.75, 1.0]),
+    (dict(method='sdedit', solver='heun_reuse'), [0.5, 0.75, 1.0]),
+    (
+      dict(method='inpaint', repeats=2, solver='euler'),
+      [0.5, 0.5, 0.75, 0.75, 1.0],
+    ),
+  ],
+  ids=str,
+)
+def test_each_step_of_an_edit_is_shown(model, pictures, mask, options, times):
+  seen = []
+  options = dict(mask=mask, steps=STEPS, strength=0.75) | options
+  whole = model.edit(pictures, 7, 1, **options)
+  shown = model.edit(pictures, 7, 1, on_step=seen.append, **options)
+  assert np.abs(shown.astype(int) - whole).max() <= 1
+  assert [step.time for step in seen] == times
+  assert {step.steps for step in seen} == {len(times)}
+  np.testing.assert_array_equal(seen[-1].images, shown)
+  for step in seen:
+    np.testing.assert_array_equal(step.images[:, :, :14], pictures[:, :, :14])
+
+
+def test_an_edit_with_free_steps_has_no_steps_to_show(model, pictures):
+  with pytest.raises(ValueError, match='leave on_step out'):
+    model.edit(pictures, 7, 1, steps=STEPS, free_steps=1, on_step=print)
+
+
 @pytest.mark.parametrize(
   'options, named',
   [

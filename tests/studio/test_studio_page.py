@@ -150,6 +150,25 @@ def test_a_picture_is_edited_where_it_is_painted_on(page, picture, tmp_path):
   page.screenshot(path=tmp_path / 'edit.png', full_page=True)
 
 
+@pytest.mark.slow
+def test_an_edit_is_cancelled(page, picture):
+  page.click('#tab-edit')
+  page.set_input_files('#file', picture)
+  page.wait_for_selector('#paint:not([hidden])')
+  page.fill('#wanted', '4')
+  page.fill('#source', '1')
+  page.evaluate('document.getElementById("steps").max = 1000')
+  set_range(page, 'steps', 1000)
+  page.click('#go')
+  page.wait_for_function(
+    'document.querySelector("#state").textContent.startsWith("step ")'
+  )
+  page.click('#cancel')
+  ended(page, 'cancelled')
+  assert page.is_hidden('#result')
+  assert page.locator('#commands code').count() == 0
+
+
 def test_a_bad_upload_is_told(page, tmp_path):
   page.click('#tab-edit')
   (tmp_path / 'bad.png').write_bytes(b'no picture')
