@@ -32,7 +32,10 @@ from pixeldit_jax.errors import UserError
 from pixeldit_jax.model.pixeldit import abstract_model, axes_of
 from pixeldit_jax.run_context import RunContext
 from pixeldit_jax.sampling.conditions import ConditionReader, Wanted
-from pixeldit_jax.sampling.guided_velocity import guided_velocity
+from pixeldit_jax.sampling.guided_velocity import (
+  attention_maps,
+  guided_velocity,
+)
 from pixeldit_jax.sampling.sampler import Numbers, Sampler, Step
 from pixeldit_jax.train.checkpoint import released
 from pixeldit_jax.train.checkpoint.restore import CheckpointRef, restore_weights
@@ -373,6 +376,36 @@ class Model:
         np.float32(guidance),
         guidance == 1,
       )
+
+  def attention(
+    self,
+    x: Float[AnyArray, 'B H W C'],
+    t: Float[AnyArray, '#B'] | Sequence[float] | float,
+    condition: Wanted | None,
+  ) -> list[Float[np.ndarray, 'B N _ _']]:
+    """Where each block looks: its weights of attention, without guidance.
+
+    One device computes them. Rows of a map [B, heads, queries, keys] sum to 1.
+    Queries and keys are the patches, row by row; of a network of texts, the
+    blocks of the patch path have its tokens before the patches.
+
+    Args:
+      x, t, condition: see `velocity`.
+
+    Returns:
+      A map of each block, `config.model.patch_depth` of the patch path first.
+    """
+    device = self.context.mesh.devices.flat[0]
+    program = self._kept(
+      'attention',
+      lambda: jax.jit(
+        lambda weights, *given: attention_maps(self.context, weights, *given)
+      ),
+    )
+    wanted, _ = self.conditions(self.conditions.in_turn(condition, len(x)))
+    given = wanted, np.asarray(x, np.float32), np.asarray(t, np.float32)
+    maps = program(*jax.device_put((self.weights, *given), device))
+    return jax.device_get(maps)
 
   def _wanted(self, labels: Wanted | None, prompts) -> list[Any]:
     """The labels or prompts, checked."""

@@ -93,6 +93,25 @@ def test_velocity_leads_from_noise_to_data(model):
   np.testing.assert_allclose(guided, null + 3 * (v - null), atol=1e-4)
 
 
+def test_attention_is_seen_of_every_block(model):
+  x = np.random.default_rng(0).normal(size=(2, 28, 28, 3)).astype(np.float32)
+  maps = model.attention(x, 0.5, ['two', 3])
+  config = model.config.model
+  patches = (28 // config.patch_size) ** 2
+  assert len(maps) == config.patch_depth + config.pixel_depth
+  for weights in maps:
+    assert weights.shape[::2] == (2, patches) and weights.shape[3] == patches
+    np.testing.assert_allclose(weights.sum(-1), 1, atol=1e-5)
+  # They are of this image, this time and this class.
+  for other in (
+    model.attention(x, 0.1, ['two', 3]),
+    model.attention(x, 0.5, 4),
+  ):
+    assert np.abs(other[-1] - maps[-1]).max() > 0
+  again = model.attention(x[1:], [0.5], 3)
+  np.testing.assert_allclose(again[0][0], maps[0][1], atol=1e-5)
+
+
 def test_gradients_flow_through_the_velocity(model):
   x = jax.random.normal(jax.random.key(0), (1, 28, 28, 3))
   gradient = jax.grad(lambda x: model.velocity(x, 0.5, 3).sum())(x)

@@ -1,14 +1,37 @@
 """Multi-head self-attention with normed queries and keys, and rotary."""
 
+import contextlib
+import contextvars
+from collections.abc import Iterator
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from pixeldit_jax.model.attention import attend
 from pixeldit_jax.model.config import ModelConfig
+from pixeldit_jax.model.kernels.xla import attention_weights
 from pixeldit_jax.model.layers import Linear, make_norm
 from pixeldit_jax.model.rope import Rotary, rotate
 from pixeldit_jax.typing import Array, Bool, Float
+
+_SEEN: contextvars.ContextVar[list[jax.Array] | None] = contextvars.ContextVar(
+  'seen', default=None
+)
+
+
+@contextlib.contextmanager
+def weights_seen() -> Iterator[list[jax.Array]]:
+  """Collects the weights [B, N, L, S] of all attention that is traced inside.
+
+  They can leave the trace only of unrolled blocks without rematerialisation.
+  """
+  seen: list[jax.Array] = []
+  token = _SEEN.set(seen)
+  try:
+    yield seen
+  finally:
+    _SEEN.reset(token)
 
 
 class SelfAttention(nnx.Module):
@@ -86,6 +109,8 @@ class SelfAttention(nnx.Module):
     mask_BS: Bool[Array, 'B S'] | None = None,
   ) -> Float[Array, 'B L N K']:
     """Attention by the kernel of the configuration."""
+    if (seen := _SEEN.get()) is not None:
+      seen.append(attention_weights(q_BLNK, k_BSNK, mask_BS))
     return attend(
       q_BLNK,
       k_BSNK,

@@ -1,5 +1,6 @@
 """The guided velocity of a run's network: what sampling and editing follow."""
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -13,12 +14,15 @@ from pixeldit_jax.encoders.grounding import ground
 from pixeldit_jax.errors import UserError
 from pixeldit_jax.flow.prediction import as_velocity
 from pixeldit_jax.model.pixeldit import abstract_model
+from pixeldit_jax.model.self_attention import weights_seen
 from pixeldit_jax.run_context import RunContext
 from pixeldit_jax.samplers.guidance import guide
 from pixeldit_jax.samplers.mean_flow import guided_average
 from pixeldit_jax.samplers.stronger_guidance import get_rule
 from pixeldit_jax.typing import (
+  Array,
   Condition,
+  Float,
   PyTree,
   TextCondition,
 )
@@ -149,6 +153,33 @@ def branches(
     return network(x, t, grounded)
 
   return conditional, lambda x, t: network(x, t, away)
+
+
+def attention_maps(
+  context: RunContext,
+  weights: PyTree,
+  condition: Condition,
+  x: Float[Array, 'B H W C'],
+  t: Float[Array, '#B'] | Float[Array, ''],
+) -> list[jax.Array]:
+  """Where each block looks, given the condition, while tracing.
+
+  Args:
+    context, weights, condition: see `guided_velocity`.
+    x, t: noisy images and their times.
+
+  Returns:
+    The weights of attention [B, N, L, S] of each block, those of the patch path
+    before those of the pixel path.
+  """
+  unrolled = dataclasses.replace(
+    context.model, scan=False, patch_remat='none', pixel_remat='none'
+  )
+  context = dataclasses.replace(context, model=unrolled)
+  given, _ = branches(context, weights, condition, None)
+  with weights_seen() as seen:
+    given(x, t)
+  return seen
 
 
 def network_of(context: RunContext, weights: PyTree) -> Any:
