@@ -75,7 +75,7 @@ def flow_edit_steps(
   draws: Draws,
   average: int = 1,
   integrate: Integrate = last_state,
-) -> Float[Array, '*steps B H W C']:
+) -> Any:
   """Moves the picture along `times` by `edit_direction`.
 
   Args:

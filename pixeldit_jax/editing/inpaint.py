@@ -7,6 +7,7 @@ the straight path.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -36,7 +37,7 @@ def inpaint(
   repeats: int = 1,
   solver: Callable[..., jax.Array] = solvers.euler,
   integrate: Integrate = last_state,
-) -> Float[Array, '*visits B H W C']:
+) -> Any:
   """Draws where the mask is 1.
 
   Args:

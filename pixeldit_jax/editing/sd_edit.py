@@ -6,6 +6,7 @@ details that enlarging cannot have.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -36,7 +37,7 @@ def sd_edit(
   steps: int,
   solver: Callable[..., jax.Array] = euler,
   integrate: Integrate = last_state,
-) -> Float[Array, '*steps B H W C']:
+) -> Any:
   """Draws from the noisy picture.
 
   Args:
