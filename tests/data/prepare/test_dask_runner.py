@@ -17,9 +17,12 @@ from flax import nnx
 from PIL import Image
 
 from pixeldit_jax import files
+from pixeldit_jax.convert.autoencoder import to_autoencoder
+from pixeldit_jax.convert.safetensors import write_safetensors
 from pixeldit_jax.convert.vision import write_dinov2
 from pixeldit_jax.data.prepare import (
   dask_runner,
+  latents,
   prepare,
   shard_job,
   teacher_features,
@@ -27,6 +30,7 @@ from pixeldit_jax.data.prepare import (
 )
 from pixeldit_jax.data.prepare.plan import plan
 from pixeldit_jax.data.prepare.write_shard import PrepareSettings
+from pixeldit_jax.encoders.autoencoder import Autoencoder, AutoencoderConfig
 from pixeldit_jax.encoders.vision import DINOv2, VisionConfig
 from pixeldit_jax.encoders.words import WordEncoder
 from pixeldit_jax.errors import UserError
@@ -34,8 +38,11 @@ from pixeldit_jax.model.pixeldit import weights_of
 
 
 @pytest.fixture(scope='module')
-def cluster():
-  """Two real worker processes; a shard is tried once more where one dies."""
+def cluster(google_cloud, amazon_s3):
+  """Two real worker processes; a shard is tried once more where one dies.
+
+  They reach the servers of buckets.
+  """
   with (
     dask.config.set(
       {
@@ -80,25 +87,41 @@ def content(folder):
 
 def pids(cluster):
   with distributed.Client(cluster) as client:
-    return list(client.run(os.getpid).values())
+    while True:  # one that was killed may not be missed yet
+      found = client.run(os.getpid, on_error='ignore')
+      if alive := [pid for pid in found.values() if isinstance(pid, int)]:
+        return alive
 
 
 @pytest.mark.slow
-def test_a_killed_worker_costs_nothing_but_time(
-  cluster, settings, whole, tmp_path
+@pytest.mark.parametrize('place', ['disk', 'gs', 's3'])
+def test_killed_workers_and_clients_cost_nothing_but_time(
+  cluster, settings, whole, tmp_path, cloud, place
 ):
+  """A worker is killed three times, the client once."""
   out = str(tmp_path / 'out')
-  with dask_runner.connect(cluster.scheduler_address) as (runner, threads):
-    assert threads == 2
+  if place != 'disk':
+    out = cloud(place, 'prepared-by-dask')
+  kills = 0
 
-    def killing(task, indices):
-      for done, item in enumerate(runner(task, indices)):
+  def killing(task, indices):
+    nonlocal kills
+    with dask_runner.connect(cluster.scheduler_address) as (runner, threads):
+      assert threads
+      for item in runner(task, indices):
         yield item
-        if done == 1:
+        kills += 1
+        if kills <= 3:
           os.kill(pids(cluster)[0], signal.SIGKILL)
+        elif kills == 4:
+          raise KeyboardInterrupt
 
-    manifest = prepare.prepare(settings, out, runner=killing)
-  assert content(out) == content(whole)
+  with pytest.raises(KeyboardInterrupt):
+    prepare.prepare(settings, out, runner=killing)
+  manifest = prepare.prepare(settings, out, runner=killing)
+  assert {name: path.read_bytes() for name, path in files.walk(out)} == content(
+    whole
+  )
   assert [bad['name'] for bad in manifest['skipped']] == ['05.png']
 
 
@@ -132,6 +155,21 @@ def test_texts_are_encoded_by_a_cluster(cluster, whole, tmp_path):
   text_embeddings.store(outs[0], WordEncoder(), batch_size=4)
   with dask_runner.connect(cluster.scheduler_address) as (runner, _):
     text_embeddings.store(outs[1], WordEncoder(), batch_size=4, runner=runner)
+  assert content(outs[0]) == content(outs[1])
+
+
+def test_latents_are_made_by_a_cluster(cluster, whole, tmp_path):
+  model = Autoencoder(
+    AutoencoderConfig(widths=(32, 32), blocks=1), rngs=nnx.Rngs(0)
+  )
+  file = tmp_path / 'diffusion_pytorch_model.safetensors'
+  write_safetensors(file, to_autoencoder(model))
+  outs = [str(shutil.copytree(whole, tmp_path / str(k))) for k in range(2)]
+  moments = latents.Moments(str(file))
+  meta = moments.describe(16)
+  latents.store_latents(outs[0], moments, meta, batch_size=4)
+  with dask_runner.connect(cluster.scheduler_address) as (runner, _):
+    latents.store_latents(outs[1], moments, meta, batch_size=4, runner=runner)
   assert content(outs[0]) == content(outs[1])
 
 
