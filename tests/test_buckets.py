@@ -4,18 +4,27 @@ import http.server
 import sys
 import threading
 
+import chex
 import numpy as np
 import pytest
 from etils import epath
+from flax import nnx
 from PIL import Image
 
 from pixeldit_jax import buckets, downloads, files, google_cloud
+from pixeldit_jax.convert.autoencoder import load_autoencoder, to_autoencoder
 from pixeldit_jax.convert.files import fetch
+from pixeldit_jax.convert.safetensors import write_safetensors
+from pixeldit_jax.convert.vision import load_vision, write_dinov2
 from pixeldit_jax.data.prepare import prepare
 from pixeldit_jax.data.prepare.precompute import Computation, precompute
 from pixeldit_jax.data.prepare.write_shard import PrepareSettings
 from pixeldit_jax.data.sources.open_source import open_source
+from pixeldit_jax.encoders.autoencoder import Autoencoder, AutoencoderConfig
+from pixeldit_jax.encoders.language_models import open_language_model
+from pixeldit_jax.encoders.vision import DINOv2, VisionConfig
 from pixeldit_jax.errors import MissingFileError, MissingPackageError, UserError
+from pixeldit_jax.model.pixeldit import weights_of
 from pixeldit_jax.train.checkpoint.folders import folder_of
 
 
@@ -194,3 +203,30 @@ def test_files_of_a_pattern_are_fetched_and_again_when_they_change(
   assert len(list(cache.rglob('*.tar'))) == 11
   with pytest.raises(MissingFileError, match='no gs://files/tars/0'):
     fetch('gs://files/tars/0')
+
+
+def test_networks_are_read_from_a_bucket(any_bucket, tmp_path, cache):
+  model = Autoencoder(
+    AutoencoderConfig(widths=(32, 32), blocks=1), rngs=nnx.Rngs(0)
+  )
+  file = tmp_path / 'diffusion_pytorch_model.safetensors'
+  write_safetensors(file, to_autoencoder(model))
+  config = VisionConfig(width=64, depth=1, heads=1, grid=2, dtype='float32')
+  teacher = DINOv2(config, rngs=nnx.Rngs(0))
+  write_dinov2(tmp_path / 'teacher.safetensors', config, weights_of(teacher))
+  folder = f'{any_bucket}/networks'
+  buckets.check(folder)
+  for path in tmp_path.glob('*.safetensors'):
+    buckets.put(f'{folder}/{path.name}', path)
+  there, here = load_autoencoder(folder), load_autoencoder(tmp_path)
+  assert nnx.to_pure_dict(nnx.state(there)).keys()
+  chex.assert_trees_all_equal(
+    nnx.to_pure_dict(nnx.state(there)), nnx.to_pure_dict(nnx.state(here))
+  )
+  found = [
+    load_vision(f'{place}/teacher.safetensors')[1]
+    for place in (folder, tmp_path)
+  ]
+  chex.assert_trees_all_equal(*found)
+  with pytest.raises(UserError, match='cannot be loaded'):
+    open_language_model(folder, batch_size=2)

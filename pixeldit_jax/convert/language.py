@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 
-from pixeldit_jax import buckets
 from pixeldit_jax.convert.files import fetch
 from pixeldit_jax.convert.lazy import LazyTensors, Spec
 from pixeldit_jax.convert.rules import (
@@ -100,7 +99,7 @@ GEMMA2 = [
 
 def finder(source: str) -> Find:
   """How the files of a folder, or of a name on the hub, are found."""
-  if os.path.isdir(source) or buckets.is_bucket(source):
+  if os.path.isdir(source):
     return lambda name: fetch(os.path.join(source, name))
   location = source.removeprefix('hf://')
   return lambda name: fetch(f'hf://{location}/{name}')

