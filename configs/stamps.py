@@ -1,8 +1,14 @@
 """Captioned drawings at 64x64 on a laptop: what the pixel path is for.
 
-The stamps of Tux Paint, which `python -m pixeldit_jax.demo.stamps` makes a
-folder of. Options: pixel_depth=2, 0 without the pixel path; debug (a few steps
-of a tiny network, words as random vectors, no preparation).
+The stamps of Tux Paint, a package of Debian, make its data:
+
+  python -m pixeldit_jax.demo.stamps build/stamps/pictures
+  pixeldit prepare-data --source=images:build/stamps/pictures --resolution=64 \\
+    --out=build/stamps/data
+  pixeldit encode-text --data=build/stamps/data --tokens=16
+
+Options: pixel_depth=2, 0 without the pixel path; debug (a few steps of a tiny
+network, words as random vectors, no preparation).
 """
 
 from pixeldit_jax import config as defaults
@@ -12,7 +18,7 @@ def get_config(arg: str | None = None):
   """`--config=stamps` or `stamps:pixel_depth=0`."""
   options = defaults.parse_options(arg, pixel_depth=2, debug=False)
   config = defaults.get_config()
-  config.steps = 1000
+  config.steps = 4000
   config.model.update(
     num_classes=0,
     text_width=384,
