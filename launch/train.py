@@ -81,8 +81,9 @@ def main():
 def _next(workdir, config):
   """What a user may do with a run that is trained."""
   wanted = "--prompts='a red fox' " if config.model.text_width else ''
+  drawn = f'The last samples: {workdir}/samples.png\n'
   return (
-    f'Trained. Next:\n'
+    f'{drawn if config.log.samples_every else ""}Trained. Next:\n'
     f'  pixeldit sample --workdir={workdir} {wanted}--out={workdir}/samples\n'
     f'  tensorboard --logdir {workdir}   (loss and samples over time)\n'
     f'  the same command with a larger --config.steps goes on'

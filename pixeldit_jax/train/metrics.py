@@ -8,7 +8,10 @@ from collections.abc import Mapping
 import jax
 from etils import epath
 
+from pixeldit_jax import outputs
+from pixeldit_jax.errors import UserError
 from pixeldit_jax.hardware import peak_flops
+from pixeldit_jax.images.grid import write_png
 from pixeldit_jax.train.evaluator import Image
 from pixeldit_jax.train.run.goodput import Goodput
 
@@ -69,7 +72,7 @@ class Writer:
   """Scalars and pictures to TensorBoard and the log, from one process."""
 
   def __init__(self, workdir: str, step: int, steps: int):
-    self._steps = steps
+    self._workdir, self._steps = epath.Path(workdir), steps
     self._board = None
     if jax.process_index() == 0:
       from pixeldit_jax.train.run.tensorboard import EventFiles
@@ -85,9 +88,16 @@ class Writer:
   def evaluation(
     self, step: int, scalars: Mapping[str, float], images: Mapping[str, Image]
   ) -> None:
-    """Writes what evaluators found."""
-    if self._board is not None:
-      self._board.add(step, scalars, images)
+    """Writes what evaluators found; the last pictures are PNG files, too."""
+    if self._board is None:
+      return
+    self._board.add(step, scalars, images)
+    for name, image in images.items():
+      try:
+        with outputs.replacing(self._workdir / f'{name}.png') as made:
+          write_png(made, image)
+      except (UserError, OSError) as error:  # they are in the events as well
+        log.warning('%s.png could not be written: %s', name, error)
 
   def close(self) -> None:
     if self._board is not None:

@@ -5,6 +5,7 @@ import struct
 
 import numpy as np
 import pytest
+from PIL import Image
 from tensorboardX.proto.event_pb2 import Event
 
 from pixeldit_jax.train import metrics
@@ -95,6 +96,19 @@ def test_tensorboard_hides_what_came_after_the_checkpoint(tmp_path):
   assert told['loss'][0] == 9 and told['loss'][1].simple_value == 0.5
   assert told['samples'][0] == 10 and told['samples'][1].image.width == 4
   assert told['fid'][1].simple_value == 2.0
+
+
+def test_the_last_pictures_are_files_and_those_of_others_stay(tmp_path, caplog):
+  writer = metrics.Writer(str(tmp_path), step=0, steps=12)
+  (tmp_path / 'mine.png').write_bytes(b'of somebody else')
+  for step, value in ((1, 10), (2, 200)):
+    picture = np.full((4, 6, 3), value, np.uint8)
+    writer.evaluation(step, {}, dict(samples=picture, mine=picture))
+  writer.close()
+  shown = np.asarray(Image.open(tmp_path / 'samples.png'))
+  np.testing.assert_array_equal(shown, picture)
+  assert (tmp_path / 'mine.png').read_bytes() == b'of somebody else'
+  assert 'mine.png could not be written' in caplog.text
 
 
 def test_a_full_disk_neither_stops_nor_holds_the_run(tmp_path, caplog):
