@@ -10,6 +10,7 @@ import concurrent.futures
 import functools
 import os
 import pathlib
+import re
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -19,7 +20,25 @@ from pixeldit_jax.errors import OutputError, UserError, one_line
 from pixeldit_jax.stored_object import Data, StoredObject
 
 CLIENTS = {'gs': google_cloud, 's3': amazon_s3}  # by what stands before '://'
+_CLIENTS = ('gcsfs', 's3fs', 'botocore', 'aiobotocore')  # raise the errors
+_REFUSALS = 'PERMISSION_DENIED|UNAUTHENTICATED|UNAVAILABLE|DEADLINE_EXCEEDED'
 THREADS = 16  # that read or write at once
+
+
+def refusal(error: BaseException | None) -> str:
+  """What a bucket said, of an error that came of it; '' of any other.
+
+  After the first seconds of a command it is a client that raises, of this
+  module, `epath` or TensorStore: credentials may have run out.
+  """
+  while error is not None:
+    module, text = type(error).__module__, one_line(error)
+    if module.split('.')[0] in _CLIENTS or module.startswith('google.'):
+      return text[:300]
+    if re.match(_REFUSALS, text):  # of TensorStore
+      return text[:300]
+    error = error.__cause__ or error.__context__
+  return ''
 
 
 def is_remote(path: str | os.PathLike) -> bool:

@@ -21,6 +21,7 @@ from typing import Any, TextIO
 
 from absl import app, flags
 
+from pixeldit_jax import buckets
 from pixeldit_jax.cli import size_flags
 from pixeldit_jax.errors import EXIT_STOPPED, Stopped, UserError, escaped
 from pixeldit_jax.train.run import peers
@@ -59,6 +60,11 @@ def run(main: Callable[[], None]) -> None:
     if isinstance(error, OSError) and error.errno in _FULL:
       place = error.filename or 'the disk'
       message = f'{name}: {escaped(f"{place}: {error.strerror}")}; make room.'
+    elif said := buckets.refusal(error):
+      message = escaped(
+        f'{name}: a bucket refused or did not answer ({said}): look at '
+        'credentials and network; the same command goes on where it was.'
+      )
     else:
       message = escaped(traceback.format_exc().rstrip('\n'))
     peers.failed(f'{type(error).__name__}: {error}', message)

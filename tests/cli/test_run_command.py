@@ -58,6 +58,26 @@ def test_names_of_strangers_are_shown_escaped_wherever_they_are_printed(
     assert '\x1b' not in said and r'a\x1b[31m.png' in said
 
 
+@pytest.mark.parametrize(
+  'body',
+  [
+    "import gcsfs.retry; raise gcsfs.retry.HttpError(dict(message='No.'))",
+    'try:\n'
+    '  import botocore.exceptions\n'
+    '  raise botocore.exceptions.NoCredentialsError\n'
+    'except Exception as error:\n'
+    '  raise PermissionError from error',
+    "raise ValueError('PERMISSION_DENIED: Error writing x')",
+  ],
+  ids=['gcsfs', 'botocore', 'tensorstore'],
+)
+def test_a_bucket_that_refuses_later_is_one_line(tmp_path, body):
+  done = run(tmp_path, body.replace('\n', '\n  '), '--count=3')
+  assert done.returncode == 1
+  assert 'Traceback' not in done.stderr
+  assert 'a bucket refused or did not answer' in done.stderr.splitlines()[-1]
+
+
 def test_a_full_disk_is_one_line(tmp_path):
   body = "raise OSError(28, 'No space left on device', '/data/x')"
   done = run(tmp_path, body, '--count=3')
