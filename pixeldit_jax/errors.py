@@ -4,6 +4,10 @@ Each message says what was given, what was expected and the fix. The subclasses
 are also what Python's own names say, so that `except FileNotFoundError` works.
 """
 
+import os
+import threading
+import types
+
 
 def escaped(text: str) -> str:
   """Text for a terminal: control characters of strangers' names as `\\x1b`.
@@ -61,3 +65,26 @@ class Stopped(BaseException):
   Like KeyboardInterrupt it is no Exception: a signal comes at any moment, and
   what takes all errors of a broken file is not to take it.
   """
+
+
+def stop_by_signal(
+  words: str, number: int, frame: types.FrameType | None
+) -> None:
+  """Raises Stopped out of the handler of a signal.
+
+  Not within an import: libraries of C crash where their loading is left by an
+  exception. The signal then comes again a little later.
+
+  Args:
+    words: what is said.
+    number: the signal.
+    frame: what it interrupted.
+  """
+  while frame:
+    if frame.f_code.co_filename.startswith('<frozen importlib'):
+      again = threading.Timer(0.05, os.kill, (os.getpid(), number))
+      again.daemon = True
+      again.start()
+      return
+    frame = frame.f_back
+  raise Stopped(words)

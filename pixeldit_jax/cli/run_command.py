@@ -16,6 +16,7 @@ import re
 import signal
 import sys
 import traceback
+import types
 from collections.abc import Callable
 from typing import Any, TextIO
 
@@ -23,7 +24,13 @@ from absl import app, flags
 
 from pixeldit_jax import buckets
 from pixeldit_jax.cli import size_flags
-from pixeldit_jax.errors import EXIT_STOPPED, Stopped, UserError, escaped
+from pixeldit_jax.errors import (
+  EXIT_STOPPED,
+  Stopped,
+  UserError,
+  escaped,
+  stop_by_signal,
+)
 from pixeldit_jax.train.run import peers
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}  # of a disk
@@ -84,12 +91,11 @@ class _Escaping:
     return getattr(self._stream, name)
 
 
-def _on_terminate(number: int, frame: object) -> None:
+def _on_terminate(number: int, frame: types.FrameType | None) -> None:
   """Ends a command as an error does, so that it clears its temporary files."""
-  raise Stopped(
-    f'stopped by {signal.Signals(number).name}: the same command goes on where '
-    'it was.'
-  )
+  name = signal.Signals(number).name
+  words = f'stopped by {name}: the same command goes on where it was.'
+  stop_by_signal(words, number, frame)
 
 
 def _command_name(main: Callable[[], None]) -> str:

@@ -88,6 +88,32 @@ def test_before_the_first_step_nothing_is_said_to_be_saved(
   assert not (tmp_path / 'run').exists()
 
 
+def test_nothing_that_is_being_loaded_is_left_by_an_exception(tmp_path):
+  """Libraries of C crash of it: the signal waits for the end of the import."""
+  (tmp_path / 'slow.py').write_text(
+    'import os, signal, time\n'
+    'os.kill(os.getpid(), signal.SIGTERM)\n'
+    'print("goes on", flush=True)\n'
+    'time.sleep(0.3)\n'
+    'print("loaded", flush=True)\n'
+  )
+  code = (
+    'import sys, time\n'
+    'from pixeldit_jax.cli import run_command\n'
+    'def main():\n'
+    f'  sys.path.insert(0, {str(tmp_path)!r})\n'
+    '  import slow\n'
+    '  time.sleep(60)\n'
+    'run_command.run(main)\n'
+  )
+  done = subprocess.run(
+    [sys.executable, '-c', code], capture_output=True, text=True, timeout=50
+  )
+  assert done.returncode == 75, done.stderr
+  assert done.stdout.startswith('goes on\nloaded\n')
+  assert 'stopped by SIGTERM' in done.stdout
+
+
 def test_no_broad_handler_takes_a_signal_for_an_error_of_its_own(tmp_path):
   """SIGTERM while a configuration is read, which reports all errors in it."""
   (tmp_path / 'config.py').write_text(

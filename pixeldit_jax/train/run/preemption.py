@@ -14,7 +14,7 @@ import threading
 import jax
 from jax.experimental import multihost_utils
 
-from pixeldit_jax.errors import Stopped
+from pixeldit_jax.errors import stop_by_signal
 
 log = logging.getLogger(__name__)
 
@@ -72,19 +72,20 @@ class StopRequest:
     self._before[number] = signal.signal(number, handler)
 
   def _on_terminate(self, number, frame):
-    self._ask()
+    self._ask(frame)
 
   def _on_interrupt(self, number, frame):
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # the second kills
     log.warning('Saving, then stopping. Press Ctrl-C again to stop at once.')
-    self._ask()
+    self._ask(frame)
 
-  def _ask(self):
+  def _ask(self, frame):
     if self._together:
       os.kill(os.getpid(), signal.SIGTERM)  # JAX informs the others
       return
     self._asked = True
     if self.nothing_to_save:
-      raise Stopped(
+      words = (
         'stopped before the first step of this start: nothing new to save.'
       )
+      stop_by_signal(words, signal.SIGTERM, frame)
