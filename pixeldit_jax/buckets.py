@@ -11,6 +11,7 @@ import functools
 import os
 import pathlib
 import re
+import traceback
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -20,7 +21,7 @@ from pixeldit_jax.errors import OutputError, UserError, one_line
 from pixeldit_jax.stored_object import Data, StoredObject
 
 CLIENTS = {'gs': google_cloud, 's3': amazon_s3}  # by what stands before '://'
-_CLIENTS = ('gcsfs', 's3fs', 'botocore', 'aiobotocore')  # raise the errors
+_CLIENTS = ('google', 'gcsfs', 's3fs', 'botocore', 'aiobotocore')
 _REFUSALS = 'PERMISSION_DENIED|UNAUTHENTICATED|UNAVAILABLE|DEADLINE_EXCEEDED'
 THREADS = 16  # that read or write at once
 
@@ -32,11 +33,12 @@ def refusal(error: BaseException | None) -> str:
   module, `epath` or TensorStore: credentials may have run out.
   """
   while error is not None:
-    module, text = type(error).__module__, one_line(error)
-    if module.split('.')[0] in _CLIENTS or module.startswith('google.'):
-      return text[:300]
-    if re.match(_REFUSALS, text):  # of TensorStore
-      return text[:300]
+    text = one_line(error)
+    frames = traceback.walk_tb(error.__traceback__)
+    modules = {frame.f_globals.get('__name__', '') for frame, _ in frames}
+    roots = {name.partition('.')[0] for name in modules}
+    if roots & {*_CLIENTS} or re.match(_REFUSALS, text):  # of TensorStore
+      return text[:300] or type(error).__name__
     error = error.__cause__ or error.__context__
   return ''
 

@@ -1,6 +1,7 @@
 """Objects in gs://, of Google Cloud Storage."""
 
 import functools
+import logging
 import os
 import pathlib
 from collections.abc import Iterator
@@ -33,6 +34,8 @@ def check(bucket: str) -> None:
   for protocol in ('gs', 'gcs'):
     options = fsspec.config.conf.setdefault(protocol, {})
     options['use_listings_cache'] = False
+  # What it logs with a traceback it raises as well.
+  logging.getLogger('gcsfs').setLevel(logging.CRITICAL)
   try:
     _client().get_bucket(bucket, timeout=SECONDS, retry=None)
   except exceptions.NotFound as error:

@@ -116,7 +116,7 @@ def test_faults_at_ten_moments_are_survived(proxied, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize('status', [401, 403])
-def test_credentials_that_run_out_are_one_line(proxied, status):
+def test_credentials_that_run_out_are_one_line(proxied, status, caplog):
   url, proxy = proxied
   files.write_json(f'{url}/state.json', [1])
   proxy.fault = lambda method, path: status
@@ -124,3 +124,7 @@ def test_credentials_that_run_out_are_one_line(proxied, status):
   with pytest.raises(OutputError, match='state.json could not be') as error:
     files.write_json(f'{url}/state.json', [2])
   assert '\n' not in str(error.value) and time.monotonic() < begin + 15
+  with pytest.raises(Exception) as error:
+    epath.Path(f'{url}/state.json').read_text()
+  assert buckets.refusal(error.value) and not buckets.refusal(KeyError('x'))
+  assert not [r for r in caplog.records if r.exc_info]
