@@ -17,6 +17,7 @@ from pixeldit_jax.convert.safetensors import (
   read_safetensors,
   write_safetensors,
 )
+from pixeldit_jax.data.sources.open_source import open_source
 from pixeldit_jax.errors import UserError
 from pixeldit_jax.run_context import RunContext
 from pixeldit_jax.train.checkpoint import integrity
@@ -160,6 +161,22 @@ def test_json_of_another_form_names_file_and_key(tmp_path, value):
   (tmp_path / integrity.FILES).write_text(json.dumps(value))
   found = integrity.verify(epath.Path(tmp_path), checksums=True)
   assert found and found[0].startswith((integrity.FILES, ' was not saved'))
+
+
+@pytest.mark.parametrize(
+  'state, said',
+  [
+    ('{}', '_data_files is absent'),
+    ('[]', 'it holds list, not dict'),
+    ('{"_data_files": []}', '_data_files is empty'),
+    ('{"_data_files": [{}]}', 'filename is absent'),
+    ('{"_data_files": [{"filename": "a.arrow"}]}', '1 files of state.json'),
+  ],
+)
+def test_a_list_of_tables_that_names_none_says_so(tmp_path, state, said):
+  (tmp_path / 'state.json').write_text(state)
+  with pytest.raises(UserError, match=said):
+    open_source(f'arrow:{tmp_path}')
 
 
 def test_forms_are_compared_key_by_key():

@@ -68,17 +68,15 @@ def find_files(path: str, split: str | None) -> list[str]:
   state = os.path.join(path, STATE)
   if not os.path.exists(state):
     return data_files.find(path, SUFFIXES, split)
-  listed = whole_files.read_json(state).get('_data_files') or []
-  try:
-    names = [entry['filename'] for entry in listed]
-    whole_files.check_inside(names, state)
-    paths = [os.path.join(path, name) for name in names]
-  except (TypeError, KeyError) as error:
-    raise UserError(
-      f"{state} is damaged: '_data_files' lacks {error}"
-    ) from error
+  form = {'_data_files': [{'filename': str}]}
+  listed = whole_files.read_json(state, form=form)['_data_files']
+  names = [entry['filename'] for entry in listed]
+  whole_files.check_inside(names, state)
+  paths = [os.path.join(path, name) for name in names]
+  if not paths:
+    raise UserError(f'{state} names no files: _data_files is empty.')
   missing = [name for name in paths if not os.path.exists(name)]
-  if missing or not paths:
+  if missing:
     raise MissingFileError(
       f'{path}: {len(missing)} files of {STATE} are not there, the copy is '
       f'incomplete: {", ".join(missing[:5])}'
