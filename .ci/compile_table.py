@@ -68,6 +68,12 @@ ROWS = [
   ('T2I-512, stage 1', 'v5p:4x4x4', 1024, [*STAGE_1, '--config.mesh.data=16']),
   ('T2I-512, stage 1', 'v5p:8x8x4', 1024, [*STAGE_1, '--config.mesh.data=32']),
   ('T2I-1024, stage 3', 'v5p:8x8x4', 768, [*STAGE_3, '--config.mesh.data=32']),
+  (
+    'DiT-XL/2 at 256',
+    'v5e:4x4',
+    256,
+    ['--config=configs/imagenet256.py:model=dit,size=XL', KEPT],
+  ),
 ]
 HEADER = (
   '| run | topology | mesh | batch | remat | peak GB | gathers, scatters | '
