@@ -61,9 +61,10 @@ _DTYPE = flags.DEFINE_enum(
 )
 _CARD = flags.DEFINE_bool(
   'card',
-  False,
-  'Also writes README.md beside --out: what the weights are, how they were '
-  'trained and measured, and a picture of samples.',
+  None,
+  'Also writes README.md next to --out: what the weights are, how they were '
+  'trained and measured, and a picture of samples. By default where the folder '
+  'of --out is made by this command.',
 )
 _PUSH = path_flag.define(
   'push',
@@ -185,7 +186,8 @@ def _out_of_workdir(out: str):
     released.adapters_from_workdir(ref, out, _OVERWRITE.value)
     return
   target, repository = outputs.path_of(out), ''
-  if card := _CARD.value or bool(_PUSH.value):
+  alone = _CARD.value is None and not target.parent.exists()
+  if card := _CARD.value or bool(_PUSH.value) or alone:
     check_card(target)
   if _PUSH.value:
     if '://' in out:

@@ -3,7 +3,7 @@
 import os
 import pathlib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -22,6 +22,7 @@ WRAPPERS = re.compile(
   r'(?<![^.])'
   r'(_orig_mod|module|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.'
 )
+SUFFIXES = ('.safetensors', '.ckpt', '.pth')
 INDEX = '.safetensors.index.json'  # of weights in several files
 # Tensors that are not of the network, with a prefix or without.
 OTHER_TENSORS = ('diffusion_trainer.', '_repa_projector.')
@@ -44,7 +45,8 @@ def read_weights(
 
   Args:
     path: a local file, gs://bucket/file, s3://bucket/file or
-      hf://organisation/repository/file.
+      hf://organisation/repository/file (the file may be left out where it is
+      the only one of weights).
     ema: the averaged weights, or those last trained. A file of one set that
       no name calls either gives that set.
     second: the other average of a file that has two (JiT).
@@ -103,7 +105,8 @@ def fetch(path: str | os.PathLike) -> pathlib.Path:
   Raises:
     FileNotFoundError: there is none, or the hub cannot be reached.
     ImportError: huggingface_hub is not installed.
-    UserError: hf:// without organisation, repository and file.
+    UserError: hf:// without organisation and repository; or without a file,
+      where the repository has none of weights or several.
   """
   text = os.fspath(path)
   if buckets.is_bucket(text):
@@ -116,7 +119,7 @@ def fetch(path: str | os.PathLike) -> pathlib.Path:
       )
     return pathlib.Path(text)
   parts = text.removeprefix('hf://').split('/', 2)
-  if len(parts) != 3 or not all(parts):
+  if len(parts) < 2 or not all(parts[:2]) or parts[1].endswith(SUFFIXES):
     raise UserError(f'{text}: expected hf://organisation/repository/file.')
   try:
     import huggingface_hub
@@ -125,17 +128,29 @@ def fetch(path: str | os.PathLike) -> pathlib.Path:
       f"{text} needs huggingface_hub: pip install -e '.[hub]', or download the "
       'file and give its path.'
     ) from error
-  organisation, repository, name = parts
+  repository, name = '/'.join(parts[:2]), ''.join(parts[2:])
   try:
-    local = huggingface_hub.hf_hub_download(
-      f'{organisation}/{repository}', name
-    )
+    if not name:
+      name = _only_weights(text, huggingface_hub.list_repo_files(repository))
+    local = huggingface_hub.hf_hub_download(repository, name)
   except OSError as error:  # what the hub raises for absence and no network
     raise MissingFileError(
       f'{text} could not be fetched ({error}). Download it where there is a '
       'network and give its path.'
     ) from error
   return pathlib.Path(local)
+
+
+def _only_weights(text: str, names: Sequence[str]) -> str:
+  """The one file of weights among those of a repository."""
+  found = [name for name in names if name.endswith(SUFFIXES)]
+  if len(found) == 1:
+    return found[0]
+  there = ', '.join(sorted(found)[:5]) or 'none'
+  raise UserError(
+    f'{text} names no file, and the repository has {len(found)} of weights '
+    f'({there}): expected hf://organisation/repository/file.'
+  )
 
 
 def _inner_names(

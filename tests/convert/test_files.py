@@ -258,6 +258,16 @@ def test_fetch_takes_a_file_of_the_hub(tmp_path, monkeypatch, same_bits):
   with pytest.raises(ValueError, match='organisation/repository/file'):
     fetch('hf://nvidia/a.ckpt')
 
+  there = ['README.md', 'sub/a.safetensors']
+  monkeypatch.setattr(hub, 'list_repo_files', lambda repository: there)
+  assert fetch('hf://nvidia/PixelDiT-ImageNet') == local
+  there.append('b.pth')
+  with pytest.raises(UserError, match='2 of weights .b.pth, sub/a.safe'):
+    fetch('hf://nvidia/PixelDiT-ImageNet/')
+  there[:] = ['README.md']
+  with pytest.raises(UserError, match='0 of weights .none'):
+    fetch('hf://nvidia/PixelDiT-ImageNet')
+
 
 def test_compare_lists_all_that_does_not_fit(tmp_path):
   path = tmp_path / 'a.safetensors'

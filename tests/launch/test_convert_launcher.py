@@ -72,3 +72,9 @@ def test_from_a_released_file_to_images_and_back(tmp_path, golden):
   assert set(back) == set(weights)
   for name, array in weights.items():
     assert back[name].tobytes() == array.tobytes(), name
+  assert not (tmp_path / 'README.md').exists()  # others may have theirs there
+  done = launch('convert', run, f'--out={tmp_path}/new/back.safetensors')
+  assert done.returncode == 0, done.stderr
+  assert (
+    'library_name: pixeldit_jax' in (tmp_path / 'new' / 'README.md').read_text()
+  )
