@@ -34,13 +34,13 @@ def main():
   # Imported here: --help has no need of them.
   import jax
 
-  from pixeldit_jax import buckets
   from pixeldit_jax.cli.log import start_log
   from pixeldit_jax.config import validate
   from pixeldit_jax.eval import feature_networks
   from pixeldit_jax.eval.held_out_evaluator import HeldOutEvaluator
   from pixeldit_jax.eval.sample_grid_evaluator import SampleGridEvaluator
   from pixeldit_jax.run_context import RunContext
+  from pixeldit_jax.storage import buckets
   from pixeldit_jax.train.evaluator import Evaluator
   from pixeldit_jax.train.inputs import open_data
   from pixeldit_jax.train.loop import train

@@ -21,13 +21,13 @@ from typing import Any
 
 from etils import epath
 
-from pixeldit_jax import buckets
 from pixeldit_jax.errors import (
   MissingFileError,
   OutputError,
   TooLargeError,
   UserError,
 )
+from pixeldit_jax.storage import buckets
 
 # Environment variables: workers inherit what the flags of a command set.
 MAX_BYTES = 'PIXELDIT_MAX_BYTES'  # of what is read at once

@@ -18,8 +18,9 @@ from collections.abc import Iterable, Iterator
 
 from etils import epath
 
-from pixeldit_jax import buckets, files
+from pixeldit_jax import files
 from pixeldit_jax.errors import UserError
+from pixeldit_jax.storage import buckets
 
 MANIFEST = '.pixeldit-outputs.jsonl'
 _ENDS = 1 << 20  # bytes at each end of a file that its sum is of

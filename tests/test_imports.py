@@ -14,17 +14,13 @@ PACKAGE = ROOT / 'pixeldit_jax'
 FLOORS = (
   ('typing', 'errors'),
   (
-    'amazon_s3',
-    'buckets',
     'compile_cache',
-    'downloads',
     'files',
-    'google_cloud',
     'hardware',
     'outputs',
     'progress',
     'settings',
-    'stored_object',
+    'storage',
   ),
   ('sharding', 'images'),
   ('model',),

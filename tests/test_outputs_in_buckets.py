@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 from etils import epath
 
-from pixeldit_jax import amazon_s3, buckets, downloads, files, outputs
+from pixeldit_jax import files, outputs
 from pixeldit_jax.errors import OutputError, UserError
 from pixeldit_jax.images.image_sets import open_images
 from pixeldit_jax.sampling import set_pictures
 from pixeldit_jax.sampling.npz_writer import SampleStore
+from pixeldit_jax.storage import amazon_s3, buckets, downloads
 
 
 @pytest.fixture(scope='module', params=['gs', 's3'])

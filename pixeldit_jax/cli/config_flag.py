@@ -69,8 +69,8 @@ def fit(config: ConfigDict, workdir: str) -> None:
   """
   from etils import epath
 
-  from pixeldit_jax import buckets
   from pixeldit_jax.config.fit_to_data import fit_to_data, specification
+  from pixeldit_jax.storage import buckets
 
   buckets.check(workdir)
   given = overrides()
@@ -148,7 +148,7 @@ def _find_run(workdir: str) -> str:
   if '://' in workdir:
     from etils import epath
 
-    from pixeldit_jax import buckets
+    from pixeldit_jax.storage import buckets
 
     buckets.check(workdir)
     folder = epath.Path(workdir)

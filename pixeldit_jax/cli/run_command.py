@@ -22,7 +22,6 @@ from typing import Any, TextIO
 
 from absl import app, flags
 
-from pixeldit_jax import buckets
 from pixeldit_jax.cli import size_flags
 from pixeldit_jax.errors import (
   EXIT_STOPPED,
@@ -31,6 +30,7 @@ from pixeldit_jax.errors import (
   escaped,
   stop_by_signal,
 )
+from pixeldit_jax.storage import buckets
 from pixeldit_jax.train.run import peers
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}  # of a disk

@@ -11,7 +11,6 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx, traverse_util
 
-from pixeldit_jax import downloads
 from pixeldit_jax.convert.blocks import Shapes
 from pixeldit_jax.convert.files import fetch, read_weights
 from pixeldit_jax.convert.lazy import compare
@@ -21,6 +20,7 @@ from pixeldit_jax.encoders.autoencoder import (
   abstract_autoencoder,
 )
 from pixeldit_jax.errors import MissingFileError, UserError
+from pixeldit_jax.storage import downloads
 
 AUTOENCODER = 'sdvae'  # the family, for `from_official`
 MARK = re.compile(r'(first_stage_model\.)?decoder\.conv_in\.weight')

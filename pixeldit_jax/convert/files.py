@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from pixeldit_jax import buckets, downloads, files
+from pixeldit_jax import files
 from pixeldit_jax.convert.lazy import LazyTensors
 from pixeldit_jax.convert.lightning import EMA, RAW, read_lightning
 from pixeldit_jax.convert.safetensors import read_safetensors
@@ -16,6 +16,7 @@ from pixeldit_jax.errors import (
   MissingPackageError,
   UserError,
 )
+from pixeldit_jax.storage import buckets, downloads
 
 # What torch.compile, data-parallel and checkpointing wrappers add in a name.
 WRAPPERS = re.compile(

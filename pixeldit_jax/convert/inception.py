@@ -15,10 +15,10 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from pixeldit_jax import downloads
 from pixeldit_jax.convert.files import read_weights
 from pixeldit_jax.encoders.inception import Inception
 from pixeldit_jax.errors import MissingFileError, UserError
+from pixeldit_jax.storage import downloads
 
 URL = (
   'https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/'

@@ -13,7 +13,6 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from pixeldit_jax import downloads
 from pixeldit_jax.convert import dinov3, efficientnet_lite
 from pixeldit_jax.convert.files import fetch, read_weights
 from pixeldit_jax.convert.lazy import LazyTensors, flat, nested, specs_of
@@ -28,6 +27,7 @@ from pixeldit_jax.convert.safetensors import write_safetensors
 from pixeldit_jax.encoders.dinov3 import DINOv3Config
 from pixeldit_jax.encoders.vision import PatchConfig, VisionConfig
 from pixeldit_jax.errors import MissingFileError, UserError
+from pixeldit_jax.storage import downloads
 from pixeldit_jax.typing import PyTree
 
 HEAD_SIZE = 64  # in every released DINOv2

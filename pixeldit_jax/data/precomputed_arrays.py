@@ -21,10 +21,11 @@ from typing import Any
 import ml_dtypes  # noqa: F401, with it np.dtype knows 'bfloat16'
 import numpy as np
 
-from pixeldit_jax import downloads, files
+from pixeldit_jax import files
 from pixeldit_jax.data.array_records import open_records
 from pixeldit_jax.data.transforms import BadExample
 from pixeldit_jax.errors import UserError
+from pixeldit_jax.storage import downloads
 
 FORMAT = 'pixeldit_jax side arrays 1'  # their former name
 LATENTS = 'latents'  # the name of those that stand for images

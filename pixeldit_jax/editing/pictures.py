@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from pixeldit_jax import downloads, files
+from pixeldit_jax import files
 from pixeldit_jax.data.transforms import BadExample, crop, decode
 from pixeldit_jax.errors import MissingFileError, UserError
 from pixeldit_jax.images.image_files import is_image, walk
+from pixeldit_jax.storage import downloads
 from pixeldit_jax.typing import UInt8
 
 

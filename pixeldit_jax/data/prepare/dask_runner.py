@@ -16,9 +16,9 @@ from typing import Any
 
 from etils import epath
 
-from pixeldit_jax import buckets
 from pixeldit_jax.data.prepare.shard_job import Report, Runner, ShardTask
 from pixeldit_jax.errors import MissingPackageError, UserError
+from pixeldit_jax.storage import buckets
 
 log = logging.getLogger(__name__)
 

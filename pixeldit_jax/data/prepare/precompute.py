@@ -15,7 +15,7 @@ from typing import Any
 import grain
 import numpy as np
 
-from pixeldit_jax import buckets, files
+from pixeldit_jax import files
 from pixeldit_jax.data import precomputed_arrays
 from pixeldit_jax.data.array_records import write_records
 from pixeldit_jax.data.pipeline.loader_options import usable_cores
@@ -32,6 +32,7 @@ from pixeldit_jax.data.source import Example
 from pixeldit_jax.data.sources import shards
 from pixeldit_jax.errors import UserError
 from pixeldit_jax.progress import Progress
+from pixeldit_jax.storage import buckets
 from pixeldit_jax.typing import Array
 
 log = logging.getLogger(__name__)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from pixeldit_jax import buckets, downloads, files
+from pixeldit_jax import files
 from pixeldit_jax.data import transforms
 from pixeldit_jax.data.array_records import open_records
 from pixeldit_jax.data.pipeline.loader_options import usable_cores
@@ -23,6 +23,7 @@ from pixeldit_jax.errors import UserError
 from pixeldit_jax.images import contact_sheet
 from pixeldit_jax.images.grid import write_png
 from pixeldit_jax.progress import Progress
+from pixeldit_jax.storage import buckets, downloads
 
 log = logging.getLogger(__name__)
 

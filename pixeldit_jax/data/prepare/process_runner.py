@@ -6,9 +6,9 @@ import os
 import threading
 from collections.abc import Generator, Sequence
 
-from pixeldit_jax import buckets
 from pixeldit_jax.data.prepare.shard_job import Report, Runner, ShardTask
 from pixeldit_jax.errors import UserError
+from pixeldit_jax.storage import buckets
 
 
 def run_in_processes(count: int) -> Runner:

@@ -25,9 +25,10 @@ from typing import Any
 
 from etils import epath
 
-from pixeldit_jax import buckets, files
+from pixeldit_jax import files
 from pixeldit_jax.errors import UserError
 from pixeldit_jax.settings import as_json, check_same, flatten
+from pixeldit_jax.storage import buckets
 
 # What the manifest needs of a shard, as JSON values: its `files.Entry` and the
 # number of 'examples', and what else the task counts.

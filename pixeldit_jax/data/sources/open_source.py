@@ -8,11 +8,12 @@ import logging
 import re
 from collections.abc import Sequence
 
-from pixeldit_jax import downloads, files
+from pixeldit_jax import files
 from pixeldit_jax.data.source import Source
 from pixeldit_jax.data.sources import data_files
 from pixeldit_jax.data.sources.kinds import KINDS, describe_kinds, is_source
 from pixeldit_jax.errors import UserError
+from pixeldit_jax.storage import downloads
 
 log = logging.getLogger(__name__)
 

@@ -14,13 +14,14 @@ from typing import Any
 
 import numpy as np
 
-from pixeldit_jax import buckets, downloads, files
+from pixeldit_jax import files
 from pixeldit_jax.data import precomputed_arrays
 from pixeldit_jax.data.array_records import count_faults, open_records
 from pixeldit_jax.data.captions import Caption
 from pixeldit_jax.data.source import Example, Source
 from pixeldit_jax.data.transforms import BadExample
 from pixeldit_jax.errors import UserError
+from pixeldit_jax.storage import buckets, downloads
 from pixeldit_jax.typing import Int
 
 FORMAT = 'pixeldit_jax shards 1'

@@ -3,7 +3,7 @@
 import orbax.checkpoint as ocp
 from etils import epath
 
-from pixeldit_jax import buckets
+from pixeldit_jax.storage import buckets
 from pixeldit_jax.train.checkpoint import orbax_on_s3
 
 FOLDER = 'checkpoints'

@@ -11,8 +11,8 @@ import posixpath
 from typing import Any
 from urllib.parse import urlsplit
 
-from pixeldit_jax import buckets
 from pixeldit_jax.errors import UserError
+from pixeldit_jax.storage import buckets
 
 SCHEME = 's3://'
 _NAMES = {

@@ -25,8 +25,8 @@ from typing import Any, TextIO
 
 from etils import epath
 
-from pixeldit_jax import buckets
 from pixeldit_jax.errors import UserError
+from pixeldit_jax.storage import buckets
 
 BEAT = 10.0  # seconds between two
 _NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)

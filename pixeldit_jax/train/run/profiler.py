@@ -15,8 +15,9 @@ import jax
 from etils import epath
 from ml_collections import ConfigDict
 
-from pixeldit_jax import buckets, files
+from pixeldit_jax import files
 from pixeldit_jax.config import parse_steps
+from pixeldit_jax.storage import buckets
 
 log = logging.getLogger(__name__)
 

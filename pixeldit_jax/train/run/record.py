@@ -16,8 +16,9 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from pixeldit_jax import buckets, settings
+from pixeldit_jax import settings
 from pixeldit_jax.errors import Stopped, UserError
+from pixeldit_jax.storage import buckets
 from pixeldit_jax.train.run import lock, multihost, trained_on, workdir
 from pixeldit_jax.train.run.goodput import Goodput
 from pixeldit_jax.typing import PyTree

@@ -26,7 +26,8 @@ from tensorboardX import summary
 from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
-from pixeldit_jax import buckets, files
+from pixeldit_jax import files
+from pixeldit_jax.storage import buckets
 from pixeldit_jax.typing import UInt8
 
 log = logging.getLogger(__name__)

@@ -24,10 +24,11 @@ import jax
 from etils import epath
 from ml_collections import ConfigDict
 
-from pixeldit_jax import buckets, files, settings
+from pixeldit_jax import files, settings
 from pixeldit_jax.config import KEYS, get_config, model_config
 from pixeldit_jax.errors import MissingFileError, UserError
 from pixeldit_jax.model.pixeldit import abstract_model, weights_of
+from pixeldit_jax.storage import buckets
 from pixeldit_jax.typing import PyTree
 
 # The event in the history of a workdir that was made of released weights.

@@ -10,9 +10,10 @@ import pytest
 from etils import epath
 from fault_proxy import CUT, LOST, Proxy
 
-from pixeldit_jax import amazon_s3, buckets, downloads, files, google_cloud
+from pixeldit_jax import files
 from pixeldit_jax.config import get_config
 from pixeldit_jax.errors import OutputError
+from pixeldit_jax.storage import amazon_s3, buckets, downloads, google_cloud
 from pixeldit_jax.train.run.profiler import Tracer
 from pixeldit_jax.train.run.record import Record
 from pixeldit_jax.train.run.tensorboard import EventFiles

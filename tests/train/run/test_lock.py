@@ -12,10 +12,10 @@ import threading
 import pytest
 from etils import epath
 
-from pixeldit_jax import buckets
 from pixeldit_jax.config import get_config, make_debug
 from pixeldit_jax.errors import UserError
 from pixeldit_jax.run_context import RunContext
+from pixeldit_jax.storage import buckets
 from pixeldit_jax.train.loop import train
 from pixeldit_jax.train.run import lock
 

@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pixeldit_jax import buckets, files, outputs
+from pixeldit_jax import files, outputs
 from pixeldit_jax.config import get_config, make_debug
 from pixeldit_jax.run_context import RunContext
+from pixeldit_jax.storage import buckets
 from pixeldit_jax.train.checkpoint.restore import CheckpointRef, restore_weights
 from pixeldit_jax.train.loop import train
 from pixeldit_jax.train.run import tensorboard, workdir

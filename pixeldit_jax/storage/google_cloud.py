@@ -13,7 +13,7 @@ from pixeldit_jax.errors import (
   UserError,
   one_line,
 )
-from pixeldit_jax.stored_object import MARK, Data, StoredObject
+from pixeldit_jax.storage.stored_object import MARK, Data, StoredObject
 
 SECONDS = 5  # to wait for the first answer
 

@@ -9,9 +9,10 @@ import re
 import tempfile
 from collections.abc import Iterator
 
-from pixeldit_jax import buckets, files
+from pixeldit_jax import files
 from pixeldit_jax.errors import MissingFileError
-from pixeldit_jax.stored_object import StoredObject
+from pixeldit_jax.storage import buckets
+from pixeldit_jax.storage.stored_object import StoredObject
 
 
 def folder_of(scheme: str) -> pathlib.Path:

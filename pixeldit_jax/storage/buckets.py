@@ -16,9 +16,9 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from pixeldit_jax import amazon_s3, google_cloud
 from pixeldit_jax.errors import OutputError, UserError, one_line
-from pixeldit_jax.stored_object import Data, StoredObject
+from pixeldit_jax.storage import amazon_s3, google_cloud
+from pixeldit_jax.storage.stored_object import Data, StoredObject
 
 CLIENTS = {'gs': google_cloud, 's3': amazon_s3}  # by what stands before '://'
 _CLIENTS = ('google', 'gcsfs', 's3fs', 'botocore', 'aiobotocore')

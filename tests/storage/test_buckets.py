@@ -11,7 +11,7 @@ from etils import epath
 from flax import nnx
 from PIL import Image
 
-from pixeldit_jax import buckets, downloads, files, google_cloud
+from pixeldit_jax import files
 from pixeldit_jax.convert.autoencoder import load_autoencoder, to_autoencoder
 from pixeldit_jax.convert.files import fetch
 from pixeldit_jax.convert.safetensors import write_safetensors
@@ -25,6 +25,7 @@ from pixeldit_jax.encoders.language_models import open_language_model
 from pixeldit_jax.encoders.vision import DINOv2, VisionConfig
 from pixeldit_jax.errors import MissingFileError, MissingPackageError, UserError
 from pixeldit_jax.model.pixeldit import weights_of
+from pixeldit_jax.storage import buckets, downloads, google_cloud
 from pixeldit_jax.train.checkpoint.folders import folder_of
 
 

@@ -1,0 +1,1 @@
+"""Buckets of Google and Amazon: what is there, in and out."""
