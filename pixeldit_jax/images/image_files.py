@@ -165,6 +165,9 @@ def _without_broken_metadata(png: bytes) -> bytes:
 
 def _check_png(png: bytes) -> None:
   """Raises OSError for pixels of another checksum, which Pillow passes over."""
-  for name, _, intact in _chunks_of_png(png):
-    if not intact and _changes_pixels(name):
-      raise OSError(f'the checksum of {name.decode("latin-1")} does not match')
+  for name, chunk, intact in _chunks_of_png(png):
+    if intact or not _changes_pixels(name):
+      continue
+    if len(chunk) < 12 + int.from_bytes(chunk[:4], 'big'):
+      raise OSError('the image file is truncated')
+    raise OSError(f'the checksum of {name.decode("latin-1")} does not match')
