@@ -74,7 +74,7 @@ _PUSH = path_flag.define(
   schemes=path_flag.HUB,
 )
 _PRIVATE = flags.DEFINE_bool(
-  'private', False, 'A repository made by --push is seen by its owner alone.'
+  'private', False, 'Only its owner sees a repository made by --push.'
 )
 _STEP = flags.DEFINE_integer('step', None, 'Checkpoint; the newest by default.')
 _VERIFY = flags.DEFINE_enum(
@@ -186,8 +186,8 @@ def _out_of_workdir(out: str):
     released.adapters_from_workdir(ref, out, _OVERWRITE.value)
     return
   target, repository = outputs.path_of(out), ''
-  alone = _CARD.value is None and not target.parent.exists()
-  if card := _CARD.value or bool(_PUSH.value) or alone:
+  new_folder = _CARD.value is None and not target.parent.exists()
+  if card := _CARD.value or bool(_PUSH.value) or new_folder:
     check_card(target)
   if _PUSH.value:
     if '://' in out:

@@ -76,7 +76,7 @@ def load(
   Args:
     where: the folder of a run, or a released file, as
       'hf://nvidia/PixelDiT-ImageNet/imagenet256_pixeldit_xl_epoch320.ckpt', or
-      the repository alone where it has one file of weights.
+      only the repository, where it has one file of weights.
     step: checkpoint of a run; the newest by default.
     ema: the average of the weights, or those last trained.
     config: of a released file, whose shapes tell the network and not the

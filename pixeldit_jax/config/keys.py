@@ -219,7 +219,7 @@ KEYS = (
     1.0,
     '(0, 1]',
     'the smallest side of what is cut out at random, as a share of the largest '
-    'cut that fits; 1 is the middle, whole',
+    'cut that fits; 1 is that in the middle',
   ),
   Key(
     'data.held_out',

@@ -19,7 +19,7 @@ class LoaderOptions:
     resolution: side of the images in pixels; of bucketed data, that of their
       family of shapes.
     crop: the smallest side of what is cut out at random, as a share of the
-      largest cut that fits; 1 is the middle, whole.
+      largest cut that fits; 1 is that in the middle.
     buckets: batches of one aspect ratio each, of data prepared in buckets.
     shuffle: a new order for each epoch, else that of the source; buckets are
       always shuffled.
