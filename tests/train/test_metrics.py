@@ -1,7 +1,11 @@
 """Speed, time left, TensorBoard, and the line that people watch."""
 
+import os
+import pathlib
 import resource
 import struct
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -96,6 +100,21 @@ def test_tensorboard_hides_what_came_after_the_checkpoint(tmp_path):
   assert told['loss'][0] == 9 and told['loss'][1].simple_value == 0.5
   assert told['samples'][0] == 10 and told['samples'][1].image.width == 4
   assert told['fid'][1].simple_value == 2.0
+
+
+def test_events_take_no_torch_and_hide_none(tmp_path):
+  """It would be imported at every start of a run."""
+  (tmp_path / 'torch.py').write_text('print("imported")')
+  module = 'pixeldit_jax.train.run.tensorboard'
+  program = f'import {module}\nprint("next")\nimport torch'
+  root = pathlib.Path(__file__).parents[2]
+  done = subprocess.run(
+    [sys.executable, '-c', program],
+    env=os.environ | dict(PYTHONPATH=f'{tmp_path}{os.pathsep}{root}'),
+    capture_output=True,
+    text=True,
+  )
+  assert done.stdout.split() == ['next', 'imported'], done.stderr
 
 
 def test_the_last_pictures_are_files_and_those_of_others_stay(tmp_path, caplog):

@@ -2,8 +2,8 @@
 
 The `SummaryWriter` of tensorboardX leaves that to a thread, which dies where
 the disk is full, and the run would wait for it for ever (tensorboard had the
-same, tensorflow/tensorboard#6167). Imported where it is used: tensorboardX
-imports torch, if that is installed.
+same, tensorflow/tensorboard#6167). It would also import torch, if that is
+installed: a second of every start.
 
 An object in a bucket cannot grow, and its writer would send all of it anew for
 every event. There, files are written on a disk and sent now and then.
@@ -15,6 +15,7 @@ import logging
 import os
 import pathlib
 import struct
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
@@ -22,13 +23,29 @@ from typing import Any
 
 import numpy as np
 from etils import epath
-from tensorboardX import summary
-from tensorboardX.event_file_writer import EventsWriter
-from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from pixeldit_jax import files
 from pixeldit_jax.storage import buckets
 from pixeldit_jax.typing import UInt8
+
+
+@contextlib.contextmanager
+def _torch_absent() -> Iterator[None]:
+  """What is imported in it finds torch only where it is loaded already."""
+  absent = 'torch' not in sys.modules
+  if absent:
+    sys.modules['torch'] = None  # type: ignore[assignment]
+  try:
+    yield
+  finally:
+    if absent:
+      del sys.modules['torch']
+
+
+with _torch_absent():
+  from tensorboardX import summary
+  from tensorboardX.event_file_writer import EventsWriter
+  from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 log = logging.getLogger(__name__)
 
