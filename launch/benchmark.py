@@ -8,6 +8,11 @@
 --what=features  the FID Inception network, from uint8 images to features
 --what=checkpoint  the state saved while steps go on, in --folder
 
+--against=FOLDER, a checkout of the public PyTorch code of the same network,
+times its training or sampling in turn with ours and prints the ratios:
+
+  pixeldit benchmark --config=imagenet256:model=dit,size=B --against=DiT
+
 Prints a line for each figure; --json=FILE writes them too.
 """
 
@@ -32,12 +37,18 @@ _PROFILE = path_flag.define('profile', None, 'Folder for a trace.')
 _FOLDER = path_flag.define(
   'folder', None, 'Where a checkpoint is written, and removed afterwards.'
 )
+_AGAINST = path_flag.define(
+  'against',
+  None,
+  'Checkout of public code that trains or samples in turn with ours.',
+)
 _JSON = path_flag.define('json', None, 'File for the figures.')
 
 
 def main():
   from pixeldit_jax import files, outputs
   from pixeldit_jax.benchmarks import (
+    against,
     checkpoint_time,
     input_throughput,
     step_time,
@@ -51,7 +62,11 @@ def main():
   start_log(level='WARNING')  # only the figures
   config = _CONFIG.value
   report: dict[str, float] | dict[str, float | str]
-  if _WHAT.value == 'train':
+  if _AGAINST.value:
+    report = against.measure_against(
+      config, _AGAINST.value, _WHAT.value, _COUNT.value
+    )
+  elif _WHAT.value == 'train':
     report = step_time.measure_training(config, _COUNT.value, _PROFILE.value)
   elif _WHAT.value == 'sample':
     report = step_time.measure_sampling(config, _COUNT.value, _PROFILE.value)

@@ -5,12 +5,13 @@ adds. The limit is the device's known bf16 peak or, where there is none in the
 table, a 2048 x 2048 float32 matrix product timed between what is measured.
 """
 
+import contextlib
 import copy
 import itertools
 import math
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +20,7 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from pixeldit_jax import sharding
-from pixeldit_jax.config import STORED_FEATURES
+from pixeldit_jax.config import STORED_FEATURES, model_config
 from pixeldit_jax.encoders.frozen import Frozen, put_frozen, random_encoder
 from pixeldit_jax.encoders.inception import Inception
 from pixeldit_jax.encoders.vision import DINOv2, VisionConfig
@@ -114,6 +115,16 @@ def measure_training(
 def _measure_steps(
   config: ConfigDict, steps: int, profile: str | None
 ) -> Report:
+  with training_call(config) as call:
+    timed = _timed(call, steps, profile)
+  B, side = config.data.batch_size, config.data.resolution
+  flops = train_flops(model_config(config), side, side, config.flow.stages)
+  return _report(timed, B, B * flops)
+
+
+@contextlib.contextmanager
+def training_call(config: ConfigDict) -> Iterator[Callable[[], object]]:
+  """A complete training step on random images, to be called again and again."""
   context = RunContext.build(config).without_autoencoder()
   model, mesh, tx = context.model, context.mesh, make_optimizer(context)
   target, teacher, features = _random_target(context)
@@ -143,9 +154,7 @@ def _measure_steps(
     return metrics
 
   with context.use():
-    timed = _timed(call, steps, profile)
-  flops = train_flops(model, side, side, config.flow.stages)
-  return _report(timed, B, B * flops)
+    yield call
 
 
 def _random_encoder(context: RunContext) -> Frozen | None:
@@ -182,6 +191,15 @@ def measure_sampling(
 
   Guided evaluations count twice; at the ends of the interval, once.
   """
+  with sampling_call(config) as call:
+    timed = _timed(call, count, profile)
+  B = config.sampler.batch_size
+  return _report(timed, B, B * sampling_flops(config, model_config(config)))
+
+
+@contextlib.contextmanager
+def sampling_call(config: ConfigDict) -> Iterator[Callable[[], object]]:
+  """A complete sampling loop from random weights, to be called again."""
   context = RunContext.build(config).without_autoencoder()
   model, tx = context.model, make_optimizer(context)
   shardings = state_shardings(model, tx, context.mesh, context.rules)
@@ -197,10 +215,7 @@ def measure_sampling(
   sampler = Sampler(context, encoder=_random_encoder(context))
   program, numbers = sampler.jitted, sampler.numbers()
   with context.use():
-    timed = _timed(
-      lambda: program(weights, indices, labels, None, numbers), count, profile
-    )
-  return _report(timed, B, B * sampling_flops(config, model))
+    yield lambda: program(weights, indices, labels, None, numbers)
 
 
 def measure_features(resolution: int, count: int) -> Report:
