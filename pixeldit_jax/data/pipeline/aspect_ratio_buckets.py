@@ -18,6 +18,7 @@ from pixeldit_jax.data.pipeline.loader_options import LoaderOptions
 from pixeldit_jax.data.pipeline.order import Order, Slot, with_version
 from pixeldit_jax.data.source import Source
 from pixeldit_jax.errors import UserError
+from pixeldit_jax.typing import Float, Int
 
 log = logging.getLogger(__name__)
 
@@ -52,9 +53,20 @@ def nearest(
   height: int, width: int, buckets: tuple[tuple[int, int], ...]
 ) -> int:
   """Returns the bucket of the closest ratio, on a logarithmic scale."""
-  ratio = math.log(width / height)
-  away = [abs(math.log(w / h) - ratio) for h, w in buckets]
-  return away.index(min(away))
+  return int(nearest_of(np.array([log_ratio(height, width)]), buckets)[0])
+
+
+def nearest_of(
+  log_ratios: Float[np.ndarray, 'N'], buckets: Sequence[tuple[int, int]]
+) -> Int[np.ndarray, 'N']:
+  """The same for many pictures, by their `log_ratio`."""
+  of_buckets = np.array([log_ratio(*bucket) for bucket in buckets])
+  return np.abs(of_buckets - log_ratios[:, None]).argmin(1)
+
+
+def log_ratio(height: int, width: int) -> float:
+  """The logarithm of width over height, in float64."""
+  return math.log(width / height)
 
 
 def bucket_order(

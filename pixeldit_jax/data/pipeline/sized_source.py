@@ -83,7 +83,7 @@ def _ratios(source: Source) -> np.ndarray:
       height, width = size_of(source[index]['image'])
     except (BadExample, OSError):  # counted when it is to be trained on
       return 0.0
-    return float(np.log(width / height))
+    return aspect_ratio_buckets.log_ratio(height, width)
 
   report = Progress('Looked at the size of', len(source), unit='pictures')
   found = np.zeros(len(source))
@@ -98,11 +98,9 @@ def _assign(
   ratios: np.ndarray, family: tuple[tuple[int, int], ...], least: int
 ) -> tuple[np.ndarray, list[int]]:
   """The bucket of each picture, as a number of those that are used."""
-  of_bucket = np.array([np.log(w / h) for h, w in family])
   used = list(range(len(family)))
   while True:
-    away = np.abs(of_bucket[used] - ratios[:, None])
-    nearest = away.argmin(1)
+    nearest = aspect_ratio_buckets.nearest_of(ratios, [family[k] for k in used])
     counts = np.bincount(nearest, minlength=len(used))
     if len(used) == 1 or counts.min() >= least:
       return nearest, used
