@@ -1,5 +1,6 @@
 """The data of a run, and the shapes of what goes to the devices."""
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -78,14 +79,20 @@ def open_data(config: ConfigDict) -> Source:
 
 def _open_encoder(config: ConfigDict) -> TextEncoder | WordEncoder:
   """The encoder of captions that are embedded while training."""
-  name, tokens = config.data.text_encoder, config.model.text_tokens
-  if name == 'words':
-    return WordEncoder(tokens, config.model.text_width)
-  return TextEncoder(
-    name,
-    tokens=tokens,
-    instruction=read_instruction(config.data.text_instruction),
+  data, model = config.data, config.model
+  instruction = read_instruction(data.text_instruction)
+  return _encoder(
+    data.text_encoder, model.text_tokens, model.text_width, instruction
   )
+
+
+@functools.lru_cache(maxsize=1)  # of what is trained on and what is held out
+def _encoder(
+  name: str, tokens: int, width: int, instruction: str
+) -> TextEncoder | WordEncoder:
+  if name == 'words':
+    return WordEncoder(tokens, width)
+  return TextEncoder(name, tokens=tokens, instruction=instruction)
 
 
 def open_held_out(config: ConfigDict) -> Source:
