@@ -27,6 +27,7 @@ _PATHS = (
   ('repa', 'teacher'),
   ('grounding', 'encoder'),
   ('latents', 'autoencoder'),
+  ('sampler', 'weak'),
   ('eval', 'reference'),
   ('eval', 'weights'),
 )

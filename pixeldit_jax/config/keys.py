@@ -451,6 +451,13 @@ KEYS = (
     '[1, 1000]',
     'steps that share the patch tokens of the first of them; 1 shares none',
   ),
+  Key(
+    'sampler.weak',
+    '',
+    '',
+    'autoguidance: a run, or RUN@STEP, whose network guidance leads away from; '
+    "'' leads away from no class, or no text",
+  ),
   Key('sampler.batch_size', 64, '[1, 1e6]', 'images of all devices together'),
   Key(
     'sampler.decode_tile',

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
+from pixeldit_jax.sampling.weak_network import find_weak
 from pixeldit_jax.train.checkpoint.restore import CheckpointRef
 from pixeldit_jax.typing import PyTree
 
@@ -31,6 +32,8 @@ def image_settings(
     more = dict(encoder=config.grounding.encoder)
   if config.latents.autoencoder:
     more |= dict(autoencoder=config.latents.autoencoder)
+  if weak := find_weak(config):
+    more |= dict(weak_step=weak[0].step)
   if config.model.size_embed:
     more |= dict(stages=config.flow.stages)
   return dict(

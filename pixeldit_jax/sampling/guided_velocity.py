@@ -19,6 +19,7 @@ from pixeldit_jax.run_context import RunContext
 from pixeldit_jax.samplers.guidance import guide
 from pixeldit_jax.samplers.mean_flow import guided_average
 from pixeldit_jax.samplers.stronger_guidance import get_rule
+from pixeldit_jax.sampling.weak_network import WeakNetwork
 from pixeldit_jax.typing import (
   Array,
   Condition,
@@ -37,6 +38,7 @@ def guided_velocity(
   unconditional: TextCondition | None,
   guidance: float | jax.Array,
   encoder: Frozen | None = None,
+  weak: WeakNetwork | None = None,
 ) -> Callable[..., jax.Array]:
   """The velocity towards a condition, by `config.sampler`, while tracing.
 
@@ -50,6 +52,7 @@ def guided_velocity(
     encoder: of a grounded network, by default `context.encoder`, whose weights
       are then constants of the program. What guidance leads away from is never
       grounded.
+    weak: what guidance leads away from instead, given the same condition.
 
   Returns:
     A function of x, t and the time that decides about guidance, see `guide`.
@@ -71,7 +74,14 @@ def guided_velocity(
       f'sampler.reuse_patch_tokens={options.reuse_patch_tokens}: only samples '
       'share patch tokens between steps; set it to 1.'
     )
-  given = branches(context, weights, condition, unconditional, encoder)
+  if options.weak and not weak:
+    raise UserError(
+      f'sampler.weak={options.weak!r}: only samples are guided by a weaker '
+      "network; set it to ''."
+    )
+  given = branches(
+    context, weights, condition, unconditional, encoder, weak=weak
+  )
   return _guide(context.config, given, guidance)
 
 
@@ -113,10 +123,11 @@ def _guide(
     return lambda x, t: as_velocity(model.prediction, output(x, t), x, t)
 
   given, away = outputs
+  conditioned = model.num_classes or model.text_width
   return guide(
     velocity_of(given),
     velocity_of(away),
-    guidance if model.num_classes or model.text_width else 1.0,
+    guidance if conditioned or options.weak else 1.0,
     options.interval,
     options.interval_bounds,
     get_rule(options.rule),
@@ -130,6 +141,7 @@ def branches(
   unconditional: TextCondition | None,
   encoder: Frozen | None = None,
   output: Callable[..., jax.Array] | None = None,
+  weak: WeakNetwork | None = None,
 ) -> tuple[Output, Output]:
   """The network's output given the condition, and given what to lead away from.
 
@@ -152,6 +164,9 @@ def branches(
     grounded = ground(seen_by, x, labels, model.patch_size)
     return network(x, t, grounded)
 
+  if weak:
+    weaker = nnx.merge(nnx.graphdef(abstract_model(weak.model)), weak.weights)
+    return conditional, lambda x, t: weaker(x, t, condition)
   return conditional, lambda x, t: network(x, t, away)
 
 

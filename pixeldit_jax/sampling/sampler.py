@@ -31,6 +31,7 @@ from pixeldit_jax.sampling.guided_velocity import (
   guided_velocity,
   velocity_sharing_tokens,
 )
+from pixeldit_jax.sampling.weak_network import load_weak
 from pixeldit_jax.typing import (
   Array,
   Condition,
@@ -52,12 +53,14 @@ class Numbers(NamedTuple):
     guidance: the scale, float32.
     encoder: weights of the encoder that grounds; None without one.
     autoencoder: weights of what decodes latents; None without one.
+    weak: weights of a weaker network; None without one.
   """
 
   key_data: Any
   guidance: Any
   encoder: PyTree = None
   autoencoder: PyTree = None
+  weak: PyTree = None
 
 
 class Step(NamedTuple):
@@ -105,8 +108,9 @@ class Sampler:
         the network is never given features.
 
     Raises:
-      UserError: unknown solver, impossible steps, shift or interval, or a size
-        that does not divide into patches.
+      UserError: unknown solver, impossible steps, shift or interval, a size
+        that does not divide into patches, or a weaker network that does not
+        fit (`load_weak`).
     """
     config = context.config
     side = config.data.resolution
@@ -128,12 +132,11 @@ class Sampler:
         )
     self._shape = (*size, config.model.in_channels)
     self._encoder = encoder = encoder or context.encoder
+    self._weak = load_weak(context)
     if context.model.grounding_width and not encoder:
       log.warning('grounding.encoder is empty: samples are made ungrounded.')
-    batch, replicated = (
-      context.batch_sharding,
-      sharding.replicated(context.mesh),
-    )
+    batch = context.batch_sharding
+    replicated = sharding.replicated(context.mesh)
     self._jitted = jax.jit(
       self._solve,
       in_shardings=(
@@ -178,8 +181,9 @@ class Sampler:
       )
     key_data = np.asarray(jax.random.key_data(jax.random.key(seed)))
     weights = self._encoder_weights if encoder is None else encoder
+    weak = self._weak and self._weak.weights
     return Numbers(
-      key_data, np.float32(scale), weights, self._autoencoder_weights
+      key_data, np.float32(scale), weights, self._autoencoder_weights, weak
     )
 
   @functools.cached_property
@@ -224,10 +228,12 @@ class Sampler:
     options, model = config.sampler, config.model
     network = self._context, weights, condition, unconditional
     scale = 1 if options.guidance == 1 else numbers.guidance
+    weak = self._weak and self._weak._replace(weights=numbers.weak)
     if model.prediction == 'noise' or model.size_embed:
       of_run = stage_solver if model.size_embed else diffusion_solver
       key = jax.random.wrap_key_data(numbers.key_data)
-      return of_run(config, branches(*network), scale, key, indices)
+      outputs = branches(*network, weak=weak)
+      return of_run(config, outputs, scale, key, indices)
     encoder = self._encoder and (self._encoder[0], numbers.encoder)
     solver = solvers.get_solver(options.solver)
 
@@ -238,7 +244,7 @@ class Sampler:
     if (every := options.reuse_patch_tokens) > 1:
       velocity_at = velocity_sharing_tokens(*network, scale, encoder)
       return sharing_tokens(solver, velocity_at, self._times, every, ahead)
-    velocity = guided_velocity(*network, scale, encoder)
+    velocity = guided_velocity(*network, scale, encoder, weak)
     return lambda x, integrate: solver(
       velocity, x, self._times, integrate, **ahead(velocity)
     )
