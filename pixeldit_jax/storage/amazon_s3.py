@@ -1,10 +1,11 @@
 """Objects in s3://, of Amazon S3 and servers that speak as it does."""
 
+import contextlib
 import functools
 import os
 import pathlib
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from pixeldit_jax.errors import (
@@ -13,12 +14,15 @@ from pixeldit_jax.errors import (
   UserError,
   one_line,
 )
+from pixeldit_jax.storage import patience
 from pixeldit_jax.storage.stored_object import MARK, Data, StoredObject
 
-SECONDS = 5  # to wait for the first answer
+_PAGE = 1000  # names in a listing
+_SMALL = 1 << 20  # bytes that are sent at once
 _PART = 64 << 20  # bytes that are sent at once, in memory
 _ABSENT = ('404', 'NoSuchKey', 'NoSuchBucket', 'NotFound')
 _REFUSED = ('412', 'PreconditionFailed', 'ConditionalRequestConflict', '409')
+_DONE = 'NoSuchUpload'  # a first try came through, and its answer did not
 
 
 def check(bucket: str) -> None:
@@ -35,8 +39,9 @@ def check(bucket: str) -> None:
   # As in `google_cloud.check`.
   options = fsspec.config.conf.setdefault('s3', {})
   options['use_listings_cache'] = False
+  _bound_s3fs(options)
   try:
-    _client(patient=False).head_bucket(Bucket=bucket)
+    _ask('head_bucket', Bucket=bucket)
   except exceptions.ClientError as error:
     _refuse(bucket, error)
   except (
@@ -74,28 +79,89 @@ def _refuse(bucket: str, error: Any) -> None:
 
 
 @functools.cache
-def _client(patient: bool = True) -> Any:
+def _client(seconds: float = patience.ANSWER) -> Any:
+  """One that asks once, and waits so long for bytes."""
   import boto3
   from botocore.config import Config
 
-  tries = dict(mode='standard', max_attempts=8 if patient else 1)
-  return boto3.client(
-    's3',
-    config=Config(
-      retries=tries,
-      connect_timeout=SECONDS,
-      read_timeout=60 if patient else SECONDS,
-      max_pool_connections=16,
+  config = Config(max_pool_connections=16, **_options(seconds))
+  return boto3.client('s3', config=config)
+
+
+def _options(seconds: float) -> dict[str, Any]:
+  return dict(
+    retries=dict(mode='standard', total_max_attempts=1),
+    connect_timeout=patience.ANSWER,
+    read_timeout=seconds,
+  )
+
+
+def _is_passing(error: BaseException) -> bool:
+  """Whether an error may be gone at the next attempt."""
+  import urllib3
+  from botocore import exceptions
+
+  # s3fs makes an OSError of what botocore raised.
+  cause = error.__cause__ if isinstance(error, OSError) else None
+  error = cause or error
+  if isinstance(error, exceptions.ClientError):
+    status = error.response['ResponseMetadata']['HTTPStatusCode']
+    return status in patience.BUSY or _code(error) == 'RequestTimeout'
+  return isinstance(
+    error,
+    (
+      exceptions.HTTPClientError,
+      exceptions.ConnectionError,
+      exceptions.IncompleteReadError,
+      urllib3.exceptions.HTTPError,
+      ConnectionError,
+      TimeoutError,
     ),
   )
 
 
+def _again(work: Callable[[], Any]) -> Any:
+  return patience.again('s3', _is_passing, work)
+
+
+def _ask(name: str, seconds: Any = patience.ANSWER, **arguments: Any) -> Any:
+  """The answer to one operation of S3; see `patience`."""
+  return _again(lambda: getattr(_client(seconds), name)(**arguments))
+
+
+def _bound_s3fs(options: dict[str, Any]) -> None:
+  """Has `epath` wait as long as we do; s3fs would try for minutes."""
+  import fsspec
+
+  base: Any = fsspec.get_filesystem_class('s3')
+  if hasattr(base, 'patient'):
+    return
+
+  class Patient(base):
+    """Without its own retries, but for one of what was cut in reading."""
+
+    patient, retries = True, 2
+
+    async def _call_s3(self, *args: Any, **kwargs: Any) -> Any:
+      call = super()._call_s3
+      return await patience.again_async(
+        's3', _is_passing, lambda: call(*args, **kwargs)
+      )
+
+  options['config_kwargs'] = _options(patience.ANSWER)
+  fsspec.register_implementation('s3', Patient, clobber=True)
+
+
 def objects(bucket: str, prefix: str) -> Iterator[StoredObject]:
   """Yields those whose names begin so, in their order."""
-  pages = _client().get_paginator('list_objects_v2')
-  for page in pages.paginate(Bucket=bucket, Prefix=prefix):
+  more: dict[str, Any] = dict(MaxKeys=_PAGE)
+  while True:
+    page = _ask('list_objects_v2', Bucket=bucket, Prefix=prefix, **more)
     for item in page.get('Contents', ()):
       yield _stored(item['Key'], item['Size'], item, None)
+    if not page.get('IsTruncated'):
+      return
+    more['ContinuationToken'] = page['NextContinuationToken']
 
 
 def _stored(name: str, size: int, item: Any, mark: str | None) -> StoredObject:
@@ -110,7 +176,7 @@ def find(bucket: str, name: str) -> StoredObject | None:
   from botocore.exceptions import ClientError
 
   try:
-    head = _client().head_object(Bucket=bucket, Key=name)
+    head = _ask('head_object', Bucket=bucket, Key=name)
   except ClientError as error:
     if _code(error) in _ABSENT:
       return None
@@ -127,18 +193,29 @@ def read(bucket: str, name: str) -> tuple[bytes, str] | None:
   """Its content and version; None if it is absent."""
   from botocore.exceptions import ClientError
 
-  try:
+  def content() -> tuple[bytes, str]:
     found = _client().get_object(Bucket=bucket, Key=name)
+    return found['Body'].read(), found['ETag']
+
+  try:
+    return _again(content)
   except ClientError as error:
     if _code(error) in _ABSENT:
       return None
     raise
-  return found['Body'].read(), found['ETag']
 
 
 def download(bucket: str, name: str, path: pathlib.Path) -> None:
   """Copies it to a disk; a connection that is cut is tried again."""
-  _client().download_file(bucket, name, os.fspath(path))
+  from boto3.s3 import transfer
+
+  # Of each part; the whole is tried again as well.
+  config = transfer.TransferConfig(num_download_attempts=2)
+  _again(
+    lambda: _client().download_file(
+      bucket, name, os.fspath(path), Config=config
+    )
+  )
 
 
 def put(
@@ -158,12 +235,17 @@ def put(
       return _put_parts(there, data, mark, condition)
     else:
       body = data.read_bytes()
-    made = _client().put_object(
-      **there, **condition, Body=body, Metadata={MARK: mark}
+    made = _ask(
+      'put_object',
+      patience.ANSWER if len(body) < _SMALL else patience.SLOW,
+      **there,
+      **condition,
+      Body=body,
+      Metadata={MARK: mark},
     )
   except ClientError as error:
     # What was to be replaced is no longer there, or another was quicker.
-    if version is not None and _code(error) in (*_REFUSED, *_ABSENT):
+    if version is not None and _code(error) in (*_REFUSED, *_ABSENT, _DONE):
       return None
     raise
   return made['ETag']
@@ -176,24 +258,30 @@ def _put_parts(
   condition: dict[str, str],
 ) -> str:
   """Writes a large object, which appears when all parts are there."""
-  client = _client()
-  made = client.create_multipart_upload(**there, Metadata={MARK: mark})
+  made = _ask('create_multipart_upload', **there, Metadata={MARK: mark})
   upload = dict(there, UploadId=made['UploadId'])
   parts: list[dict[str, Any]] = []
   try:
     with open(path, 'rb') as file:
       while block := file.read(_PART):
-        number = len(parts) + 1
-        part = client.upload_part(**upload, PartNumber=number, Body=block)
-        parts.append(dict(ETag=part['ETag'], PartNumber=number))
-    return client.complete_multipart_upload(
-      **upload, **condition, MultipartUpload=dict(Parts=parts)
+        number = dict(PartNumber=len(parts) + 1)
+        part = _ask(
+          'upload_part', patience.SLOW, **upload, **number, Body=block
+        )
+        parts.append(dict(ETag=part['ETag'], **number))
+    return _ask(
+      'complete_multipart_upload',
+      patience.SLOW,
+      **upload,
+      **condition,
+      MultipartUpload=dict(Parts=parts),
     )['ETag']
   except BaseException:
-    client.abort_multipart_upload(**upload)
+    with contextlib.suppress(Exception):  # of the same bucket
+      _ask('abort_multipart_upload', **upload)
     raise
 
 
 def delete(bucket: str, name: str) -> None:
   """Removes it, if it is there."""
-  _client().delete_object(Bucket=bucket, Key=name)
+  _ask('delete_object', Bucket=bucket, Key=name)

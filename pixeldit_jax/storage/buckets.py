@@ -38,7 +38,8 @@ def refusal(error: BaseException | None) -> str:
     modules = {frame.f_globals.get('__name__', '') for frame, _ in frames}
     roots = {name.partition('.')[0] for name in modules}
     if roots & {*_CLIENTS} or re.match(_REFUSALS, text):  # of TensorStore
-      return text[:300] or type(error).__name__
+      silent = isinstance(error, TimeoutError) and not text
+      return 'no answer in time' if silent else text[:300] or repr(error)
     error = error.__cause__ or error.__context__
   return ''
 
@@ -246,7 +247,7 @@ class Object:
       text: one that nobody else writes, and that differs each time.
 
     Raises:
-      OutputError: the bucket does not answer, for two minutes.
+      OutputError: the bucket refuses, or does not answer; see `patience`.
     """
     version = put(self._path, text.encode(), self._version)
     if version is None:

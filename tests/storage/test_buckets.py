@@ -23,10 +23,27 @@ from pixeldit_jax.data.sources.open_source import open_source
 from pixeldit_jax.encoders.autoencoder import Autoencoder, AutoencoderConfig
 from pixeldit_jax.encoders.language_models import open_language_model
 from pixeldit_jax.encoders.vision import DINOv2, VisionConfig
-from pixeldit_jax.errors import MissingFileError, MissingPackageError, UserError
+from pixeldit_jax.errors import (
+  MissingFileError,
+  MissingPackageError,
+  OutputError,
+  UserError,
+)
 from pixeldit_jax.model.pixeldit import weights_of
-from pixeldit_jax.storage import buckets, downloads, google_cloud
+from pixeldit_jax.outputs import path_of
+from pixeldit_jax.storage import (
+  amazon_s3,
+  buckets,
+  downloads,
+  google_cloud,
+  patience,
+)
 from pixeldit_jax.train.checkpoint.folders import folder_of
+from pixeldit_jax.train.run.lock import hold
+
+CLIENTS = dict(
+  gs=(google_cloud, 'STORAGE_EMULATOR_HOST'), s3=(amazon_s3, 'AWS_ENDPOINT_URL')
+)
 
 
 @pytest.fixture(scope='module', params=['gs', 's3'])
@@ -63,30 +80,51 @@ def pictures(tmp_path):
   return tmp_path / 'in'
 
 
-def test_a_misspelt_bucket_and_other_schemes_are_one_line(bucket):
-  buckets.check('gs://files/x')
+def test_other_schemes_and_paths_are_one_line():
   buckets.check('/a/disk')
-  with pytest.raises(MissingFileError, match='no bucket gs://flies'):
-    buckets.check('gs://flies/x')
   with pytest.raises(UserError, match='abfs.*is not supported'):
     folder_of('abfs://b/x')
-  with pytest.raises(UserError, match='expected gs://bucket/name'):
-    buckets.check('gs://')
+  for scheme in CLIENTS:
+    with pytest.raises(UserError, match=f'expected {scheme}://bucket/name'):
+      buckets.check(f'{scheme}://')
 
 
-def test_without_the_package_it_is_one_line(monkeypatch):
-  monkeypatch.setitem(sys.modules, 'gcsfs', None)
-  with pytest.raises(MissingPackageError, match=r'pixeldit_jax\[gcs\]'):
-    buckets.check('gs://without/x')
+def test_a_misspelt_bucket_is_refused_and_never_made(any_bucket):
+  """mkdir of epath would make it, in s3://."""
+  scheme, _, name = any_bucket.partition('://')
+  wrong = f'{scheme}://{name}-misspelt/x'
+  buckets.check(f'{any_bucket}/x')
+  for work in (buckets.check, folder_of, hold, downloads.fetch, path_of):
+    with pytest.raises(MissingFileError, match=f'no bucket {wrong[:-2]}'):
+      with work(wrong):
+        pass
+  buckets._check.cache_clear()
+  with pytest.raises(MissingFileError):
+    buckets.check(wrong)
+  with pytest.raises(OutputError, match='misspelt/x could not be written'):
+    files.write_json(wrong, [1])
 
 
+@pytest.mark.parametrize('package', ['gcsfs', 's3fs', 'boto3'])
+def test_without_the_package_it_is_one_line(monkeypatch, package):
+  scheme, extra = ('gs', 'gcs') if package == 'gcsfs' else ('s3', 's3')
+  monkeypatch.setitem(sys.modules, package, None)
+  with pytest.raises(MissingPackageError, match=rf'pixeldit_jax\[{extra}\]'):
+    buckets.check(f'{scheme}://without-{package}/x')
+
+
+@pytest.mark.parametrize('scheme', CLIENTS)
 @pytest.mark.parametrize(
-  'status, message', [(403, 'grant this account'), (503, 'does not answer')]
+  'status, message', [(403, 'may not be used'), (503, 'does not answer')]
 )
-def test_a_bucket_that_refuses_is_one_line(monkeypatch, status, message):
+def test_a_bucket_that_refuses_is_one_line(
+  monkeypatch, scheme, status, message
+):
   class Refuse(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
       self.send_error(status)
+
+    do_HEAD = do_GET
 
     def log_message(self, *args):
       pass
@@ -94,39 +132,66 @@ def test_a_bucket_that_refuses_is_one_line(monkeypatch, status, message):
   server = http.server.HTTPServer(('127.0.0.1', 0), Refuse)
   threading.Thread(target=server.serve_forever, daemon=True).start()
   try:
-    refused(monkeypatch, server.server_port, f'{status}', message)
+    refused(monkeypatch, scheme, server.server_port, f'{status}', message)
   finally:
     server.shutdown()
     server.server_close()
 
 
-def test_a_server_that_is_absent_is_one_line(monkeypatch):
-  refused(monkeypatch, 9, 'absent', 'does not answer')
+@pytest.mark.parametrize('scheme', CLIENTS)
+def test_a_server_that_is_absent_is_one_line(monkeypatch, scheme):
+  refused(monkeypatch, scheme, 9, 'absent', 'does not answer')
 
 
-def refused(monkeypatch, port, name, message):
-  monkeypatch.setenv('STORAGE_EMULATOR_HOST', f'http://127.0.0.1:{port}')
-  google_cloud._client.cache_clear()
+def refused(monkeypatch, scheme, port, name, message):
+  client, variable = CLIENTS[scheme]
+  monkeypatch.setenv(variable, f'http://127.0.0.1:{port}')
+  monkeypatch.setattr(patience, 'LIMIT', 0.5)
+  monkeypatch.setenv('AWS_ACCESS_KEY_ID', 'testing')
+  monkeypatch.setenv('AWS_SECRET_ACCESS_KEY', 'testing')
+  client._client.cache_clear()
   try:
     with pytest.raises(UserError, match=message) as error:
-      buckets.check(f'gs://{name}/x')
+      buckets.check(f'{scheme}://{name}/x')
     assert '\n' not in str(error.value)
   finally:
-    google_cloud._client.cache_clear()
+    client._client.cache_clear()
 
 
-def test_what_another_process_wrote_is_seen(bucket):
+def test_what_another_process_wrote_is_seen(any_bucket):
   """fsspec would keep the listing, and cut a file that grew."""
-  buckets.check('gs://files/seen')
-  folder = epath.Path('gs://files/seen')
+  buckets.check(any_bucket)
+  folder = epath.Path(any_bucket) / 'seen'
   files.write_json(folder / 'a.json', {'x': 1})
   assert [path.name for path in folder.iterdir()] == ['a.json']
-  bucket.blob('seen/b').upload_from_string('other')
-  bucket.blob('seen/a.json').upload_from_string('{"x": 123456789}')
+  buckets.put(folder / 'b', b'by another client than that of epath')
+  buckets.put(folder / 'a.json', b'{"x": 123456789}')
   assert sorted(path.name for path in folder.iterdir()) == ['a.json', 'b']
   assert (folder / 'b').exists()
   assert files.read_json(folder / 'a.json') == {'x': 123456789}
-  assert len(list(bucket.list_blobs(prefix='seen'))) == 2  # nothing temporary
+  assert (folder / 'a.json').read_bytes() == b'{"x": 123456789}'
+  assert len(buckets.below(folder)) == 2  # nothing temporary
+
+
+def test_a_write_that_is_refused_says_so(any_bucket):
+  buckets.check(any_bucket)
+  path = f'{any_bucket}/held'
+  first, second = buckets.Object(path), buckets.Object(path)
+  assert first.replace('of the first')
+  assert not second.replace('of the second')
+  assert second.text == 'of the first' == buckets.Object(path).text
+  assert buckets.put(path, b'new', '') is None
+  assert second.replace('taken over') and not first.replace('again')
+
+
+def test_a_listing_has_more_than_a_page(any_bucket, monkeypatch):
+  buckets.check(any_bucket)
+  monkeypatch.setattr(google_cloud, '_PAGE', 2)
+  monkeypatch.setattr(amazon_s3, '_PAGE', 2)
+  for i in range(5):
+    buckets.put(f'{any_bucket}/pages/{i}', b'x')
+  found = [one.name for one in buckets.objects(f'{any_bucket}/pages/')]
+  assert found == [f'pages/{i}' for i in range(5)]
 
 
 def test_pictures_and_shards_are_read_from_a_bucket(bucket, pictures, cache):

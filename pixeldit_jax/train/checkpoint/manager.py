@@ -17,6 +17,7 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from pixeldit_jax.errors import OutputError, UserError
+from pixeldit_jax.storage import buckets
 from pixeldit_jax.train.checkpoint import integrity, retention
 from pixeldit_jax.train.checkpoint.folders import ITEMS, folder_of, steps_in
 from pixeldit_jax.train.state import TrainState, first_nonfinite
@@ -227,6 +228,12 @@ class Checkpoints:
     except Exception as error:
       # Else a traceback for every array would bury the message below.
       logging.getLogger('asyncio').setLevel(logging.CRITICAL)
+      if said := buckets.refusal(error):  # nothing more is asked of it
+        raise OutputError(
+          f'the checkpoint of step {self._saving} could not be written to '
+          f'{self._folder}: it refused or did not answer ({said}). Look at '
+          'credentials and network; the same command goes on where it was.'
+        ) from error
       reason = (str(error).splitlines() or [type(error).__name__])[0]
       raise OutputError(
         f'the checkpoint of step {self._saving} could not be written to '

@@ -116,6 +116,36 @@ def test_faults_at_ten_moments_are_survived(proxied, tmp_path, monkeypatch):
   suffer(*proxied, range(10))
 
 
+def write(url):
+  files.write_json(f'{url}/state.json', [2])
+
+
+def read(url):
+  epath.Path(f'{url}/state.json').read_text()
+
+
+@pytest.mark.parametrize('work', [write, read])
+@pytest.mark.parametrize(
+  'fault', [503, pytest.param(20.0, marks=pytest.mark.slow)]
+)
+def test_a_bucket_that_fails_for_good_is_given_up(proxied, work, fault):
+  url, proxy = proxied
+  write(url)
+  proxy.fault = lambda method, path: fault
+  took = []
+  for _ in range(2):  # what a command that ends does then is tried once
+    begin = time.monotonic()
+    with pytest.raises(Exception) as error:
+      work(url)
+    assert buckets.refusal(error.value)
+    took.append(time.monotonic() - begin)
+  assert took[0] < 15 and took[1] < (2 if fault == 503 else 12)
+  proxy.fault = lambda method, path: None
+  work(url)
+  proxy.fault = at([0], 503)
+  work(url)  # and is asked again as before
+
+
 @pytest.mark.parametrize('status', [401, 403])
 def test_credentials_that_run_out_are_one_line(proxied, status, caplog):
   url, proxy = proxied
