@@ -35,7 +35,12 @@ _IMAGES = path_flag.define(
   'A picture, or a folder of them.',
   schemes=path_flag.BUCKETS,
 )
-_TABLE = path_flag.define('table', None, 'A CSV with a line for each edit.')
+_TABLE = path_flag.define(
+  'table',
+  None,
+  'A CSV with a line for each edit.',
+  schemes=path_flag.BUCKETS,
+)
 _TARGET = flags.DEFINE_string(
   'target_prompt', '', 'Class or prompt that is wanted.'
 )

@@ -12,7 +12,7 @@ import os
 from pixeldit_jax.cli import path_flag, run_command
 
 _WORKDIR = path_flag.define_workdir()
-_OUT = path_flag.define('out', None, 'File; report.html of the run.')
+_OUT = path_flag.define_out('File; report.html of the run.', required=False)
 
 
 def main():

@@ -29,7 +29,9 @@ _NUM_SAMPLES = flags.DEFINE_integer(
   'num_samples', None, 'Images to make; 100, or one of each prompt.'
 )
 _PROMPTS = flags.DEFINE_string('prompts', None, 'Divided by semicolons.')
-_PROMPTS_FILE = path_flag.define('prompts_file', None, 'One on each line.')
+_PROMPTS_FILE = path_flag.define(
+  'prompts_file', None, 'One on each line.', schemes=path_flag.BUCKETS
+)
 _EXPORT = path_flag.define(
   'export',
   None,

@@ -13,6 +13,7 @@ import dataclasses
 import functools
 import io
 import logging
+import os
 import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -32,6 +33,7 @@ from pixeldit_jax.errors import UserError
 from pixeldit_jax.images import contact_sheet
 from pixeldit_jax.images.grid import write_png
 from pixeldit_jax.progress import Progress
+from pixeldit_jax.storage import buckets, downloads
 from pixeldit_jax.typing import Bool, PyTree, UInt8
 
 log = logging.getLogger(__name__)
@@ -79,7 +81,7 @@ def read_table(path: str, defaults: Edit) -> list[Edit]:
     OSError: there is no such file.
     UserError: no column `image`, unknown columns, or no line.
   """
-  text = pathlib.Path(path).read_text(encoding='utf-8')
+  text = downloads.fetch(path).read_text(encoding='utf-8')
   rows = list(csv.DictReader(io.StringIO(text)))
   columns = {name for row in rows for name in row if name is not None}
   if not rows or 'image' not in columns or not columns <= set(FIELDS):
@@ -87,11 +89,13 @@ def read_table(path: str, defaults: Edit) -> list[Edit]:
       f'{path}: expected lines with a column image, and of '
       f'{", ".join(FIELDS[1:])}; found {sorted(columns) or "none"}.'
     )
-  folder = pathlib.Path(path).parent
+  folder = os.path.dirname(path)
   edits = []
   for row in rows:
     given = {k: v for k, v in row.items() if k in FIELDS and v}
-    given['image'] = str(folder / given.get('image', ''))
+    image = given.get('image', '')
+    if not buckets.is_bucket(image):
+      given['image'] = os.path.join(folder, image)
     edits.append(dataclasses.replace(defaults, **given))
   return edits
 

@@ -9,6 +9,7 @@ from PIL import Image
 from pixeldit_jax import files
 from pixeldit_jax.errors import MissingFileError, UserError
 from pixeldit_jax.images.image_files import open_image
+from pixeldit_jax.storage import downloads
 from pixeldit_jax.typing import Bool, UInt8
 
 TOLERANCE = 40  # grey levels between a pixel and the colour of a mask
@@ -95,10 +96,11 @@ def _colour(
 
 
 def _file(text: str, H: int, W: int) -> Bool[np.ndarray, 'H W']:
-  if not os.path.isfile(text):
+  path = downloads.here(text)
+  if not os.path.isfile(path):
     raise MissingFileError(f'mask {text!r} is no file: give {_FORMS}.')
   try:
-    grey = open_image(files.read_limited(text)).convert('L')
+    grey = open_image(files.read_limited(path)).convert('L')
     grey = grey.resize((W, H), Image.Resampling.NEAREST)
   except (OSError, SyntaxError, ValueError) as error:
     raise UserError(f'mask {text} is no image ({error}).') from error

@@ -1,7 +1,6 @@
 """Pictures to edit: arrays, Pillow's images or files, cropped to one size."""
 
 import os
-import pathlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -65,7 +64,7 @@ def find_pictures(path: str) -> list[str]:
 def _read(one: Any, size: tuple[int, int]) -> UInt8[np.ndarray, 'H W 3']:
   try:
     if isinstance(one, str | os.PathLike):
-      path = pathlib.Path(one)
+      path = downloads.fetch(one)
       if not path.is_file():
         raise MissingFileError(f'picture {path} is no file.')
       return crop(decode(files.read_limited(path)), *size)

@@ -24,6 +24,7 @@ from pixeldit_jax.sampling import provenance
 from pixeldit_jax.sampling.checkpoint_weights import image_settings
 from pixeldit_jax.sampling.text_sampler import Prompts, TextSampler
 from pixeldit_jax.settings import as_json
+from pixeldit_jax.storage import downloads
 from pixeldit_jax.train.checkpoint.restore import CheckpointRef, restore_weights
 from pixeldit_jax.typing import UInt8
 
@@ -141,9 +142,9 @@ def open_export(spec: str, out: str | os.PathLike) -> GenEval | DPGBench:
   """
   kind, _, path = spec.partition(':')
   if kind == 'geneval' and path:
-    return GenEval(path, out)
+    return GenEval(downloads.here(path), out)
   if kind == 'dpg' and path:
-    return DPGBench(path, out)
+    return DPGBench(downloads.here(path), out)
   raise UserError(
     f'export {spec!r}: write geneval:FILE (evaluation_metadata.jsonl) or '
     'dpg:FOLDER (of .txt prompts).'

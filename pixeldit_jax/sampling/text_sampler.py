@@ -12,6 +12,7 @@ from pixeldit_jax import files
 from pixeldit_jax.errors import UserError
 from pixeldit_jax.run_context import RunContext
 from pixeldit_jax.sampling.sampler import Sampler
+from pixeldit_jax.storage import downloads
 from pixeldit_jax.typing import Int, PyTree, TextCondition, UInt8
 
 
@@ -74,7 +75,7 @@ def read_prompts(text: str | None, path: str | None) -> list[str]:
     parts = text.split(';')
   elif path is not None:
     # Editors of Windows write a mark before the first line.
-    parts = files.read_text(path, 'utf-8-sig').splitlines()
+    parts = files.read_text(downloads.here(path), 'utf-8-sig').splitlines()
   else:
     raise UserError('a run with texts needs --prompts or --prompts_file.')
   prompts = [part.strip() for part in parts if part.strip()]
