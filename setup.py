@@ -16,5 +16,4 @@ setup(
     'pixeldit_jax.configs': 'configs',
     'pixeldit_jax.launch': 'launch',
   },
-  package_data={'pixeldit_jax.studio': ['page.html']},
 )

@@ -10,6 +10,7 @@ and shows the command line of each result. It is for this machine alone, unless
 """
 
 import pathlib
+import threading
 
 from absl import flags
 
@@ -27,21 +28,24 @@ _PORT = flags.DEFINE_integer('port', 7860, 'Of the page; 0 takes a free one.')
 
 def main():
   from pixeldit_jax.api import load
+  from pixeldit_jax.cli.log import start_log
   from pixeldit_jax.files import expand_user
-  from pixeldit_jax.studio.server import make_server
+  from pixeldit_jax.studio.server import serve
 
+  start_log()
   folders = [_WORKDIR.value, *map(expand_user, _COMPARE.value)]
   names = [pathlib.Path(folder).name for folder in folders]
   if len({*names}) < len(names):
     names = folders
   models = {name: load(folder) for name, folder in zip(names, folders)}
-  server = make_server(models, _HOST.value, _PORT.value)
-  place = f'http://{_HOST.value}:{server.server_port}'
-  print(f'The studio is at {place} (Ctrl-C ends it)', flush=True)
+  page = serve(models, _HOST.value, _PORT.value)
+  print(f'The studio is at {page.local_url} (Ctrl-C ends it)', flush=True)
   try:
-    server.serve_forever()
+    threading.Event().wait()
   except KeyboardInterrupt:
     print('Ended.')
+  finally:
+    page.close(verbose=False)
 
 
 if __name__ == '__main__':

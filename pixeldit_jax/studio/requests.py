@@ -1,165 +1,193 @@
-"""What the page asks for, checked, as work for the queue."""
+"""What the page asks for: the work, and the command line for the same."""
 
-import base64
-import binascii
-import io
+import hashlib
+import pathlib
+import queue
 import shlex
-from collections.abc import Callable, Mapping
-from typing import Any
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
 
+from pixeldit_jax import files
 from pixeldit_jax.api import Model
-from pixeldit_jax.data.transforms import crop, decode
-from pixeldit_jax.editing.editor import METHODS
+from pixeldit_jax.data.transforms import BadExample, size_of
+from pixeldit_jax.editing.pictures import read_pictures
 from pixeldit_jax.errors import UserError
-from pixeldit_jax.studio.jobs import Job
-from pixeldit_jax.typing import UInt8
+from pixeldit_jax.sampling.sampler import Step
+from pixeldit_jax.typing import Bool, UInt8
 
-MOST_BYTES = 16 << 20  # of a request, with its pictures
 MOST_PIXELS = 32_000_000  # of an uploaded picture
-MOST_IMAGES, MOST_STEPS = 16, 1000
+THREAD = 'studio'  # name of those that draw
+_ENDS = ('done', 'failed')
 
-Asked = Mapping[str, Any]
-Work = Callable[[Job], Any]
+# f(on_step) -> images.
+Work = Callable[[Callable[[Step], Any]], UInt8[np.ndarray, 'N H W C']]
 
 
-def draw_work(model: Model, asked: Asked) -> tuple[Work, str]:
-  """The work of a drawing, and the command line that draws the same.
+class Sampling(NamedTuple):
+  """How drawings and edits are sampled."""
 
-  Args:
-    model: that draws.
-    asked: `wanted` (labels or prompts, divided by ';'), `num`, `seed`, `steps`,
-      `guidance`, `low`, `high` and `solver`.
+  steps: int
+  guidance: float
+  low: float
+  high: float
+  solver: str
+  seed: int
+
+  def options(self) -> dict[str, Any]:
+    """Those of `config.sampler`, but for the scale of guidance."""
+    interval = (float(self.low), float(self.high))
+    return dict(steps=self.steps, solver=self.solver, interval=interval)
+
+
+def draw_work(
+  model: Model, wanted: str, num: int, sampling: Sampling
+) -> tuple[Work, str]:
+  """The work of drawing `num` images, and the command line for the same.
 
   Raises:
-    UserError: what cannot be.
+    UserError: `wanted`, labels or prompts divided by ';', cannot be.
   """
   texts = bool(model.config.model.text_width)
-  wanted = _wanted(model, asked)
-  num, seed = _integer(asked, 'num', 1, MOST_IMAGES), _seed(asked)
-  options = dict(_sampler(model, asked))
-  labels, prompts = (None, wanted) if texts else (wanted, None)
-
-  def work(job: Job):
-    return model.sample(
-      labels, prompts, num=num, seed=seed, on_step=job.progress, **options
-    )
-
-  flags = [f'--num_samples={num}', f'--seed={seed}', *_flags(options)]
+  chosen = _read(model, wanted)
+  if texts and not chosen:
+    raise UserError('there is no prompt: write what to draw.')
+  options = sampling.options() | dict(guidance=float(sampling.guidance))
+  asked: dict[str, Any] = dict(num=num, seed=sampling.seed, **options)
+  flags = [f'--num_samples={num}', f'--seed={sampling.seed}', *_flags(options)]
   if texts:
-    flags.append(f'--prompts={"; ".join(wanted)}')
-  else:
-    flags.append(f'--labels={",".join(map(str, wanted))}')
-  return work, _command('sample', model, flags)
+    asked['prompts'] = chosen
+    flags.append(f'--prompts={"; ".join(chosen)}')
+  elif chosen:
+    asked['labels'] = chosen
+    flags.append(f'--labels={",".join(map(str, chosen))}')
+  command = _command('sample', model, flags)
+  return lambda on_step: model.sample(**asked, on_step=on_step), command
 
 
-def edit_work(model: Model, asked: Asked) -> tuple[Work, str]:
+def edit_work(
+  model: Model,
+  picture: UInt8[np.ndarray, 'S S 3'],
+  mask: Bool[np.ndarray, 'S S'] | None,
+  wanted: str,
+  source: str,
+  method: str,
+  strength: float,
+  sampling: Sampling,
+  folder: pathlib.Path,
+) -> tuple[Work, str]:
   """The work of an edit, and the command line for the same.
 
   Args:
     model: that edits.
-    asked: `picture` and perhaps `mask` (data URLs), `wanted`, `source`,
-      `method`, `strength`, and as for a drawing.
+    picture: of the model's size.
+    mask: where it may change; None is everywhere.
+    wanted, source: class or prompt to be, and that is; '' is none.
+    method, strength: see `EditOptions`.
+    sampling: how.
+    folder: for the files that the command line names.
 
   Raises:
     UserError: what cannot be.
   """
-  side = model.config.data.resolution
-  picture = read_picture(asked.get('picture'), side)
-  mask = None
-  if asked.get('mask'):
-    mask = read_picture(asked['mask'], side)[..., 0] >= 128
-    if not mask.any():
-      raise UserError('the mask is empty: paint where the picture may change.')
-  method = str(asked.get('method', METHODS[0]))
-  if method not in METHODS:
-    raise UserError(f'method {method!r}: use one of {", ".join(METHODS)}.')
   if method == 'inpaint' and mask is None:
     raise UserError('inpainting needs a mask: paint where to draw anew.')
-  strength = _number(asked, 'strength', 0.01, 1.0)
-  target = (_wanted(model, asked) or [None])[0]
-  source = (_wanted(model, asked, 'source') or [None])[0]
-  seed, options = _seed(asked), dict(_sampler(model, asked))
+  options = sampling.options()
   if method == 'inpaint' and options['solver'] == 'heun_reuse':
-    options['solver'] = 'heun'
-
-  def work(job: Job):
-    edited = model.edit(
-      picture[None],
-      None if target is None else [target],
-      None if source is None else [source],
-      method=method,
-      strength=strength,
-      mask=mask,
-      seed=seed,
-      on_step=job.progress,
-      **options,
-    )
-    return np.concatenate([picture[None], np.asarray(edited)])
-
-  scale = options.pop('guidance')
-  flags = ['--images=picture.png', f'--method={method}', f'--seed={seed}']
-  flags += [f'--strength={strength:g}', f'--target_guidance={scale:g}']
-  flags += [f'--target_prompt={target}'] if target is not None else []
-  flags += [f'--source_prompt={source}'] if source is not None else []
-  flags += ['--mask=mask.png'] if mask is not None else []
-  command = _command('edit', model, [*flags, *_flags(options)])
-  options['guidance'] = scale
-  return work, command
+    options['solver'] = 'heun'  # it goes back, where no slope is left to reuse
+  asked = dict(
+    target=_read(model, wanted) or None,
+    source=_read(model, source) or None,
+    method=method,
+    strength=strength,
+    mask=mask,
+    seed=sampling.seed,
+    guidance=float(sampling.guidance),
+    **options,
+  )
+  flags = [f'--images={_kept(folder, picture)}']
+  flags += [
+    f'--{name}={asked[name]}' for name in ('method', 'strength', 'seed')
+  ]
+  flags += [f'--target_guidance={asked["guidance"]}', *_flags(options)]
+  for name in ('target', 'source'):
+    if asked[name]:
+      flags.append(f'--{name}_prompt={asked[name][0]}')
+  if mask is not None:
+    flags.append(f'--mask={_kept(folder, np.uint8(255) * mask)}')
+  command = _command('edit', model, flags)
+  return lambda on_step: model.edit(picture, **asked, on_step=on_step), command
 
 
-def read_picture(url: Any, side: int) -> UInt8[np.ndarray, 'S S 3']:
-  """A picture from a data URL, scaled and cut to a square.
+def read_upload(path: str, side: int) -> UInt8[np.ndarray, 'S S 3']:
+  """A picture, scaled and cut to a square.
 
   Raises:
-    UserError: no picture, or one of too many pixels.
+    UserError: no picture, or one of too many pixels, which is not decoded.
   """
-  if not isinstance(url, str) or ',' not in url:
-    raise UserError('there is no picture: choose one.')
   try:
-    data = base64.b64decode(url.partition(',')[2], validate=True)
-    with Image.open(io.BytesIO(data)) as header:
-      pixels = header.width * header.height
-    if pixels > MOST_PIXELS:
-      raise UserError(
-        f'the picture has {pixels:,} pixels; at most {MOST_PIXELS:,}.'
-      )
-    return crop(decode(data), side, side)
-  except UserError:
-    raise
-  except (binascii.Error, OSError, ValueError) as error:
-    raise UserError('the file is no picture that can be read.') from error
+    height, width = size_of(files.read_limited(path))
+  except BadExample as error:
+    raise UserError(
+      'the file is no picture that can be read, or one of too many pixels.'
+    ) from error
+  if height * width > MOST_PIXELS:
+    raise UserError(
+      f'the picture has {height * width:,} pixels; at most {MOST_PIXELS:,}.'
+    )
+  return read_pictures(path, (side, side))[0]
 
 
-def _wanted(model: Model, asked: Asked, name: str = 'wanted') -> list[Any]:
+def watch(work: Work) -> Iterator[tuple[str, Any]]:
+  """Yields what is said and shown of the newest step, and in the end.
+
+  The work is done in a thread. Once the iterator is closed, as when somebody
+  cancels, it ends with the step that it is at. What it raises is raised here.
+  """
+  seen: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
+  closed = threading.Event()
+  finished: list[Any] = []  # images of the batches before
+
+  def on_step(step: Step) -> None:
+    if closed.is_set():
+      raise InterruptedError  # nobody hears of it
+    images = [*finished, *step.images]
+    seen.put((f'step {step.number} of {step.steps}', images))
+    if step.number == step.steps:
+      finished[:] = images
+
+  def run() -> None:
+    try:
+      seen.put(('done', work(on_step)))
+    except Exception as error:
+      seen.put(('failed', error))
+
+  threading.Thread(target=run, name=THREAD, daemon=True).start()
+  text: str = 'starting'
+  shown: Any = []
+  try:
+    while text not in _ENDS:
+      yield text, shown
+      text, shown = seen.get()
+      while text not in _ENDS and not seen.empty():
+        text, shown = seen.get()
+    if text == 'failed':
+      raise shown
+    yield text, shown
+  finally:
+    closed.set()
+
+
+def _read(model: Model, text: str) -> list[Any]:
   """Checked labels or prompts; empty where nothing is asked for."""
-  text = str(asked.get(name) or '')
   parts = [part.strip() for part in text.split(';') if part.strip()]
-  if not parts and name == 'wanted' and not model.config.model.text_width:
-    return []
   return model.conditions.read(parts) if parts else []
 
 
-def _sampler(model: Model, asked: Asked) -> Mapping[str, Any]:
-  from pixeldit_jax.samplers.solvers import SOLVERS
-
-  solver = str(asked.get('solver', model.config.sampler.solver))
-  if solver not in {one.__name__ for one in SOLVERS}:
-    raise UserError(f'solver {solver!r}: there is none of this name.')
-  low, high = _number(asked, 'low', 0, 1), _number(asked, 'high', 0, 1)
-  if low >= high:
-    raise UserError('the interval of guidance must rise.')
-  return dict(
-    steps=_integer(asked, 'steps', 1, MOST_STEPS),
-    solver=solver,
-    guidance=_number(asked, 'guidance', 0, 100),
-    interval=(low, high),
-  )
-
-
-def _flags(options: Mapping[str, Any]) -> list[str]:
+def _flags(options: dict[str, Any]) -> list[str]:
   return [
     f'--config.sampler.{name}={str(value).replace(" ", "")}'
     for name, value in options.items()
@@ -167,25 +195,15 @@ def _flags(options: Mapping[str, Any]) -> list[str]:
 
 
 def _command(name: str, model: Model, flags: list[str]) -> str:
-  where = model.ref.workdir if model.ref else 'RUN'
-  words = ['pixeldit', name, f'--workdir={where}', '--out=out', *flags]
-  return shlex.join(words)
+  ref = model.ref
+  run = [f'--workdir={ref.workdir}', f'--step={ref.step}'] if ref else []
+  run = run or ['--workdir=RUN']  # made of the released file by --source
+  words = map(shlex.quote, [*run, '--out=out', *flags])
+  return ' \\\n  '.join([f'pixeldit {name}', *words])
 
 
-def _number(asked: Asked, name: str, low: float, high: float) -> float:
-  value = asked.get(name)
-  number = isinstance(value, int | float) and not isinstance(value, bool)
-  if value is None or not number or not low <= value <= high:
-    raise UserError(f'{name}: a number from {low} to {high}, not {value!r}.')
-  return float(value)
-
-
-def _integer(asked: Asked, name: str, low: int, high: int) -> int:
-  value = _number(asked, name, low, high)
-  if value != int(value):
-    raise UserError(f'{name}: a whole number, not {value}.')
-  return int(value)
-
-
-def _seed(asked: Asked) -> int:
-  return _integer(asked, 'seed', 0, 2**31 - 1)
+def _kept(folder: pathlib.Path, pixels: np.ndarray) -> pathlib.Path:
+  """A PNG of the pixels, which a command line can name."""
+  path = folder / f'{hashlib.sha256(pixels.tobytes()).hexdigest()[:12]}.png'
+  Image.fromarray(pixels).save(path)
+  return path

@@ -71,7 +71,6 @@ def test_it_holds_commands_and_configurations_and_nothing_at_the_top(wheel):
   names = zipfile.ZipFile(wheel).namelist()
   assert 'pixeldit_jax/configs/imagenet256.py' in names
   assert 'pixeldit_jax/launch/train.py' in names
-  assert 'pixeldit_jax/studio/page.html' in names
   tops = {name.partition('/')[0] for name in names}
   assert {top for top in tops if '.dist-info' not in top} == {'pixeldit_jax'}
 

@@ -1,9 +1,12 @@
-"""The page in a real Chromium: draw, cancel, edit, a bad upload, a phone."""
+"""The page in a real Chromium: draw, compare, cancel, edit, errors, a phone."""
 
-import base64
-import json
+import io
+import re
 import shutil
+import subprocess
+import sys
 import threading
+import types
 import urllib.error
 import urllib.request
 
@@ -13,24 +16,28 @@ import pytest
 from PIL import Image
 
 import pixeldit_jax as pd
-from pixeldit_jax.studio.requests import MOST_PIXELS, read_picture
-from pixeldit_jax.studio.server import make_server
+from pixeldit_jax.errors import MissingPackageError, UserError
+from pixeldit_jax.studio import requests, server
 
 SECONDS = 120  # that a slow machine may take for one thing
+PHONE = dict(width=390, height=844)
 
 
 @pytest.fixture(scope='module')
-def studio(tiny_run):
+def model(tiny_run):
+  return pd.load(tiny_run[1].workdir, devices=jax.devices()[:1])
+
+
+@pytest.fixture(scope='module')
+def studio(model):
   """The address of a studio with one tiny model under two names."""
-  model = pd.load(tiny_run[1].workdir, devices=jax.devices()[:1])
-  server = make_server({'tiny': model, 'twin': model}, port=0)
-  thread = threading.Thread(target=server.serve_forever)
-  thread.start()
-  yield f'http://127.0.0.1:{server.server_port}'
-  server.shutdown()
-  thread.join()
-  server.jobs.close()
-  server.server_close()
+  pytest.importorskip('gradio')
+  with pytest.MonkeyPatch.context() as patch:
+    # It is set for the whole process.
+    patch.setattr(Image, 'MAX_IMAGE_PIXELS', Image.MAX_IMAGE_PIXELS)
+    page = server.serve({'tiny': model, 'twin': model}, port=0)
+    yield page.local_url
+    page.close(verbose=False)
 
 
 @pytest.fixture(scope='module')
@@ -49,188 +56,283 @@ def browser():
 
 @pytest.fixture
 def page(studio, browser):
+  """The page; it may fetch nothing from elsewhere, and break nowhere."""
   opened = browser.new_page()
   opened.set_default_timeout(SECONDS * 1000)
-  errors = []
+  errors, urls = [], []
   opened.on('pageerror', lambda error: errors.append(str(error)))
+  opened.on('request', lambda request: urls.append(request.url))
   opened.goto(studio)
-  opened.wait_for_function('document.querySelector("#wanted").value != ""')
+  button(opened, 'Draw').wait_for()
   yield opened
   opened.close()
   assert errors == []
-
-
-def set_range(page, name, value):
-  page.evaluate(
-    '([id, v]) => { const x = document.getElementById(id); x.value = v;'
-    'x.dispatchEvent(new Event("input", {bubbles: true})); }',
-    [name, str(value)],
+  assert urls and all(
+    url.startswith((studio, 'data:', 'blob:')) for url in urls
   )
-
-
-def ended(page, state):
-  page.wait_for_selector('#go:not([disabled])')
-  assert page.inner_text('#error') == ''
-  assert page.inner_text('#state') == state
 
 
 @pytest.fixture
 def picture(tmp_path):
   path = tmp_path / 'picture.png'
-  pixels = np.random.default_rng(0).integers(0, 256, (56, 56, 3), np.uint8)
+  pixels = np.random.default_rng(0).integers(0, 256, (28, 28, 3), np.uint8)
   Image.fromarray(pixels).save(path)
   return path
 
 
+def button(page, name):
+  return page.get_by_role('button', name=name, exact=True)
+
+
+def fill(page, label, value):
+  page.get_by_label(label).locator('visible=true').fill(str(value))
+
+
+def set_number(page, label, value):
+  box = page.get_by_role('spinbutton', name=f'number input for {label}')
+  box.locator('visible=true').fill(str(value))
+  page.keyboard.press('Tab')
+
+
+def choose(page, label, option):
+  page.get_by_label(label).locator('visible=true').click()
+  page.get_by_role('option', name=option, exact=True).click()
+
+
+def wait_for_state(page, words):
+  page.wait_for_function(
+    'words => [...document.querySelectorAll(".state")].some('
+    'x => x.checkVisibility() && x.innerText.includes(words))',
+    arg=words,
+  )
+
+
+def error_of(page):
+  """The one line of the error, which is then closed."""
+  toast = page.locator('.toast-body.error').first
+  toast.wait_for()
+  text = toast.inner_text()
+  toast.get_by_test_id('toast-close').click()
+  return text
+
+
+def pictures(page, selector):
+  """The arrays of what is shown."""
+  urls = page.eval_on_selector_all(selector, 'all => all.map(x => x.src)')
+  answers = [urllib.request.urlopen(url, timeout=SECONDS) for url in urls]
+  opened = [Image.open(io.BytesIO(answer.read())) for answer in answers]
+  return [np.asarray(image.convert('RGB')) for image in opened]
+
+
+def commands(page):
+  """The command lines that are shown."""
+  return [
+    box.input_value()
+    for box in page.locator('.command textarea').all()
+    if box.is_visible()
+  ]
+
+
+def run_command_of(page, out):
+  """Runs the first command line that is shown, and returns its text."""
+  command = commands(page)[0]
+  ours = command.replace('pixeldit ', f'{sys.executable} -c "{MAIN}" ', 1)
+  subprocess.run(
+    ['bash', '-c', ours.replace('--out=out', f'--out={out}')],
+    check=True,
+    timeout=10 * SECONDS,
+  )
+  return command
+
+
+MAIN = 'from pixeldit_jax.cli.commands import main; main()'
+
+
 @pytest.mark.slow
-def test_it_draws_compares_and_tells_the_command(page):
-  page.fill('#wanted', '3; 7')
-  set_range(page, 'num', 2)
-  set_range(page, 'steps', 3)
-  page.select_option('#other', 'model:twin')
-  page.click('#go')
-  ended(page, 'done')
-  images = page.eval_on_selector_all('#sides img', 'all => all.map(x => x.src)')
-  assert len(images) == 4 and images[:2] == images[2:]
-  assert images[0].startswith('data:image/png') and images[0] != images[1]
-  command = page.inner_text('#commands code >> nth=0')
-  assert command.startswith('pixeldit sample --workdir=')
+def test_it_draws_and_the_command_line_draws_the_same(page, tmp_path):
+  fill(page, 'What to draw', '3; 7')
+  set_number(page, 'Images', 2)
+  set_number(page, 'Steps', 3)
+  choose(page, 'Compare with', 'model twin')
+  button(page, 'Draw').click()
+  wait_for_state(page, 'twin, ')
+  wait_for_state(page, 'done')
+  page.wait_for_function('document.querySelectorAll(".images img").length == 4')
+  images = pictures(page, '.images img')
+  np.testing.assert_array_equal(images[:2], images[2:])
+  assert (images[0] != images[1]).any()
+  command = run_command_of(page, tmp_path / 'out')
   assert '--labels=3,7' in command and '--config.sampler.steps=3' in command
+  for k in range(2):
+    again = np.asarray(Image.open(tmp_path / f'out/images/00000{k}.png'))
+    difference = np.abs(again.astype(int) - images[k]).max()
+    assert difference <= 1  # of rounding: a program of steps, and one of all
+
+
+@pytest.mark.slow
+def test_two_solvers_are_compared(page):
+  fill(page, 'What to draw', '1')
+  set_number(page, 'Images', 1)
+  set_number(page, 'Steps', 2)
+  choose(page, 'Compare with', 'solver heun')
+  button(page, 'Draw').click()
+  wait_for_state(page, 'tiny, heun: done')
+  ours, other = commands(page)
+  assert 'solver=heun ' in other and 'solver=heun ' not in ours
+  assert len(pictures(page, '.images img')) == 2
 
 
 def test_a_mistake_is_told(page):
-  page.fill('#wanted', 'eleven')
-  page.click('#go')
-  page.wait_for_function('document.querySelector("#error").textContent != ""')
-  assert "'eleven' is not a class" in page.inner_text('#error')
-  assert page.is_enabled('#go')
+  fill(page, 'What to draw', 'eleven')
+  button(page, 'Draw').click()
+  assert "'eleven' is not a class" in error_of(page)
 
 
 def test_a_drawing_is_cancelled(page):
-  page.fill('#wanted', '1')
-  set_range(page, 'num', 8)
-  page.evaluate('document.getElementById("steps").max = 1000')
-  set_range(page, 'steps', 1000)
-  page.click('#go')
-  page.wait_for_function(
-    'document.querySelector("#state").textContent.startsWith("step ")'
-  )
-  assert page.locator('#sides img').count() == 8  # the preview
-  page.click('#cancel')
-  ended(page, 'cancelled')
-  assert page.locator('#commands code').count() == 0
+  set_number(page, 'Steps', 1000)
+  button(page, 'Draw').click()
+  wait_for_state(page, ' step ')
+  assert page.locator('.images img').count() == 4  # the preview
+  button(page, 'Cancel').click()
+  wait_for_state(page, 'cancelled')
+  assert commands(page) == ['']
+  while [t for t in threading.enumerate() if t.name == requests.THREAD]:
+    pass  # until the step that it was at has ended
 
 
 @pytest.mark.slow
 def test_a_picture_is_edited_where_it_is_painted_on(page, picture, tmp_path):
-  page.click('#tab-edit')
-  page.set_input_files('#file', picture)
-  page.wait_for_selector('#paint:not([hidden])')
-  page.fill('#wanted', '4')
-  page.select_option('#method', 'inpaint')
-  set_range(page, 'steps', 3)
-  set_range(page, 'strength', 1)
-  set_range(page, 'brush', 40)
-  box = page.locator('#mask').bounding_box()
-  page.mouse.move(box['x'] + 5, box['y'] + 5)
+  page.get_by_role('tab', name='Edit').click()
+  fill(page, 'What is wanted', '4')
+  choose(page, 'Method', 'inpaint')
+  set_number(page, 'Steps', 3)
+  set_number(page, 'Strength', 1)
+  button(page, 'Edit').click()
+  assert 'choose one' in error_of(page)
+  page.locator('#upload input[type=file]').set_input_files(picture)
+  canvas = page.locator('#editor canvas').first
+  canvas.wait_for()
+  page.wait_for_timeout(2000)  # the editor is drawn
+  button(page, 'Edit').click()
+  assert 'paint where to draw anew' in error_of(page)
+  canvas.scroll_into_view_if_needed()
+  box = canvas.bounding_box()
+  middle = box['x'] + box['width'] / 2, box['y'] + box['height'] / 2
+  page.mouse.move(middle[0] - 50, middle[1] - 60)
   page.mouse.down()
-  page.mouse.move(box['x'] + box['width'] - 5, box['y'] + 5, steps=12)
+  page.mouse.move(middle[0] + 50, middle[1] - 60, steps=12)
   page.mouse.up()
-  page.click('#go')
-  ended(page, 'done')
+  button(page, 'Edit').click()
+  wait_for_state(page, 'done')
+  page.wait_for_selector('#slider img')
+  page.wait_for_timeout(1000)  # until it is shown
   old, new = (
-    read_picture(page.get_attribute(f'#{name}', 'src'), 28)
-    for name in ('old', 'new')
+    image[8::16, 8::16] for image in pictures(page, '#slider img')[:2]
   )
-  assert (old[:2] != new[:2]).mean() > 0.5
-  np.testing.assert_array_equal(old[20:], new[20:])
-  assert '--mask=mask.png' in page.inner_text('#commands code')
-  set_range(page, 'wipe', 100)
-  assert '100%' in page.eval_on_selector('#new', 'x => x.style.clipPath')
-  page.screenshot(path=tmp_path / 'edit.png', full_page=True)
-
-
-@pytest.mark.slow
-def test_an_edit_is_cancelled(page, picture):
-  page.click('#tab-edit')
-  page.set_input_files('#file', picture)
-  page.wait_for_selector('#paint:not([hidden])')
-  page.fill('#wanted', '4')
-  page.fill('#source', '1')
-  page.evaluate('document.getElementById("steps").max = 1000')
-  set_range(page, 'steps', 1000)
-  page.click('#go')
-  page.wait_for_function(
-    'document.querySelector("#state").textContent.startsWith("step ")'
-  )
-  page.click('#cancel')
-  ended(page, 'cancelled')
-  assert page.is_hidden('#result')
-  assert page.locator('#commands code').count() == 0
-
-
-def test_a_bad_upload_is_told(page, tmp_path):
-  page.click('#tab-edit')
-  (tmp_path / 'bad.png').write_bytes(b'no picture')
-  page.set_input_files('#file', tmp_path / 'bad.png')
-  page.wait_for_function('document.querySelector("#error").textContent != ""')
-  assert 'no picture' in page.inner_text('#error')
-  page.click('#go')
-  page.wait_for_function(
-    'document.querySelector("#error").textContent.includes("choose one")'
-  )
-
-
-def test_it_fits_a_phone(studio, browser):
-  page = browser.new_page(viewport=dict(width=360, height=740))
-  page.set_default_timeout(SECONDS * 1000)
-  page.goto(studio)
-  page.wait_for_function('document.querySelector("#wanted").value != ""')
-  for tab in ('draw', 'edit'):
-    page.click(f'#tab-{tab}')
-    assert page.evaluate('document.documentElement.scrollWidth') <= 360
-    assert page.is_visible('#go')
-  page.close()
-
-
-def ask(url, body=None, **headers):
-  data = None if body is None else json.dumps(body).encode()
-  request = urllib.request.Request(url, data, headers)
-  with urllib.request.urlopen(request, timeout=SECONDS) as answer:
-    return json.loads(answer.read())
+  np.testing.assert_array_equal(old, np.asarray(Image.open(picture)))
+  changed = (old != new).any(-1)
+  assert changed[:14].sum() > 10 and not changed[16:].any()
+  assert not changed[:, :4].any() and not changed[:, -4:].any()
+  command = run_command_of(page, tmp_path / 'out')
+  mask = re.search(r'--mask=(\S+)', command)[1]
+  assert not changed[np.asarray(Image.open(mask)) == 0].any()
+  (again,) = (tmp_path / 'out' / 'after').glob('*.png')
+  again = np.asarray(Image.open(again)).astype(int)
+  assert np.abs(again - new).max() <= 1
 
 
 @pytest.mark.parametrize(
-  'path, body, headers, status, named',
-  [
-    ('/api/models', None, dict(Host='evil.example'), 403, 'this machine'),
-    ('/api/draw', {}, dict(Origin='http://evil.example'), 403, 'this machine'),
-    ('/api/draw', dict(model='none'), {}, 404, 'no such model'),
-    ('/api/draw', dict(model='tiny', num=99), {}, 400, 'num'),
-    ('/api/draw', dict(model='tiny', num=True), {}, 400, 'num'),
-    ('/api/edit', dict(model='tiny'), {}, 400, 'no picture'),
-    ('/api/edit', dict(model='tiny', picture='a,*'), {}, 400, 'no picture'),
-    ('/api/jobs/12345', None, {}, 400, 'no job'),
-    ('/api/nothing', None, {}, 404, 'nothing here'),
-    ('/api/draw', [], {}, 400, 'no object'),
-  ],
-  ids=str,
+  'name, named',
+  [('bad.png', 'no picture that can be read'), ('large.png', 'at most 32,0')],
 )
-def test_strange_requests_are_refused(
-  studio, path, body, headers, status, named
-):
+def test_a_bad_upload_is_told(page, tmp_path, name, named):
+  (tmp_path / 'bad.png').write_bytes(b'no picture')
+  side = int(requests.MOST_PIXELS**0.5) + 10
+  Image.new('1', (side, side)).save(tmp_path / 'large.png')
+  page.get_by_role('tab', name='Edit').click()
+  page.locator('#upload input[type=file]').set_input_files(tmp_path / name)
+  assert named in error_of(page)
+  assert page.locator('#editor canvas').count() == 0
+
+
+def test_it_fits_a_phone(studio, browser, picture):
+  page = browser.new_page(viewport=PHONE)
+  page.set_default_timeout(SECONDS * 1000)
+  page.goto(studio)
+  for tab in ('Draw', 'Edit'):
+    page.get_by_role('tab', name=tab).click()
+    button(page, tab).wait_for()
+    assert page.evaluate('document.documentElement.scrollWidth') <= 390
+  page.locator('#upload input[type=file]').set_input_files(picture)
+  page.locator('#editor canvas').first.wait_for()
+  assert page.evaluate('document.documentElement.scrollWidth') <= 390
+  page.close()
+
+
+@pytest.mark.parametrize(
+  'headers, status',
+  [(dict(Host='evil.example'), 400), (dict(Origin='http://evil.example'), 403)],
+  ids=('host', 'origin'),
+)
+def test_strange_requests_are_refused(studio, headers, status):
+  request = urllib.request.Request(studio, headers=headers)
   with pytest.raises(urllib.error.HTTPError) as refused:
-    ask(studio + path, body, **headers)
+    urllib.request.urlopen(request, timeout=SECONDS)
   assert refused.value.code == status
-  assert named in json.loads(refused.value.read())['error']
 
 
-def test_a_picture_of_too_many_pixels_is_refused_before_it_is_decoded():
-  side = int(MOST_PIXELS**0.5) + 10
-  import io
+def test_a_large_upload_is_refused(studio):
+  data = (
+    b'--x\r\nContent-Disposition: form-data; name="files"; filename="a.png"'
+  )
+  data += b'\r\n\r\n' + bytes(17 << 20) + b'\r\n--x--\r\n'
+  form = {'Content-Type': 'multipart/form-data; boundary=x'}
+  request = urllib.request.Request(f'{studio}gradio_api/upload', data, form)
+  with pytest.raises(urllib.error.HTTPError) as refused:
+    urllib.request.urlopen(request, timeout=SECONDS)
+  assert refused.value.code == 413
 
-  file = io.BytesIO()
-  Image.new('1', (side, side)).save(file, format='png')
-  url = f'data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}'
-  with pytest.raises(ValueError, match='at most 32,000,000'):
-    read_picture(url, 28)
+
+def test_a_port_that_is_taken_is_told(studio, model):
+  port = int(studio.rstrip('/').rpartition(':')[2])
+  with pytest.raises(UserError, match=f'port {port} .* another --port'):
+    server.serve({'tiny': model}, port=port)
+
+
+def test_a_missing_gradio_is_told(model, monkeypatch):
+  monkeypatch.setitem(sys.modules, 'gradio', None)
+  with pytest.raises(MissingPackageError, match=r'pixeldit_jax\[studio\]'):
+    server.serve({'tiny': model}, port=0)
+
+
+IMAGES = np.zeros((1, 2, 2, 3), np.uint8)
+
+
+def test_batches_that_are_finished_stay_in_sight():
+  go_on = threading.Semaphore(0)
+
+  def work(on_step):
+    for number in (1, 2, 1, 2):  # of two batches
+      assert go_on.acquire(timeout=SECONDS)
+      on_step(types.SimpleNamespace(number=number, steps=2, images=IMAGES))
+    return IMAGES
+
+  counts = []
+  for text, images in requests.watch(work):
+    counts.append((text, len(images)))
+    go_on.release()
+  # The last step may already be past.
+  assert counts[:4] == [
+    ('starting', 0),
+    *[('step 1 of 2', 1), ('step 2 of 2', 1), ('step 1 of 2', 2)],
+  ]
+  assert counts[-1] == ('done', 1)
+
+
+def test_what_the_work_raises_is_raised():
+  def work(on_step):
+    on_step(types.SimpleNamespace(number=1, steps=2, images=IMAGES))
+    raise UserError('no such class')
+
+  with pytest.raises(UserError, match='no such class'):
+    list(requests.watch(work))
