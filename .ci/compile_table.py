@@ -15,11 +15,9 @@ LAUNCHER = pathlib.Path(__file__).resolve().parents[1] / 'launch' / 'compile.py'
 
 BEGIN, END = '<!-- compiled: begin -->', '<!-- compiled: end -->'
 IMAGENET_256 = '--config=configs/imagenet256.py:size=XL'
-PLAIN_256 = [IMAGENET_256, '--config.repa.weight=0']
-PLAIN_512 = [
-  '--config=configs/imagenet512.py:size=XL',
-  '--config.repa.weight=0',
-]
+NO_REPA = '--config.repa.weight=0'
+PLAIN_256 = [IMAGENET_256, NO_REPA]
+PLAIN_512 = ['--config=configs/imagenet512.py:size=XL', NO_REPA]
 KEPT = '--config.model.patch_remat=matmuls'
 STAGE_1 = ['--config=configs/t2i_512_stage1.py', KEPT]
 STAGE_3 = ['--config=configs/t2i_1024_stage3.py', KEPT]
@@ -73,6 +71,24 @@ ROWS = [
     'v5e:4x4',
     256,
     ['--config=configs/imagenet256.py:model=dit,size=XL', KEPT],
+  ),
+  (
+    'DeCo-XL at 256',
+    'v5e:4x4',
+    256,
+    ['--config=configs/imagenet256.py:model=deco,size=XL', NO_REPA],
+  ),
+  (
+    'PixNerd-XL at 256',
+    'v5e:4x4',
+    256,
+    ['--config=configs/imagenet256.py:model=pixnerd,size=XL', NO_REPA],
+  ),
+  (
+    'PixelDiT2-H at 256',
+    'v5e:4x4',
+    256,
+    ['--config=configs/imagenet256.py:model=pixeldit2,size=H', NO_REPA],
   ),
 ]
 HEADER = (
