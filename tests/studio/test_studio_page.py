@@ -196,8 +196,10 @@ def test_a_drawing_is_cancelled(page):
   button(page, 'Cancel').click()
   wait_for_state(page, 'cancelled')
   assert commands(page) == ['']
-  while [t for t in threading.enumerate() if t.name == requests.THREAD]:
-    pass  # until the step that it was at has ended
+  for thread in threading.enumerate():
+    if thread.name == requests.THREAD:
+      thread.join(SECONDS)  # it ends with the step that it was at
+      assert not thread.is_alive()
 
 
 @pytest.mark.slow
