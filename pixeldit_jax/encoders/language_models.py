@@ -201,8 +201,9 @@ class JaxModel:
     put = [jax.device_put(np.pad(a, fill, 'edge'), batch) for a in (ids, mask)]
     with sharding.use(self._mesh):
       states = self._states(self._weights, *put, kept, jnp.dtype(dtype))
-    # JAX takes the bounds of the slice for a transfer, which training forbids.
-    with jax.transfer_guard_host_to_device('allow'):
+    # JAX takes the bounds of the slice for a transfer, which training forbids:
+    # to a device, and of several from one to the others.
+    with jax.transfer_guard('allow'):
       return states[:count]
 
 
