@@ -114,7 +114,8 @@ def make_debug(config: ConfigDict) -> None:
   )
   # Networks of photographs would have to be fetched.
   config.repa.weight = 0.0
-  config.perceptual.update(lpips_weight=0.0, dino_weight=0.0)
+  for judge in ('lpips', 'dino', 'convnext'):
+    config.perceptual[f'{judge}_weight'] = 0.0
   config.optimizer.update(
     warmup_steps=min(1, config.optimizer.warmup_steps), drop_step=0
   )

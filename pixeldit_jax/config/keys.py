@@ -344,6 +344,22 @@ KEYS = (
   ),
   Key('perceptual.dino', '', '', 'the network, as repa.teacher names one'),
   Key(
+    'perceptual.convnext_weight',
+    0.0,
+    '[0, 1e6]',
+    'of the squared distance of features (ConvNeXt V2)',
+  ),
+  Key(
+    'perceptual.convnext', '', '', 'a FILE, or facebook/convnextv2-base-22k-224'
+  ),
+  Key(
+    'perceptual.side',
+    0,
+    '[0, 4096]',
+    'with objective=mean_flow, of a random part of each image that they are '
+    "judged by, 224 in pMF's paper; 0 is the image as it is",
+  ),
+  Key(
     'perceptual.start',
     0.3,
     '[0, 1]',

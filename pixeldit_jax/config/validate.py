@@ -226,6 +226,7 @@ def _check_diffusion(config: ConfigDict) -> None:
     ('repa.weight', 0.0),
     ('perceptual.lpips_weight', 0.0),
     ('perceptual.dino_weight', 0.0),
+    ('perceptual.convnext_weight', 0.0),
     ('model.grounding_width', 0),
     ('data.held_out', 0),
   ):
@@ -253,6 +254,7 @@ def _check_perceptual(config: ConfigDict) -> None:
   for name, how in (
     ('lpips', 'FILE of its weights, or VGG_FILE,LPIPS_FILE'),
     ('dino', 'facebook/dinov2-base or FILE'),
+    ('convnext', 'facebook/convnextv2-base-22k-224 or FILE'),
   ):
     weight = options[f'{name}_weight']
     if weight and not options[name]:

@@ -123,7 +123,7 @@ def load_vision(
     kept = pathlib.Path(keep) / f'{_identity(source)}.safetensors'
   if kept is not None and kept.is_file():
     return from_vision(read_weights(kept), **overrides)
-  weights = read_weights(_find(os.fspath(source)))
+  weights = read_weights(find_weights(os.fspath(source)))
   if kept is not None:
     write_safetensors(kept, _standard(weights, **overrides))
   return from_vision(weights, **overrides)
@@ -297,8 +297,12 @@ def _identity(source: str | os.PathLike) -> str:
   return f'{path.name}-{hashlib.sha256(identity).hexdigest()[:16]}'
 
 
-def _find(source: str) -> pathlib.Path:
-  """The file that `source` stands for, downloaded if it has to be."""
+def find_weights(source: str) -> pathlib.Path:
+  """The file that `source` stands for, downloaded if it has to be.
+
+  Raises:
+    MissingFileError: it names two ways to get one.
+  """
   location = source = downloads.here(source)
   if os.path.isdir(source):
     location = os.path.join(source, 'model.safetensors')

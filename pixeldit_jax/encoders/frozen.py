@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 
 from pixeldit_jax import sharding
 from pixeldit_jax.encoders import dinov3, efficientnet_lite, vision
+from pixeldit_jax.encoders.convnext import ConvNeXt, ConvNeXtConfig
 from pixeldit_jax.encoders.dinov3 import DINOv3Config, of_width
 from pixeldit_jax.encoders.efficientnet_lite import EfficientNetConfig
 from pixeldit_jax.encoders.lpips import LPIPS, LPIPSConfig
@@ -29,7 +30,7 @@ FrozenConfig = PatchConfig
 # A frozen network and its weights in host memory.
 Frozen = tuple[FrozenConfig, PyTree]
 # One that images are judged by, see `train.objective`.
-JudgeConfig = FrozenConfig | LPIPSConfig
+JudgeConfig = FrozenConfig | LPIPSConfig | ConvNeXtConfig
 Judge = tuple[JudgeConfig, PyTree]
 
 
@@ -37,6 +38,8 @@ Judge = tuple[JudgeConfig, PyTree]
 def with_weights(config: FrozenConfig, weights: PyTree) -> PatchNetwork: ...
 @overload
 def with_weights(config: LPIPSConfig, weights: PyTree) -> LPIPS: ...
+@overload
+def with_weights(config: ConvNeXtConfig, weights: PyTree) -> ConvNeXt: ...
 def with_weights(config, weights):
   """The network that has these weights."""
   return nnx.merge(nnx.graphdef(abstract_network(config)), weights)

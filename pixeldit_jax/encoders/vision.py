@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from pixeldit_jax.encoders.convnext import ConvNeXt, ConvNeXtConfig
 from pixeldit_jax.encoders.dinov3 import DINOv3, DINOv3Config
 from pixeldit_jax.encoders.efficientnet_lite import (
   EfficientNetConfig,
@@ -219,10 +220,14 @@ PatchNetwork = DINOv2 | DINOv3 | EfficientNetPatches
 def make_network(config: PatchConfig, *, rngs: nnx.Rngs) -> PatchNetwork: ...
 @overload
 def make_network(config: LPIPSConfig, *, rngs: nnx.Rngs) -> LPIPS: ...
+@overload
+def make_network(config: ConvNeXtConfig, *, rngs: nnx.Rngs) -> ConvNeXt: ...
 def make_network(config, *, rngs):
   """The network of a configuration, with random weights."""
   if isinstance(config, LPIPSConfig):
     return LPIPS(config, rngs=rngs)
+  if isinstance(config, ConvNeXtConfig):
+    return ConvNeXt(config, rngs=rngs)
   if isinstance(config, EfficientNetConfig):
     return EfficientNetPatches(config, rngs=rngs)
   if isinstance(config, DINOv3Config):
@@ -234,6 +239,8 @@ def make_network(config, *, rngs):
 def abstract_network(config: PatchConfig) -> PatchNetwork: ...
 @overload
 def abstract_network(config: LPIPSConfig) -> LPIPS: ...
+@overload
+def abstract_network(config: ConvNeXtConfig) -> ConvNeXt: ...
 def abstract_network(config):
   """The network with shapes in place of weights: nothing is allocated."""
   return nnx.eval_shape(lambda: make_network(config, rngs=nnx.Rngs(0)))

@@ -32,6 +32,8 @@ class MeanFlowDraws(NamedTuple):
     omega: the scale of guidance that the network is given.
     low, high: the interval of guidance.
     dropped: images that lose their label, and guidance with it.
+    part: uniform numbers that choose the part of an image that is judged, see
+      `images.parts.random_part`.
   """
 
   s: Float[Array, 'B']
@@ -40,6 +42,7 @@ class MeanFlowDraws(NamedTuple):
   low: Float[Array, 'B']
   high: Float[Array, 'B']
   dropped: Bool[Array, 'B']
+  part: Float[Array, 'B 4'] | None = None
 
 
 # f(x, s, q, y, omega, low, high): the average velocity from s to q, and the
@@ -86,6 +89,7 @@ def draw_mean_flow(
     low=jnp.where(first, 0.0, low),
     high=jnp.where(first, 1.0, high),
     dropped=jnp.arange(batch) < count,
+    part=jax.random.uniform(jax.random.fold_in(key, 6), (batch, 4)),
   )
 
 
@@ -153,7 +157,7 @@ def mean_flow_loss(
 
 def _derivative(average, derivative, x, tangent, y, draws):
   """U, dU/ds along the path, and the velocity by its own branch or None."""
-  s, q, omega, low, high, _ = draws
+  s, q, omega, low, high = draws[:5]
 
   def of(f):
     return lambda x, s: f(x, s, q, y, omega, low, high)
@@ -164,7 +168,7 @@ def _derivative(average, derivative, x, tangent, y, draws):
 
 def _guided_velocity(average, x, data, draws, labels, null):
   """The target of W, and the velocity of the class along which x moves."""
-  s, _, omega, low, high, dropped = draws
+  s, _, omega, low, high, dropped = draws[:6]
   zero, one = jnp.zeros_like(s), jnp.ones_like(s)
   w = jnp.where((low <= s) & (s <= high), omega, one)
 

