@@ -121,6 +121,14 @@ def _bound_gcsfs() -> None:
         'gs', retry.is_retriable, lambda: one(self, *args, **kwargs)
       )
 
+    # The base says so where an answer is refused or lost, too: a run would
+    # begin anew over its checkpoints. findings/gcsfs_refused_is_no_folder.sh
+    async def _isdir(self, path: str) -> bool:
+      try:
+        return (await self._info(path))['type'] == 'directory'
+      except FileNotFoundError:
+        return False
+
   answer = aiohttp.ClientTimeout(
     sock_connect=patience.ANSWER, sock_read=patience.ANSWER
   )

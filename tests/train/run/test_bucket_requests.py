@@ -13,7 +13,14 @@ from fault_proxy import CUT, LOST, Proxy
 from pixeldit_jax import files
 from pixeldit_jax.config import get_config
 from pixeldit_jax.errors import OutputError
-from pixeldit_jax.storage import amazon_s3, buckets, downloads, google_cloud
+from pixeldit_jax.storage import (
+  amazon_s3,
+  buckets,
+  downloads,
+  google_cloud,
+  patience,
+)
+from pixeldit_jax.train.checkpoint.folders import steps_in
 from pixeldit_jax.train.run.profiler import Tracer
 from pixeldit_jax.train.run.record import Record
 from pixeldit_jax.train.run.tensorboard import EventFiles
@@ -144,6 +151,21 @@ def test_a_bucket_that_fails_for_good_is_given_up(proxied, work, fault):
   work(url)
   proxy.fault = at([0], 503)
   work(url)  # and is asked again as before
+
+
+@pytest.mark.parametrize('fault', [403, 503, CUT])
+def test_what_is_refused_is_not_taken_for_absent(proxied, fault, monkeypatch):
+  """A run would begin anew over its checkpoints."""
+  url, proxy = proxied
+  monkeypatch.setattr(patience, 'LIMIT', 0.5)
+  path = epath.Path(url) / 'checkpoints'
+  assert steps_in(path) == [] and not path.exists()
+  proxy.fault = lambda method, path: fault
+  asked = dict(steps=lambda: steps_in(path), dir=path.is_dir, file=path.is_file)
+  for ask in asked.values():
+    with pytest.raises(Exception) as error:
+      ask()
+    assert buckets.refusal(error.value), fault
 
 
 @pytest.mark.parametrize('status', [401, 403])
