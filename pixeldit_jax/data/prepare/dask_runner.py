@@ -23,6 +23,10 @@ from pixeldit_jax.storage import buckets
 log = logging.getLogger(__name__)
 
 _SECONDS = 10  # to wait for the scheduler
+_ABSENT = (
+  'the Dask scheduler cannot load this package: give it the environment that '
+  "the workers have (pip install 'pixeldit_jax[dask]')"
+)
 _LOST = 'the Dask scheduler was lost; run the same command again to go on'
 _AHEAD = 64  # shards that a cluster without workers is given, to grow by
 
@@ -31,8 +35,8 @@ _AHEAD = 64  # shards that a cluster without workers is given, to grow by
 def connect(cluster: str) -> Iterator[tuple[Runner, int]]:
   """Yields the `Runner` that writes shards on a cluster, and its threads now.
 
-  Workers may come and go. They need this package and the folders of the source
-  and of the shards under the same names.
+  Workers may come and go. They need this package, as the scheduler does, and
+  the folders of the source and of the shards under the same names.
 
   Args:
     cluster: the scheduler's address, as 'tcp://host:8786', or the path of the
@@ -123,6 +127,10 @@ def _run_some(
       submit()
   except FutureCancelledError as error:
     raise UserError(_LOST) from error
+  except RuntimeError as error:
+    if 'deserialization of the task graph' not in str(error):
+      raise
+    raise UserError(_ABSENT) from error
   finally:
     client.cancel([*running])
 

@@ -6,7 +6,9 @@ import pathlib
 import pickle
 import shutil
 import signal
+import subprocess
 import sys
+import types
 
 import cloudpickle
 import dask
@@ -260,6 +262,28 @@ def test_without_a_scheduler_it_is_one_line(monkeypatch, where, message):
   monkeypatch.setattr(dask_runner, '_SECONDS', 1)
   with pytest.raises(UserError, match=message):
     dask_runner.connect(where).__enter__()
+
+
+@pytest.mark.slow
+def test_a_scheduler_of_another_environment_is_one_line(tmp_path, monkeypatch):
+  module, file = types.ModuleType('only_here'), tmp_path / 'scheduler.json'
+  exec('def write(task, index): pass', module.__dict__)
+  monkeypatch.setitem(sys.modules, 'only_here', module)
+  monkeypatch.setattr(dask_runner, '_write', module.write)
+  scheduler = subprocess.Popen(
+    [sys.executable, '-m', 'distributed.cli.dask_scheduler', '--port=0']
+    + ['--no-dashboard', f'--scheduler-file={file}']
+  )
+  try:
+    while not file.exists() or not file.read_text():
+      assert scheduler.poll() is None
+    with dask_runner.connect(str(file)) as (runner, threads):
+      assert not threads
+      with pytest.raises(UserError, match='scheduler cannot load this package'):
+        list(runner(Deadly(str(tmp_path)), [0]))
+  finally:
+    scheduler.kill()
+    scheduler.wait()
 
 
 def test_without_the_package_it_is_one_line(monkeypatch):
