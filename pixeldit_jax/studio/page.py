@@ -265,7 +265,15 @@ def _command_line() -> Any:
 def _connect(buttons, run, inputs: list[Any], outputs: list[Any]) -> None:
   """Lets the buttons begin `run`, and cancel it."""
   go, cancel, state = buttons
-  event = go.click(_told(run, state), inputs, [state, *outputs], **_EVENT)
+  go.click(None, None, state, js="() => 'waiting'")  # for those before
+  event = go.click(
+    _told(run, state),
+    inputs,
+    [state, *outputs],
+    show_progress='minimal',
+    show_progress_on=state,
+    **_EVENT,
+  )
   cancel.click(lambda: 'cancelled', None, state, cancels=[event], queue=False)
 
 
