@@ -85,7 +85,9 @@ def test_a_table_of_edits_its_pictures_and_masks_are_read(both, tmp_path):
     assert edit.image == f'{folder}/set/a.png'
     (picture,) = read_pictures([edit.image], (8, 8))
     found.append((picture, read_mask(edit.mask, picture)))
-    assert len(find_pictures(f'{folder}/set')) == 2
+    assert find_pictures(f'{folder}/set') == [
+      f'{folder}/set/{name}' for name in ('a.png', 'mask.png')
+    ]
   for there, here in zip(*found):
     np.testing.assert_array_equal(there, here)
   assert found[0][1].all()

@@ -45,14 +45,14 @@ def find_pictures(path: str) -> list[str]:
     MissingFileError: neither is there.
     UserError: a folder without images.
   """
-  path = downloads.here(path)
-  if os.path.isfile(path):
+  here = downloads.here(path)
+  if os.path.isfile(here):
     return [path]
-  if not os.path.isdir(path):
+  if not os.path.isdir(here):
     raise MissingFileError(f'{path} is no file and no folder.')
   found = sorted(
-    os.path.join(path, folder, name)
-    for folder, names in walk(path)
+    os.path.join(path, folder, name)  # as it was named: copies may move
+    for folder, names in walk(here)
     for name in names
     if is_image(name)
   )
