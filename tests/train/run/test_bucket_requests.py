@@ -12,7 +12,7 @@ from fault_proxy import CUT, LOST, Proxy
 
 from pixeldit_jax import files
 from pixeldit_jax.config import get_config
-from pixeldit_jax.errors import OutputError
+from pixeldit_jax.errors import OutputError, UserError
 from pixeldit_jax.storage import (
   amazon_s3,
   buckets,
@@ -101,9 +101,8 @@ def work(url):
   assert not buckets.below(f'{url}/work')
 
 
-def suffer(url, proxy, moments):
-  for moment in moments:
-    kind = KINDS[moment % len(KINDS)]
+def suffer(url, proxy, moments, kinds):
+  for moment, kind in zip(moments, kinds):
     proxy.fault = at({moment}, kind)
     begin = time.monotonic()
     work(url)
@@ -114,13 +113,32 @@ def test_a_cut_connection_and_a_busy_server_are_survived(
   proxied, tmp_path, monkeypatch
 ):
   monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
-  suffer(*proxied, [5, 6, 7])
+  suffer(*proxied, [5, 6, 7], KINDS)
 
 
 @pytest.mark.slow
-def test_faults_at_ten_moments_are_survived(proxied, tmp_path, monkeypatch):
+@pytest.mark.parametrize('kind', KINDS)
+def test_each_fault_at_ten_moments_is_survived(
+  proxied, tmp_path, monkeypatch, kind
+):
   monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
-  suffer(*proxied, range(10))
+  suffer(*proxied, range(10), [kind] * 10)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('status', [401, 403])
+def test_credentials_that_run_out_at_ten_moments_end_it(
+  proxied, tmp_path, monkeypatch, status
+):
+  monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
+  url, proxy = proxied
+  for moment in range(10):
+    proxy.fault = at(range(moment, 10**6), status)
+    begin = time.monotonic()
+    with pytest.raises(Exception) as error:
+      work(url)
+    assert isinstance(error.value, UserError) or buckets.refusal(error.value)
+    assert time.monotonic() < begin + 15
 
 
 def write(url):
