@@ -4,7 +4,6 @@ Karras et al., arXiv 2406.02507: a smaller network, or an earlier checkpoint,
 which is given the same class or text.
 """
 
-import re
 from typing import NamedTuple
 
 from ml_collections import ConfigDict
@@ -53,11 +52,8 @@ def find_weak(config: ConfigDict) -> tuple[CheckpointRef, ModelConfig] | None:
       f'sampler.weak={options.weak!r} needs a velocity of each network at each '
       'step: not with model.mean_flow, solver=jump or reuse_patch_tokens.'
     )
-  workdir, step = options.weak, None
-  if match := re.fullmatch(r'(.+)@(\d+)', options.weak):
-    workdir, step = match[1], int(match[2])
-  ref = CheckpointRef(workdir, step).resolve()
-  stored = read_config(workdir)
+  ref = CheckpointRef.of_text(options.weak).resolve()
+  stored = read_config(ref.workdir)
   for name in _ALIKE:
     if stored.model[name] != config.model[name]:
       raise UserError(

@@ -17,6 +17,7 @@ from pixeldit_jax.sampling import sample_set
 from pixeldit_jax.sampling.guided_velocity import guided_velocity, network_of
 from pixeldit_jax.sampling.sampler import Sampler
 from pixeldit_jax.sampling.weak_network import load_weak
+from pixeldit_jax.train.checkpoint.restore import CheckpointRef
 from pixeldit_jax.train.optim.optimizer import make_optimizer
 from pixeldit_jax.train.state import init_state
 
@@ -87,6 +88,16 @@ def test_the_step_of_the_weaker_one_is_among_the_settings(
   context = of(tiny_run[0], weak=narrow_run[2], steps=2)
   made = sample_set.make_sample_set(context, tiny_run[1], tmp_path / 'a.npz', 2)
   assert made['weak_step'] == 7 and made['sampler']['weak'] == narrow_run[2]
+
+
+def test_a_checkpoint_is_named_with_its_step():
+  for text, expected in (
+    ('runs/x', ('runs/x', None)),
+    ('runs/x@1000', ('runs/x', 1000)),
+    ('gs://me@home/x', ('gs://me@home/x', None)),
+  ):
+    ref = CheckpointRef.of_text(text)
+    assert (ref.workdir, ref.step) == expected
 
 
 def test_what_does_not_fit_is_refused(tiny_run, narrow_run, tmp_path):

@@ -5,6 +5,7 @@ Neither optimizer nor data iterator is read, and the run may train meanwhile.
 
 import dataclasses
 import logging
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -46,6 +47,13 @@ class CheckpointRef:
   ema: bool = True
   checksums: bool = True
   adapters: tuple[tuple[str, float], ...] = ()
+
+  @classmethod
+  def of_text(cls, text: str) -> 'CheckpointRef':
+    """'runs/x', of which the newest is meant, or 'runs/x@1000'."""
+    if match := re.fullmatch(r'(.+)@(\d+)', text):
+      return cls(match[1], int(match[2]))
+    return cls(text)
 
   @property
   def item(self) -> str:
