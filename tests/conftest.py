@@ -1,8 +1,9 @@
 """Eight simulated devices on CPU, and no silent change of precision.
 
 XLA optimises little here, so that small networks compile three times as fast,
-and equal programs of different tests are compiled once. It aborts where one
-device waits 40 seconds for another: a busy machine may take longer.
+and equal programs of different tests are compiled once. Large ones compile with
+`optimised`. XLA aborts where one device waits 40 seconds for another: a busy
+machine may take longer.
 """
 
 import contextlib
@@ -56,6 +57,16 @@ def unchecked_signatures():
   jaxtyping.config.update('jaxtyping_disable', True)
   yield
   jaxtyping.config.update('jaxtyping_disable', False)
+
+
+@pytest.fixture(scope='session')
+def optimised():
+  """`compiler_options` that compile as for users, for what runs long."""
+  return {
+    'xla_llvm_disable_expensive_passes': False,
+    'xla_backend_optimization_level': 3,
+    **dict.fromkeys(_EMITTERS, True),
+  }
 
 
 @pytest.fixture(scope='session')
