@@ -90,6 +90,15 @@ ROWS = [
     256,
     ['--config=configs/imagenet256.py:model=pixeldit2,size=H', NO_REPA],
   ),
+  (
+    'PixelFlow-XL at 256, full remat',
+    'v5e:4x4',
+    256,
+    [
+      '--config=configs/imagenet256.py:model=pixelflow,size=XL',
+      '--config.model.patch_remat=full',
+    ],
+  ),
 ]
 HEADER = (
   '| run | topology | mesh | batch | remat | peak GB | gathers, scatters | '
