@@ -13,12 +13,13 @@ import dataclasses
 import functools
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from pixeldit_jax.errors import UserError
 from pixeldit_jax.samplers.grid import time_grid
-from pixeldit_jax.typing import AnyArray, Array, Float, Int
+from pixeldit_jax.typing import AnyArray, Array, Float, PyTree
 
 STEPS = 1000  # times of a stage, and of all stages together
 LAST = 1 - 1 / STEPS  # the last time of a stage that the network is given
@@ -185,18 +186,28 @@ def next_stage(
   return keep * double(x) + add * noise
 
 
-def deal(batch: int, stages: Stages) -> Int[np.ndarray, 'S b']:
-  """Which images of a batch go to which stage, equally many to each.
+def deal(batch: PyTree, stages: Stages) -> list[PyTree]:
+  """What each stage gets of the arrays of a batch, equally many rows.
 
   Every S-th goes to the same: batches come shuffled, and each device keeps its
-  own images.
+  own images. Rows are taken by a slice of [b, S], since the compiler would
+  gather the complete batch for a list of indices.
 
   Raises:
     UserError: a batch that does not divide.
   """
-  if batch % stages.count:
-    raise UserError(
-      f'a batch of {batch} images in {stages.count} stages: it must be a '
-      f'multiple of {stages.count}, equally many for each.'
-    )
-  return np.arange(batch).reshape(-1, stages.count).T
+
+  def rows(a: Array) -> Array:
+    count, S = a.shape[0], stages.count
+    if count % S:
+      raise UserError(
+        f'a batch of {count} images in {S} stages: it must be a multiple of '
+        f'{S}, equally many for each.'
+      )
+    return a.reshape(-1, stages.count, *a.shape[1:])
+
+  split = jax.tree.map(rows, batch)
+  return [
+    jax.tree.map(lambda a, stage=stage: a[:, stage], split)
+    for stage in range(stages.count)
+  ]

@@ -72,8 +72,7 @@ def make_diffusion_loss(
   def of_stages(model, inputs):
     height, width = inputs.data.shape[1:3]
     sizes, found = stages.sides(height, width), {}
-    for stage, index in enumerate(deal(len(inputs.data), stages)):
-      mine = jax.tree.map(lambda a, index=index: a[index], inputs)
+    for stage, mine in enumerate(deal(inputs, stages)):
       h, w = sizes[stage]
       x, target = stage_pair(
         stages, stage, mine.data, mine.noise[:, :h, :w], mine.t

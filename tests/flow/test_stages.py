@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from jax.sharding import NamedSharding, PartitionSpec
 
 from pixeldit_jax.convert.official import from_official, rename_to_official
 from pixeldit_jax.errors import UserError
@@ -113,8 +114,21 @@ def test_what_does_not_go_into_stages_is_told():
   with pytest.raises(UserError, match='36 x 32 in 4 stages: both sides must'):
     Stages().sides(36, 32)
   with pytest.raises(UserError, match='a batch of 6 images in 4 stages'):
-    deal(6, Stages())
+    deal(jnp.arange(6), Stages())
   with pytest.raises(UserError, match='in 3 stages: its shares are known'):
     Stages(3).guidance(2.0)
-  dealt = deal(8, Stages())
-  assert sorted(np.ravel(dealt)) == list(range(8)) and dealt.shape == (4, 2)
+
+
+def test_each_device_deals_its_own_images():
+  dealt = deal(dict(a=jnp.arange(8), b=None), Stages())
+  np.testing.assert_array_equal(
+    [part['a'] for part in dealt], np.arange(8).reshape(2, 4).T
+  )
+  mesh = jax.make_mesh((8,), ('data',))
+  rows = NamedSharding(mesh, PartitionSpec('data'))
+  program = jax.jit(
+    lambda batch: deal(batch, Stages()), in_shardings=rows, out_shardings=rows
+  )
+  compiled = program.lower(jnp.zeros((32, 4, 4, 3))).compile().as_text()
+  for collective in ('all-gather', 'all-to-all', 'all-reduce', 'permute'):
+    assert collective not in compiled
