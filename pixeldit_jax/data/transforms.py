@@ -22,7 +22,9 @@ class BadExample(ValueError):
   """An example that cannot be read, is cut short or has no 8-bit RGB form."""
 
 
-def decode(image: bytes | UInt8[np.ndarray, 'H W C']) -> Image.Image:
+def decode(
+  image: bytes | UInt8[np.ndarray, 'H W C'] | Image.Image,
+) -> Image.Image:
   """Decodes to an upright 8-bit RGB image.
 
   EXIF rotation is applied, transparent pixels lie on white, 16-bit grey keeps
@@ -30,7 +32,8 @@ def decode(image: bytes | UInt8[np.ndarray, 'H W C']) -> Image.Image:
   frame is kept.
 
   Args:
-    image: an encoded file, or pixels with one or three channels.
+    image: an encoded file, pixels with one or three channels, or an image of
+      any mode.
 
   Raises:
     BadExample: if the bytes cannot be decoded to the last row.
@@ -49,7 +52,8 @@ def decode(image: bytes | UInt8[np.ndarray, 'H W C']) -> Image.Image:
   if not image:
     raise BadExample('the file is empty')
   try:
-    return _to_rgb(_upright(open_image(image)))
+    opened = image if isinstance(image, Image.Image) else open_image(image)
+    return _to_rgb(_upright(opened))
   except BadExample:
     raise
   except UserError as error:

@@ -69,9 +69,9 @@ def _read(one: Any, size: tuple[int, int]) -> UInt8[np.ndarray, 'H W 3']:
         raise MissingFileError(f'picture {path} is no file.')
       return crop(decode(files.read_limited(path)), *size)
     if isinstance(one, Image.Image):
-      one = np.asarray(one.convert('RGB'))
+      return crop(decode(one), *size)
     one = np.asarray(one)
-    if one.ndim != 3 or one.dtype != np.uint8:
+    if one.ndim != 3 or one.dtype != np.uint8 or not one.size:
       raise UserError(
         f'a picture of shape {one.shape} and {one.dtype}: expected uint8 '
         '[H, W, 3].'
