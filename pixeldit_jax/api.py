@@ -31,6 +31,7 @@ from pixeldit_jax.editing.pictures import read_pictures
 from pixeldit_jax.errors import UserError
 from pixeldit_jax.model.pixeldit import abstract_model, axes_of
 from pixeldit_jax.run_context import RunContext
+from pixeldit_jax.sampling.checked_numbers import MOST_SEED, finite, whole
 from pixeldit_jax.sampling.conditions import ConditionReader, Wanted
 from pixeldit_jax.sampling.guided_velocity import (
   attention_maps,
@@ -88,6 +89,12 @@ def load(
     UserError: a damaged file, or a configuration of another network.
   """
   compile_cache.enable()
+  if not isinstance(where, str | os.PathLike):
+    raise UserError(
+      f'load of {where!r}: expected the folder of a run, or a released file.'
+    )
+  if step is not None:
+    step = whole('step', step, 0)
   where = os.fspath(where)
   if (epath.Path(where) / 'config.json').is_file():
     if config is not None:
@@ -195,11 +202,11 @@ class Model:
         not divide into patches.
     """
     wanted = self._wanted(labels, prompts)
-    num = len(wanted) if num is None else num
-    if num < 1:
-      raise UserError(f'num={num}: at least 1.')
+    num = len(wanted) if num is None else whole('num', num, 1)
+    seed = whole('seed', seed, 0, MOST_SEED)
+    guidance = guidance if guidance is None else finite('guidance', guidance)
     program = self._sampler(
-      (height, width),
+      self._size(height, width),
       min(num, self.config.sampler.batch_size),
       _known(sampler) | dict(guidance=guidance),
     )
@@ -257,12 +264,12 @@ class Model:
     Raises:
       UserError: what cannot be; see `EditOptions` and `read_pictures`.
     """
-    side = self.config.data.resolution
-    size = (height or side, width or side)
-    images = read_pictures(pictures, size)
+    size = self._size(height, width)
+    seed = whole('seed', seed, 0, MOST_SEED)
     scale = self.config.sampler.guidance if guidance is None else guidance
     of_method = {k: options.pop(k) for k in OF_METHOD if k in options}
     how = EditOptions(method, strength, source_guidance, scale, **of_method)
+    images = read_pictures(pictures, size)
     editor = self.editor(how, size, len(images), **_known(options))
     count = len(images)
     to, away = (self.conditions.in_turn(w, count) for w in (target, source))
@@ -271,9 +278,9 @@ class Model:
       images,
       np.arange(count),
       (*self.conditions(to, negative), *self.conditions(away, negative)),
-      None if mask is None else _read_masks(mask, images),
+      _read_masks(mask, images, method),
       seed=seed,
-      guidance=(source_guidance, scale),
+      guidance=(how.source_guidance, how.target_guidance),
       on_step=on_step,
     )
     return np.concatenate(list(edited)).view(Images)
@@ -364,6 +371,7 @@ class Model:
         null class or no text.
       guidance: the scale, inside the interval of the run.
     """
+    self._check_noisy(x, t)
     program = self._kept('velocity', self._velocity_program)
     chosen = self.conditions.in_turn(condition, len(x))
     # While gradients are taken, the mesh cannot be set; one device does it.
@@ -396,6 +404,7 @@ class Model:
     Returns:
       A map of each block, `config.model.patch_depth` of the patch path first.
     """
+    self._check_noisy(x, t)
     device = self.context.mesh.devices.flat[0]
     program = self._kept(
       'attention',
@@ -407,6 +416,23 @@ class Model:
     given = wanted, np.asarray(x, np.float32), np.asarray(t, np.float32)
     maps = program(*jax.device_put((self.weights, *given), device))
     return jax.device_get(maps)
+
+  def _check_noisy(self, x: Any, t: Any) -> None:
+    """Raises UserError where images or times are not of the network."""
+    channels, shape = self.config.model.in_channels, np.shape(x)
+    if len(shape) != 4 or shape[3] != channels or not shape[0]:
+      raise UserError(
+        f'x of shape {shape}: expected noisy images [B, H, W, {channels}].'
+      )
+    self.context.model.grid(*shape[1:3])
+    try:
+      times = jnp.shape(jnp.asarray(t, jnp.float32))
+    except (TypeError, ValueError):
+      times = None
+    if times not in ((), (1,), shape[:1]):
+      raise UserError(
+        f't={t!r}: expected one time, or one for each of {shape[0]} images.'
+      )
 
   def _wanted(self, labels: Wanted | None, prompts) -> list[Any]:
     """The labels or prompts, checked."""
@@ -438,13 +464,25 @@ class Model:
     if not changed:
       return self.context
     config = self.config.copy_and_resolve_references()
-    with config.unlocked():
-      config.sampler.update(changed)
+    for name, value in changed.items():
+      try:
+        config.sampler[name] = value
+      except TypeError as error:
+        raise UserError(
+          f'{name}={value!r}: expected a value such as '
+          f'{config.sampler[name]!r}, that of the run.'
+        ) from error
     return RunContext.build(config, list(self.context.mesh.devices.flat))
 
-  def _sampler(self, size, batch_size: int, options: dict[str, Any]) -> Sampler:
+  def _size(self, height: int | None, width: int | None) -> tuple[int, int]:
+    """Height and width, as trained by default."""
     side = self.config.data.resolution
-    size = tuple(side if n is None else n for n in size)
+    return (
+      side if height is None else whole('height', height, 1),
+      side if width is None else whole('width', width, 1),
+    )
+
+  def _sampler(self, size, batch_size: int, options: dict[str, Any]) -> Sampler:
     scale = options.pop('guidance')
     unguided = (self.config.sampler.guidance if scale is None else scale) == 1
     if unguided or self.config.sampler.guidance == 1:
@@ -481,15 +519,20 @@ def _known(options: dict[str, Any]) -> dict[str, Any]:
   return {name: options.get(name) for name in OF_SAMPLER}
 
 
-def _read_masks(mask: Any, images: np.ndarray) -> np.ndarray:
-  """A mask for each image."""
+def _read_masks(mask: Any, images: np.ndarray, method: str) -> Any:
+  """A mask for each image, or None where all of it may change."""
+  if mask is None:
+    if method == 'inpaint':
+      raise UserError('inpainting needs a mask, of what is to be drawn: mask=.')
+    return None
   if isinstance(mask, str | os.PathLike):
     return np.stack([read_mask(os.fspath(mask), image) for image in images])
   mask = np.asarray(mask)
-  if mask.dtype != bool or mask.shape[-2:] != images.shape[1:3]:
+  N, H, W, _ = images.shape
+  if mask.dtype != bool or mask.shape not in ((H, W), (1, H, W), (N, H, W)):
     raise UserError(
-      f'mask of shape {mask.shape} and {mask.dtype}: expected bool '
-      f'{list(images.shape[1:3])}, True where pixels may change.'
+      f'mask of shape {mask.shape} and {mask.dtype}: expected bool [{H}, {W}] '
+      f'or [{N}, {H}, {W}], True where pixels may change.'
     )
   return np.broadcast_to(mask, images.shape[:3])
 

@@ -16,6 +16,8 @@ from pixeldit_jax.sampling.sample_set import make_sample_set
 from pixeldit_jax.train.checkpoint import released
 
 ROOT = pathlib.Path(__file__).parents[1]
+_GREY = np.full((28, 28, 3), 128, np.uint8)
+_NOISE = np.zeros((1, 28, 28, 3), np.float32)
 NAMES = ['zero', 'one', 'two', *map(str, range(3, 10))]
 
 
@@ -143,7 +145,32 @@ def test_a_released_file_is_loaded(model, run, tmp_path):
     (lambda m: m.sample(labels=1, solver='rk4'), 'rk4'),
     (lambda m: m.sample(labels=1, step=3), 'step: no option here'),
     (lambda m: m.sample(labels=1, height=27), '27 x 28'),
+    (lambda m: m.sample(labels=[3.5]), '3.5 is not a class'),
+    (lambda m: m.sample(labels=[None]), 'None is not a class'),
+    (lambda m: m.sample(labels=3.5), '3.5 is no label'),
+    (lambda m: m.sample(labels=1, num=1.5), 'num=1.5: an integer'),
+    (lambda m: m.sample(labels=1, num='2'), "num='2': an integer"),
+    (lambda m: m.sample(labels=1, seed=-1), 'seed=-1: an integer, at least 0'),
+    (lambda m: m.sample(labels=1, seed=2**70), 'seed=.* at most 4294967295'),
+    (lambda m: m.sample(labels=1, seed=1.5), 'seed=1.5: an integer'),
+    (lambda m: m.sample(labels=1, guidance='3'), "guidance='3': .*finite"),
+    (lambda m: m.sample(labels=1, guidance=float('nan')), 'guidance=nan'),
+    (lambda m: m.sample(labels=1, height=28.0), 'height=28.0: an integer'),
+    (lambda m: m.sample(labels=1, steps=2.5), 'steps=2.5: expected .* as'),
+    (lambda m: m.sample(labels=1, interval=0.5), 'interval=0.5: expected'),
+    (lambda m: m.edit(_GREY, 1, height=0), 'height=0: an integer'),
+    (lambda m: m.edit(_GREY, 1, seed='x'), "seed='x': an integer"),
+    (lambda m: m.edit(_GREY, 1, strength='x'), "strength='x': .*finite"),
+    (lambda m: m.edit(_GREY, 1, average=1.5), 'average=1.5: an integer'),
+    (lambda m: m.edit(_GREY, 1, guidance='x'), "guidance='x': .*finite"),
+    (lambda m: m._check_noisy(_GREY, 0.5), 'noisy images .B, H, W, 3'),
+    (lambda m: m._check_noisy(_GREY[None], [0.1, 0.2]), 'one time'),
+    (lambda m: m.velocity(_NOISE[..., :1], 0.5, 1), 'noisy images'),
+    (lambda m: m._check_noisy(_GREY[None], 'soon'), "t='soon'"),
+    (lambda m: m.attention(_NOISE[..., :1], 0.5, 1), 'noisy images'),
     (lambda m: pd.load('nowhere'), 'holds no run'),
+    (lambda m: pd.load(None), 'load of None'),
+    (lambda m: pd.load(m.ref.workdir, step='7'), "step='7': an integer"),
     (lambda m: pd.load(m.ref.workdir, step=7), 'no checkpoint of step 7'),
   ],
 )

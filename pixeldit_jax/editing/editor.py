@@ -18,6 +18,7 @@ from pixeldit_jax.run_context import RunContext
 from pixeldit_jax.samplers.grid import time_grid
 from pixeldit_jax.samplers.noise import sample_noise
 from pixeldit_jax.samplers.solvers import Integrate, get_solver, last_state
+from pixeldit_jax.sampling.checked_numbers import finite, whole
 from pixeldit_jax.sampling.guided_velocity import guided_velocity
 from pixeldit_jax.sampling.sampler import Step, put_batch_of
 from pixeldit_jax.typing import (
@@ -61,10 +62,12 @@ class EditOptions:
   def __post_init__(self):
     if self.method not in METHODS:
       raise UserError(f'method={self.method!r}: use {", ".join(METHODS)}.')
-    if not 0 < self.strength <= 1:
+    if not 0 < finite('strength', self.strength) <= 1:
       raise UserError(f'strength={self.strength}: above 0 and at most 1.')
-    if self.average < 1:
-      raise UserError(f'average={self.average}: at least 1.')
+    for name, least in (('average', 1), ('free_steps', 0), ('repeats', 1)):
+      whole(name, getattr(self, name), least)
+    for name in ('source_guidance', 'target_guidance'):
+      finite(name, getattr(self, name))
 
 
 # The target, what guidance leads away from, and the same of the source.

@@ -1,6 +1,7 @@
 """Classes by number or by name, as people ask for them."""
 
 import difflib
+import operator
 from collections.abc import Sequence
 
 import numpy as np
@@ -59,8 +60,8 @@ def read_labels(
       labels.append(names.index(one))
       continue
     try:
-      label = int(one)
-    except ValueError:
+      label = int(one) if isinstance(one, str) else operator.index(one)
+    except (ValueError, TypeError):
       label = -1
     if not 0 <= label < num_classes:
       raise UserError(

@@ -43,10 +43,18 @@ class ConditionReader:
     """
     if isinstance(wanted, str | int | np.integer):
       wanted = [wanted]
-    if not len(wanted):
+    if not np.iterable(wanted):
+      raise UserError(
+        f'{wanted!r} is no label, no prompt, and no list of them.'
+      )
+    wanted = list(wanted)
+    if not wanted:
       raise UserError('no label and no prompt: give at least one, or None.')
     if self._model.text_width:
-      return [str(text) for text in wanted]
+      for text in wanted:
+        if not isinstance(text, str):
+          raise UserError(f'{text!r} is no prompt: expected a string.')
+      return wanted
     return read_labels(wanted, self._model.num_classes, self.class_names)
 
   def in_turn(self, wanted: Wanted | None, count: int) -> list[Any]:

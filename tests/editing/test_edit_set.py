@@ -127,6 +127,8 @@ def test_an_edit_with_free_steps_has_no_steps_to_show(model, pictures):
     (dict(method='inpaint', repeats=2, solver='adams2'), 'repeats=2'),
     (dict(method='inpaint', solver='heun_reuse'), 'heun_reuse'),
     (dict(mask=np.zeros((3, 3), bool)), 'mask of shape'),
+    (dict(mask=np.zeros((2, 28, 28), bool)), 'mask of shape .2, 28, 28.'),
+    (dict(method='inpaint', mask=None), 'inpainting needs a mask'),
     (dict(height=27), '27 x 28'),
   ],
   ids=str,
@@ -152,6 +154,26 @@ def test_pictures_are_read_in_every_form(tmp_path, pictures):
   (tmp_path / 'bad.png').write_text('no')
   with pytest.raises(ValueError, match='cannot be read'):
     read_pictures(str(tmp_path / 'bad.png'), (8, 8))
+
+
+@pytest.mark.parametrize('mode', ['RGBA', 'LA', 'P', 'I;16', 'L', 'CMYK'])
+def test_pictures_of_pillow_are_those_of_their_files(tmp_path, mode, pictures):
+  picture = Image.fromarray(pictures[0])
+  if mode == 'I;16':
+    picture = Image.fromarray(pictures[0, ..., 0].astype(np.uint16) * 200)
+  elif mode in ('RGBA', 'LA'):
+    picture.putalpha(Image.fromarray(pictures[0, ..., 1]))
+  picture = picture if mode == 'I;16' else picture.convert(mode)
+  path = tmp_path / 'picture.tif'
+  picture.save(path)
+  np.testing.assert_array_equal(
+    read_pictures(picture, (28, 28)), read_pictures(str(path), (28, 28))
+  )
+
+
+def test_an_array_without_pixels_is_refused():
+  with pytest.raises(ValueError, match='shape .0, 0, 3.'):
+    read_pictures(np.zeros((0, 0, 3), np.uint8), (28, 28))
 
 
 @pytest.fixture
