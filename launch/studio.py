@@ -25,7 +25,13 @@ _COMPARE = flags.DEFINE_multi_string(
 _HOST = flags.DEFINE_string(
   'host', '127.0.0.1', 'Address to bind to; 0.0.0.0 lets the network in.'
 )
-_PORT = flags.DEFINE_integer('port', 7860, 'Of the page; 0 takes a free one.')
+_PORT = flags.DEFINE_integer(
+  'port',
+  7860,
+  'Of the page; 0 takes a free one.',
+  lower_bound=0,
+  upper_bound=65535,
+)
 
 
 def main():

@@ -36,6 +36,7 @@ _SOLVERS = [solver.__name__ for solver in SOLVERS]
 _CANVAS = 448  # pixels of the side that is painted on, about
 # One at a time, and nothing for programs: they have the API of Python.
 _EVENT: Any = dict(concurrency_id='devices', api_visibility='private')
+_UPLOAD: Any = _EVENT | dict(concurrency_id='uploads')  # does not wait for them
 
 
 def make_page(models: Models) -> Any:
@@ -154,7 +155,7 @@ def _edit_tab(models: Models) -> None:
 
   state = buttons[-1]
   for changed in (upload.change, inputs[0].change):
-    changed(_told(show, state), [inputs[0], upload], [editor, state], **_EVENT)
+    changed(_told(show, state), [inputs[0], upload], [editor, state], **_UPLOAD)
   _connect(buttons, edit, [upload, editor, *inputs], [slider, command])
 
 
@@ -199,13 +200,17 @@ def _inputs(
       gr.Slider(0, 1, high, step=0.01, label='to t'),
       gr.Dropdown(_SOLVERS, value=solver, label='Solver'),
     ]
-    seed = gr.Number(0, label='Seed', precision=0, minimum=0, maximum=2**31 - 1)
+    # Bounds of Gradio's own would leave the line of text at 'waiting'.
+    seed = gr.Number(0, label='Seed', precision=0)
 
   def choose(name):
     text, *numbers = about(name)
     return gr.update(**text), *numbers
 
-  name.change(choose, name, [asked, *of_run], **_EVENT)
+  # At once, and not after the drawings that wait.
+  name.change(
+    choose, name, [asked, *of_run], queue=False, api_visibility='private'
+  )
   return [name, asked, *others, *of_run, seed]
 
 

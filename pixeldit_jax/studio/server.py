@@ -64,7 +64,8 @@ def serve(
       port = free.getsockname()[1]
   except OSError as error:
     raise UserError(
-      f'port {port} of {host} cannot be used ({error}): give another --port.'
+      f'port {port} of {host} cannot be used ({error}): give another --port '
+      'or --host.'
     ) from error
   Image.MAX_IMAGE_PIXELS = MOST_PIXELS  # of masks; Pillow refuses the double
   # Gradio hides answers from other sites; here they are not even worked for,

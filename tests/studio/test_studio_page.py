@@ -188,6 +188,14 @@ def test_a_mistake_is_told(page):
   assert "'eleven' is not a class" in error_of(page)
 
 
+def test_a_seed_out_of_bounds_is_told(page):
+  fill(page, 'Seed', -5)
+  button(page, 'Draw').click()
+  assert 'seed=-5: an integer, at least 0' in error_of(page)
+  states = page.locator('.state').all_inner_texts()
+  assert not any('waiting' in text for text in states)
+
+
 def test_a_drawing_is_cancelled(page):
   set_number(page, 'Steps', 1000)
   button(page, 'Draw').click()
@@ -200,6 +208,26 @@ def test_a_drawing_is_cancelled(page):
     if thread.name == requests.THREAD:
       thread.join(SECONDS)  # it ends with the step that it was at
       assert not thread.is_alive()
+
+
+def test_a_model_and_a_picture_are_chosen_while_another_draws(page, picture):
+  fill(page, 'What to draw', '5')
+  set_number(page, 'Steps', 1000)
+  button(page, 'Draw').click()
+  wait_for_state(page, ' step ')
+  choose(page, 'Model', 'twin')
+  page.wait_for_function(
+    '[...document.querySelectorAll("textarea")].some('
+    'x => x.value == "0; 1; 2; 3")'
+  )
+  wait_for_state(page, ' step ')  # it still draws
+  page.get_by_role('tab', name='Edit').click()
+  page.locator('#upload input[type=file]').set_input_files(picture)
+  page.locator('#editor canvas').first.wait_for()
+  page.get_by_role('tab', name='Draw').click()
+  wait_for_state(page, ' step ')
+  button(page, 'Cancel').click()
+  wait_for_state(page, 'cancelled')
 
 
 @pytest.mark.slow
