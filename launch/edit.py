@@ -51,7 +51,9 @@ _MASK = path_flag.define('mask', '', 'The part that may change.', kinds=True)
 _REGION = path_flag.define(
   'region', '', 'The part that should; measured.', kinds=True
 )
-_GROW = flags.DEFINE_integer('grow', 0, 'Pixels around masks and regions.')
+_GROW = flags.DEFINE_integer(
+  'grow', 0, 'Pixels around masks and regions.', lower_bound=0
+)
 _METHOD = flags.DEFINE_enum(
   'method',
   'flowedit',
@@ -75,8 +77,12 @@ _REPEATS = flags.DEFINE_integer('repeats', 1, 'Of each step of inpainting.')
 _NEGATIVE = flags.DEFINE_string(
   'negative_prompt', '', 'What guidance leads away from.'
 )
-_HEIGHT = flags.DEFINE_integer('height', None, 'Pixels; as trained by default.')
-_WIDTH = flags.DEFINE_integer('width', None, 'Pixels; as trained by default.')
+_HEIGHT = flags.DEFINE_integer(
+  'height', None, 'Pixels; as trained by default.', lower_bound=1
+)
+_WIDTH = flags.DEFINE_integer(
+  'width', None, 'Pixels; as trained by default.', lower_bound=1
+)
 _MEASURE = flags.DEFINE_bool('measure', False, 'Compare before and after.')
 _AUTOENCODER = path_flag.define(
   'autoencoder',

@@ -29,7 +29,7 @@ from pixeldit_jax.editing.editor import Conditions, Editor
 from pixeldit_jax.editing.masks import read_mask
 from pixeldit_jax.editing.pictures import read_pictures
 from pixeldit_jax.editing.preservation import preservation
-from pixeldit_jax.errors import UserError
+from pixeldit_jax.errors import MissingFileError, UserError
 from pixeldit_jax.images import contact_sheet
 from pixeldit_jax.images.grid import write_png
 from pixeldit_jax.progress import Progress
@@ -78,10 +78,13 @@ def read_table(path: str, defaults: Edit) -> list[Edit]:
     defaults: for columns that are absent or empty.
 
   Raises:
-    OSError: there is no such file.
+    MissingFileError: there is no such file.
     UserError: no column `image`, unknown columns, or no line.
   """
-  text = downloads.fetch(path).read_text(encoding='utf-8')
+  here = downloads.fetch(path)
+  if not here.is_file():
+    raise MissingFileError(f'table {path} is no file: give a CSV.')
+  text = files.read_text(here, 'utf-8-sig')  # as spreadsheets write it, too
   rows = list(csv.DictReader(io.StringIO(text)))
   columns = {name for row in rows for name in row if name is not None}
   if not rows or 'image' not in columns or not columns <= set(FIELDS):

@@ -254,6 +254,22 @@ def test_what_stays_is_measured_through_an_autoencoder_too(
   assert found['autoencoder_psnr'] != found['psnr']
 
 
+def test_a_table_of_a_spreadsheet_is_read(tmp_path):
+  path = tmp_path / 'edits.csv'
+  path.write_text('image,target\na.png,3\n', encoding='utf-8-sig')
+  (edit,) = read_table(str(path), Edit(''))
+  assert edit == Edit(str(tmp_path / 'a.png'), '3')
+
+
+def test_what_is_no_table_is_refused(tmp_path):
+  path = tmp_path / 'edits.csv'
+  with pytest.raises(FileNotFoundError, match='no file: give a CSV'):
+    read_table(str(path), Edit(''))
+  path.write_bytes(b'image,target\n\xff,3\n')
+  with pytest.raises(ValueError, match='no text in UTF-8'):
+    read_table(str(path), Edit(''))
+
+
 @pytest.mark.parametrize(
   'text, named', [('file\nx\n', 'found'), ('image\n', 'none')]
 )

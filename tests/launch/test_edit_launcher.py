@@ -71,6 +71,8 @@ def test_pictures_are_inpainted_and_measured(tiny_run, tmp_path, pictures):
     (['--images={}', '--method=inpaint'], 'needs --mask'),
     (['--images={}', '--measure'], 'needs --region'),
     (['--images={}', '--strength=0'], 'strength=0.0'),
+    (['--images={}', '--grow=-1'], '--grow=-1: '),
+    (['--images={}', '--height=0'], '--height=0: '),
     (['--images={}', '--target_prompt=eleven'], "'eleven' is not a class"),
   ],
   ids=str,
