@@ -131,8 +131,11 @@ def _rest(protocol: Protocol) -> tuple[int, int, int]:
 
 def draw_in(config: ConfigDict, evaluations: int) -> None:
   """Sets a sampler that evaluates the network so often for an image."""
-  config.sampler.update(steps=evaluations, guidance=1.0)
-  if config.sampler.solver != 'jump':
+  stages = config.flow.stages if config.model.size_embed else 1
+  config.sampler.update(steps=evaluations // stages, guidance=1.0)
+  if config.model.prediction == 'noise':
+    config.sampler.solver = 'ddim'
+  elif config.sampler.solver != 'jump':
     config.sampler.solver = 'euler'
 
 

@@ -272,7 +272,9 @@ def digits(config: ConfigDict, model: str) -> None:
     )
   width, depth = config.model.pixel_width, config.model.pixel_depth
   fields = preset(model)
-  fields |= dict(in_channels=3, patch_size=config.model.patch_size)
+  # The noise of 7 x 7 pixels, 147 numbers, does not go through a width of 128.
+  patch = 4 if model == 'dit' else config.model.patch_size
+  fields |= dict(in_channels=3, patch_size=patch)
   config.model.update(fields)
   config.flow.stages = 2  # of PixelFlow: 14 and 28 pixels
   if config.model.decoder == 'linear':
@@ -283,7 +285,7 @@ def digits(config: ConfigDict, model: str) -> None:
     bottleneck=min(32, config.model.bottleneck),
     context_tokens=min(4, config.model.context_tokens),
     context_start=min(1, config.model.context_start),
-    position_grid=4 if config.model.position_grid else 0,
+    position_grid=28 // patch if config.model.position_grid else 0,
     branch_depth=min(2, config.model.branch_depth),
     grounding_width=min(64, config.model.grounding_width),
   )

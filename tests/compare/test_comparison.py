@@ -10,13 +10,16 @@ from pixeldit_jax.cli.config_flag import load
 from pixeldit_jax.compare import comparison, page, plan
 from pixeldit_jax.compare.comparison import compare
 from pixeldit_jax.compare.plan import Network, Protocol, prepare
-from pixeldit_jax.compare.run_network import FORM
+from pixeldit_jax.compare.run_network import FORM, draw_in
+from pixeldit_jax.config import validate
 from pixeldit_jax.data.source import hold_out
 from pixeldit_jax.data.sources.open_source import open_source
 from pixeldit_jax.encoders.frozen import encoder_flops
 from pixeldit_jax.encoders.vision import VisionConfig
 from pixeldit_jax.files import differs
 from pixeldit_jax.model.cost import forward_flops
+from pixeldit_jax.samplers.evaluations import num_function_evaluations
+from pixeldit_jax.sampling.diffusion_solvers import check_solver
 
 SMALL = Protocol('steps', 4, evaluations=2, samples=8, evaluations_an_image=4)
 
@@ -174,3 +177,12 @@ def test_a_network_joins_and_what_is_finished_is_not_run_again(tmp_path):
   with pytest.raises(ValueError, match='amount: 4 stored, 5 asked'):
     compare([network('jit')], tmp_path, Protocol('steps', 5, 2, 8, 4))
   assert comparison.PROTOCOL in {p.name for p in tmp_path.iterdir()}
+
+
+@pytest.mark.parametrize('argument', plan.PRESETS['rivals'])
+def test_all_are_drawn_with_equal_evaluations(argument):
+  config = load(argument)
+  draw_in(config, 50)
+  validate(config)
+  check_solver(config)
+  assert num_function_evaluations(config) == 50
