@@ -274,6 +274,8 @@ def test_comfyui_is_given_its_names_and_read_back(tmp_path, sets, same_bits):
   same_bits(read_weights(target), weights)
   with pytest.raises(ValueError, match='reads .safetensors'):
     from_workdir(run, tmp_path / 'a.pth', form='comfyui')
+  with pytest.raises(ValueError, match='reads .safetensors'):
+    from_workdir(run, tmp_path / 'a.ckpt', form='comfyui')
 
 
 def test_comfyui_has_no_place_for_a_run_of_classes(tmp_path, sets):
