@@ -29,6 +29,16 @@ def one_line(error: object) -> str:
   return ' '.join(str(error).split())
 
 
+def is_of_hub(error: Exception) -> bool:
+  """Whether huggingface_hub could not reach or find what was asked for.
+
+  Its refusals are OSErrors; failed connections are of the HTTP library of the
+  day, which is not ours to import.
+  """
+  library = type(error).__module__.partition('.')[0]
+  return isinstance(error, OSError) or library in ('httpx', 'httpcore')
+
+
 class UserError(ValueError):
   """What was given cannot be used; the message names the fix."""
 

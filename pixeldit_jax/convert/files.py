@@ -15,6 +15,8 @@ from pixeldit_jax.errors import (
   MissingFileError,
   MissingPackageError,
   UserError,
+  is_of_hub,
+  one_line,
 )
 from pixeldit_jax.storage import buckets, downloads
 
@@ -134,10 +136,12 @@ def fetch(path: str | os.PathLike) -> pathlib.Path:
     if not name:
       name = _only_weights(text, huggingface_hub.list_repo_files(repository))
     local = huggingface_hub.hf_hub_download(repository, name)
-  except OSError as error:  # what the hub raises for absence and no network
+  except Exception as error:
+    if not is_of_hub(error):
+      raise
     raise MissingFileError(
-      f'{text} could not be fetched ({error}). Download it where there is a '
-      'network and give its path.'
+      f'{text} could not be fetched ({one_line(error)}). Download it where '
+      'there is a network and give its path.'
     ) from error
   return pathlib.Path(local)
 

@@ -7,7 +7,12 @@ from collections.abc import Iterator, Sequence
 
 from etils import epath
 
-from pixeldit_jax.errors import MissingPackageError, UserError, one_line
+from pixeldit_jax.errors import (
+  MissingPackageError,
+  UserError,
+  is_of_hub,
+  one_line,
+)
 
 _NAME = re.compile(r'hf://([\w.-]+/[\w.-]+)/?')
 
@@ -72,10 +77,7 @@ def _refusals(address: str) -> Iterator[None]:
   try:
     yield
   except Exception as error:
-    # Its refusals are OSErrors and its checks ValueErrors; failed connections
-    # are of the HTTP library of the day, which is not ours to import.
-    library = type(error).__module__.startswith('httpx')
-    if not library and not isinstance(error, OSError | ValueError):
+    if not is_of_hub(error) and not isinstance(error, ValueError):  # its checks
       raise
     raise UserError(
       f'{address} does not take the files ({one_line(error)}): `hf auth login` '

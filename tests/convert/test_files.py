@@ -268,6 +268,16 @@ def test_fetch_takes_a_file_of_the_hub(tmp_path, monkeypatch, same_bits):
   with pytest.raises(UserError, match='0 of weights .none'):
     fetch('hf://nvidia/PixelDiT-ImageNet')
 
+  def unreachable(repository):
+    raise pytest.importorskip('httpx').ConnectError('[Errno -2] Name unknown')
+
+  monkeypatch.setattr(hub, 'list_repo_files', unreachable)
+  with pytest.raises(FileNotFoundError, match='Name unknown.*Download it'):
+    fetch('hf://nvidia/PixelDiT-ImageNet')
+  monkeypatch.setattr(hub, 'list_repo_files', lambda repository: 1 / 0)
+  with pytest.raises(ZeroDivisionError):  # a bug keeps its traceback
+    fetch('hf://nvidia/PixelDiT-ImageNet')
+
 
 def test_compare_lists_all_that_does_not_fit(tmp_path):
   path = tmp_path / 'a.safetensors'

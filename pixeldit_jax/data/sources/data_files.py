@@ -15,6 +15,7 @@ from pixeldit_jax.errors import (
   MissingFileError,
   MissingPackageError,
   UserError,
+  is_of_hub,
   one_line,
 )
 from pixeldit_jax.images import image_files
@@ -208,7 +209,9 @@ def _find_on_hub(
     ]
   except UserError:
     raise
-  except OSError as error:  # what the hub raises for absence and no network
+  except Exception as error:
+    if not is_of_hub(error):
+      raise
     raise MissingFileError(
       f'{path} could not be fetched ({one_line(error)}). Download '
       'it where there is a network and give its path'
