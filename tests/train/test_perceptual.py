@@ -158,7 +158,8 @@ def test_they_count_where_little_noise_is_left(judged, prediction):
     )
   )(exact + 0.3 * images(2, 28))
   moved = jnp.abs(gradient - plain).max((1, 2, 3))
-  assert float(moved[0]) == 0 and float(moved[1:].min()) > 0
+  # Two programs may round differently.
+  assert float(moved[0]) < 1e-8 < 1e-6 < float(moved[1:].min())
   _, found, _ = both(exact, weights)
   assert float(found['lpips'].max()) < 1e-5 > float(found['dino'].max())
 
