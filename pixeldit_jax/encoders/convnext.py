@@ -6,13 +6,14 @@ by ImageNet's mean.
 """
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from pixeldit_jax.errors import UserError
-from pixeldit_jax.model.layers import LayerNorm, matmul_precision
+from pixeldit_jax.model.layers import LayerNorm, Linear, matmul_precision
 from pixeldit_jax.typing import Array, Float
 
 
@@ -32,45 +33,28 @@ class ConvNeXtConfig:
   dtype: str = 'float32'
 
 
-class Convolution(nnx.Module):
-  """A convolution with a bias: of patches, or of each channel by itself."""
-
-  def __init__(
-    self, inputs: int, outputs: int, size: int, dtype: str, *, rngs: nnx.Rngs
-  ):
-    init = jax.nn.initializers.truncated_normal(0.02)
-    kernel = init(rngs.params(), (size, size, inputs, outputs), jnp.float32)
-    self.dtype = dtype
-    self.kernel = nnx.Param(kernel, axes=(None,) * 4)
-    self.bias = nnx.Param(jnp.zeros(outputs, jnp.float32), axes=(None,))
-
-  def __call__(self, x: Float[Array, 'B H W C']) -> Float[Array, 'B h w c']:
-    kernel = self.kernel[...].astype(self.dtype)
-    size, apart = kernel.shape[0], kernel.shape[2] != x.shape[-1]
-    x = jax.lax.conv_general_dilated(
-      x,
-      kernel,
-      (1, 1) if apart else (size, size),
-      'SAME' if apart else 'VALID',
-      dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
-      feature_group_count=x.shape[-1] if apart else 1,
-    )
-    return x + self.bias[...].astype(self.dtype)
-
-
-class Dense(nnx.Module):
-  """x kernel + bias over the last axis."""
-
-  def __init__(self, inputs: int, outputs: int, dtype: str, *, rngs: nnx.Rngs):
-    init = jax.nn.initializers.truncated_normal(0.02)
-    kernel = init(rngs.params(), (inputs, outputs), jnp.float32)
-    self.dtype = dtype
-    self.kernel = nnx.Param(kernel, axes=(None, None))
-    self.bias = nnx.Param(jnp.zeros(outputs, jnp.float32), axes=(None,))
-
-  def __call__(self, x: Float[Array, '... D']) -> Float[Array, '... E']:
-    kernel, bias = (w[...].astype(self.dtype) for w in (self.kernel, self.bias))
-    return x @ kernel + bias
+def _conv(
+  inputs: int,
+  outputs: int,
+  size: int,
+  dtype: str,
+  *,
+  apart: bool = False,
+  rngs: nnx.Rngs,
+) -> nnx.Conv:
+  """Of patches, or of each channel by itself; with a bias."""
+  return nnx.Conv(
+    inputs,
+    outputs,
+    (size, size),
+    strides=1 if apart else size,
+    padding='SAME' if apart else 'VALID',
+    feature_group_count=outputs if apart else 1,
+    dtype=dtype,
+    kernel_metadata={'axes': (None,) * 4},
+    bias_metadata={'axes': (None,)},
+    rngs=rngs,
+  )
 
 
 class ResponseNorm(nnx.Module):
@@ -94,11 +78,14 @@ class Block(nnx.Module):
   """Each channel by itself, then a perceptron of each pixel; added."""
 
   def __init__(self, width: int, dtype: str, *, rngs: nnx.Rngs):
-    self.depthwise = Convolution(1, width, 7, dtype, rngs=rngs)
+    self.depthwise = _conv(width, width, 7, dtype, apart=True, rngs=rngs)
     self.norm = LayerNorm(width)
-    self.expand = Dense(width, 4 * width, dtype, rngs=rngs)
+    linear = functools.partial(
+      Linear, axes=(None, None), dtype=dtype, rngs=rngs
+    )
+    self.expand = linear(width, 4 * width)
     self.response = ResponseNorm(4 * width)
-    self.project = Dense(4 * width, width, dtype, rngs=rngs)
+    self.project = linear(4 * width, width)
 
   def __call__(self, x: Float[Array, 'B H W C']) -> Float[Array, 'B H W C']:
     h = self.expand(self.norm(self.depthwise(x)))
@@ -113,7 +100,7 @@ class ConvNeXt(nnx.Module):
     inputs = 3
     for i, (width, depth) in enumerate(zip(config.widths, config.depths)):
       size = 2 if i else 4
-      layer = Convolution(inputs, width, size, config.dtype, rngs=rngs)
+      layer = _conv(inputs, width, size, config.dtype, rngs=rngs)
       setattr(self, f'patches{i}', layer)
       setattr(self, f'norm{i}', LayerNorm(inputs if i else width))
       for k in range(depth):
