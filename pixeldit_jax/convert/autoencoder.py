@@ -12,14 +12,14 @@ import numpy as np
 from flax import nnx, traverse_util
 
 from pixeldit_jax.convert.blocks import Shapes
-from pixeldit_jax.convert.files import fetch, read_weights
+from pixeldit_jax.convert.files import find_weights, read_weights
 from pixeldit_jax.convert.lazy import compare
 from pixeldit_jax.encoders.autoencoder import (
   Autoencoder,
   AutoencoderConfig,
   abstract_autoencoder,
 )
-from pixeldit_jax.errors import MissingFileError, UserError
+from pixeldit_jax.errors import UserError
 from pixeldit_jax.storage import downloads
 
 AUTOENCODER = 'sdvae'  # the family, for `from_official`
@@ -127,26 +127,17 @@ def load_autoencoder(source: str | os.PathLike, **overrides) -> Autoencoder:
     UserError: tensors that are no autoencoder.
   """
   text, known = downloads.here(source), {}
-  location = text
-  if os.path.isdir(text):
-    location = os.path.join(text, 'diffusion_pytorch_model.safetensors')
-    if (path := pathlib.Path(text, 'config.json')).is_file():
-      read = json.loads(path.read_text())
-      known = {k: read[k] for k in PUBLIC_NAMES if k in read}
-  elif not os.path.exists(text) and (
-    name := re.fullmatch(r'(?:hf://)?([\w.-]+/[\w.-]+)', text)
-  ):
-    location = f'hf://{name[1]}/diffusion_pytorch_model.safetensors'
-  try:
-    path = fetch(location)
-  except (FileNotFoundError, ImportError) as error:
-    raise MissingFileError(
-      f'no weights of an autoencoder at {text!r}. Two ways to get them: (1) by '
-      'name, where there is a network and with pip install huggingface_hub: '
-      'stabilityai/sd-vae-ft-ema; (2) by path: download '
-      'diffusion_pytorch_model.safetensors of that repository, and give the '
-      f'path of the file.\nThe cause: {error}'
-    ) from error
+  if (path := pathlib.Path(text, 'config.json')).is_file():
+    read = json.loads(path.read_text())
+    known = {k: read[k] for k in PUBLIC_NAMES if k in read}
+  file = 'diffusion_pytorch_model.safetensors'
+  path = find_weights(
+    text,
+    what='an autoencoder',
+    by_name='stabilityai/sd-vae-ft-ema',
+    by_path=f'{file} of that repository, and give the path of the file',
+    file=file,
+  )
   return from_autoencoder(read_weights(path), **(known | overrides))
 
 

@@ -6,9 +6,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from pixeldit_jax.convert.files import read_weights
+from pixeldit_jax.convert.files import find_weights, read_weights
 from pixeldit_jax.convert.lazy import nested
-from pixeldit_jax.convert.vision import find_weights
 from pixeldit_jax.encoders.convnext import ConvNeXtConfig
 from pixeldit_jax.errors import UserError
 from pixeldit_jax.typing import PyTree
@@ -55,7 +54,14 @@ def load_convnext(
     MissingFileError: there are no weights.
     UserError: tensors that are no ConvNeXt V2.
   """
-  return from_convnext(read_weights(find_weights(os.fspath(source))), dtype)
+  path = find_weights(
+    os.fspath(source),
+    what='a ConvNeXt V2',
+    by_name='facebook/convnextv2-base-22k-224',
+    by_path='model.safetensors of that repository, or the .pth of its authors, '
+    'and give the path of the file',
+  )
+  return from_convnext(read_weights(path), dtype)
 
 
 def from_convnext(

@@ -146,6 +146,43 @@ def fetch(path: str | os.PathLike) -> pathlib.Path:
   return pathlib.Path(local)
 
 
+def find_weights(
+  source: str,
+  *,
+  what: str,
+  by_name: str,
+  by_path: str,
+  file: str = 'model.safetensors',
+) -> pathlib.Path:
+  """The file that a name, a folder or a path stands for, downloaded if needed.
+
+  Args:
+    source: a name on the hub, with hf:// before it or without, a folder that
+      has `file`, or a file.
+    what: it is of, for the error.
+    by_name, by_path: the two ways to get it, for the error.
+    file: of the repository or folder.
+
+  Raises:
+    MissingFileError: it names the two ways.
+  """
+  location = source = downloads.here(source)
+  if os.path.isdir(source):
+    location = os.path.join(source, file)
+  elif not os.path.exists(source) and (
+    name := re.fullmatch(r'(?:hf://)?([\w.-]+/[\w.-]+)', source)
+  ):
+    location = f'hf://{name[1]}/{file}'
+  try:
+    return fetch(location)
+  except (FileNotFoundError, ImportError) as error:
+    raise MissingFileError(
+      f'no weights of {what} at {source!r}. Two ways to get them: (1) by name, '
+      'where there is a network and with pip install huggingface_hub: '
+      f'{by_name}; (2) by path: download {by_path}.\nThe cause: {error}'
+    ) from error
+
+
 def _only_weights(text: str, names: Sequence[str]) -> str:
   """The one file of weights among those of a repository."""
   found = [name for name in names if name.endswith(SUFFIXES)]

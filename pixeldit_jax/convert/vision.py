@@ -14,7 +14,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from pixeldit_jax.convert import dinov3, efficientnet_lite
-from pixeldit_jax.convert.files import fetch, read_weights
+from pixeldit_jax.convert.files import find_weights, read_weights
 from pixeldit_jax.convert.lazy import LazyTensors, flat, nested, specs_of
 from pixeldit_jax.convert.rules import (
   Rule,
@@ -26,8 +26,7 @@ from pixeldit_jax.convert.rules import (
 from pixeldit_jax.convert.safetensors import write_safetensors
 from pixeldit_jax.encoders.dinov3 import DINOv3Config
 from pixeldit_jax.encoders.vision import PatchConfig, VisionConfig
-from pixeldit_jax.errors import MissingFileError, UserError
-from pixeldit_jax.storage import downloads
+from pixeldit_jax.errors import UserError
 from pixeldit_jax.typing import PyTree
 
 HEAD_SIZE = 64  # in every released DINOv2
@@ -88,6 +87,17 @@ HUGGING_FACE_REGISTERS = Rule(
 )
 
 
+_WAYS = dict(
+  what='an encoder',
+  by_name='facebook/dinov2-base, or '
+  'facebook/dinov3-vits16-pretrain-lvd1689m, whose licence has to be accepted '
+  'there first',
+  by_path='model.safetensors of that repository, or the .pth of the authors '
+  '(dinov2_vitb14_pretrain.pth of github.com/facebookresearch/dinov2), and '
+  'give the path of the file',
+)
+
+
 def load_vision(
   source: str | os.PathLike,
   keep: str | os.PathLike | None = None,
@@ -123,7 +133,7 @@ def load_vision(
     kept = pathlib.Path(keep) / f'{_identity(source)}.safetensors'
   if kept is not None and kept.is_file():
     return from_vision(read_weights(kept), **overrides)
-  weights = read_weights(find_weights(os.fspath(source)))
+  weights = read_weights(find_weights(os.fspath(source), **_WAYS))
   if kept is not None:
     write_safetensors(kept, _standard(weights, **overrides))
   return from_vision(weights, **overrides)
@@ -295,30 +305,3 @@ def _identity(source: str | os.PathLike) -> str:
   stat = weights.stat() if weights.exists() else path.stat()
   identity = f'{path} {stat.st_size} {stat.st_mtime_ns}'.encode()
   return f'{path.name}-{hashlib.sha256(identity).hexdigest()[:16]}'
-
-
-def find_weights(source: str) -> pathlib.Path:
-  """The file that `source` stands for, downloaded if it has to be.
-
-  Raises:
-    MissingFileError: it names two ways to get one.
-  """
-  location = source = downloads.here(source)
-  if os.path.isdir(source):
-    location = os.path.join(source, 'model.safetensors')
-  elif not os.path.exists(source) and (
-    name := re.fullmatch(r'(?:hf://)?([\w.-]+/[\w.-]+)', source)
-  ):
-    location = f'hf://{name[1]}/model.safetensors'
-  try:
-    return fetch(location)
-  except (FileNotFoundError, ImportError) as error:
-    raise MissingFileError(
-      f'no weights of an encoder at {source!r}. Two ways to get them: (1) by '
-      'name, where there is a network and with pip install huggingface_hub: '
-      'facebook/dinov2-base, or facebook/dinov3-vits16-pretrain-lvd1689m, '
-      'whose licence has to be accepted there first; (2) by path: download '
-      'model.safetensors of that repository, or the .pth of the authors '
-      '(dinov2_vitb14_pretrain.pth of github.com/facebookresearch/dinov2), and '
-      f'give the path of the file.\nThe cause: {error}'
-    ) from error
