@@ -10,7 +10,7 @@ guided one, whose scale and interval are inputs, so that a network draws guided
 images in one evaluation.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import jax
@@ -110,7 +110,7 @@ def mean_flow_loss(
   draws: MeanFlowDraws,
   labels: Int[Array, 'B'],
   null: int,
-  perceptual: Sequence[Perceptual] = (),
+  perceptual: Mapping[str, Perceptual] | None = None,
   noisiest: float = 0.2,
   derivative: AverageFn | None = None,
 ) -> tuple[Float[Array, 'B'], dict[str, Float[Array, 'B']]]:
@@ -123,14 +123,14 @@ def mean_flow_loss(
     draws: of `draw_mean_flow`.
     labels: of the images, none dropped.
     null: the label of no class.
-    perceptual: losses of the image that is predicted against the data.
+    perceptual: losses of the image that is predicted against the data, by name.
     noisiest: from which time on they count.
     derivative: the same network by operations that have a forward derivative,
       where those of `average` have none.
 
   Returns:
     The weighted sum, and 'loss', the mean square of W - v, its value without
-    weight; 'velocity' likewise of the branch of v, and 'perceptual_0' and so on
+    weight; 'velocity' likewise of the branch of v, and the perceptual ones
     before their weights, where there are such.
   """
   s, q = draws.s, draws.q
@@ -148,9 +148,9 @@ def mean_flow_loss(
   if perceptual:
     left = jax.lax.expand_dims(1 - s, (1, 2, 3))
     images, counts = x + left * U, s > noisiest
-    for i, (weight, loss) in enumerate(perceptual):
+    for name, (weight, loss) in perceptual.items():
       value = jnp.where(counts, loss(images, data), 0.0)
-      found[f'perceptual_{i}'] = value
+      found[name] = value
       total += weight * value / jax.lax.stop_gradient(value + EPS)
   return total, found
 

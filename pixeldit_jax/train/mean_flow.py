@@ -84,18 +84,16 @@ def make_mean_flow_loss(
       inputs.draws,
       inputs.condition,
       null,
-      perceptual=[
-        (
+      perceptual={
+        name: (
           options[f'{name}_weight'],
           functools.partial(differ, judge, judging[name], inputs.draws.part),
         )
         for name, judge in judges.items()
-      ],
+      },
       noisiest=options.start,
       derivative=derivative,
     )
-    for i, name in enumerate(judges):
-      parts[name] = parts.pop(f'perceptual_{i}')
     total, parts = jax.tree.map(jnp.mean, (total, parts))
     return total, dict(weighted=total) | parts
 

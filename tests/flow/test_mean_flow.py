@@ -62,11 +62,11 @@ def squares_of_blocks(images, data):
 @pytest.mark.parametrize('name', ['train', 'train_aux'])
 def test_the_loss_and_its_gradients_are_the_public_codes(name, assert_close):
   arrays, model, train, draws = setting(name)
-  perceptual, meta = (), arrays.meta['train_aux']
+  perceptual, meta = {}, arrays.meta['train_aux']
   if name == 'train_aux':
-    perceptual = (
-      (meta['lpips_lambda'], mean_abs),
-      (meta['convnext_lambda'], squares_of_blocks),
+    perceptual = dict(
+      perceptual_0=(meta['lpips_lambda'], mean_abs),
+      perceptual_1=(meta['convnext_lambda'], squares_of_blocks),
     )
   graphdef = nnx.graphdef(model)
 
