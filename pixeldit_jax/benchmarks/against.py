@@ -1,4 +1,4 @@
-"""Our network beside the public PyTorch code of the same, turn by turn."""
+"""Our network and the public PyTorch code of the same, timed in turn."""
 
 import contextlib
 import copy
@@ -105,7 +105,7 @@ def _work(config: ConfigDict, checkout: str, what: str) -> Work:
   return Work(
     checkout=str(pathlib.Path(checkout).absolute()),
     network=family,
-    sizes=NETWORKS[family].sizes(model, side),
+    sizes=NETWORKS[family].arguments(model, side),
     shape=(B, model.in_channels, side, side),
     what=what,
     bfloat16=model.dtype == 'bfloat16',

@@ -16,8 +16,6 @@ from typing import Any
 
 from pixeldit_jax.model.config import ModelConfig
 
-Sizes = Mapping[str, Any]
-
 
 @dataclasses.dataclass(frozen=True)
 class PublicNetwork:
@@ -26,78 +24,66 @@ class PublicNetwork:
   Attributes:
     file: of the checkout.
     name: of the class.
-    sizes: arguments of the class for a network of ours, and its image's side.
+    sizes: arguments of the class, besides `_SIZES`, to fields of `ModelConfig`,
+      or 'side', that of the image, or 'blocks', those of both paths.
     time_scale: of the time that it takes: 1000 where it counts steps.
   """
 
   file: str
   name: str
-  sizes: Callable[[ModelConfig, int], Sizes]
+  sizes: Mapping[str, str]
   time_scale: float = 1.0
 
-
-def _common(model: ModelConfig, **more: Any) -> Sizes:
-  return dict(
-    in_channels=model.in_channels,
-    patch_size=model.patch_size,
-    hidden_size=model.width,
-    num_classes=model.num_classes,
-    **more,
-  )
+  def arguments(self, model: ModelConfig, side: int) -> dict[str, Any]:
+    """Of the class, for a network of ours and images of this side."""
+    blocks = model.patch_depth + model.pixel_depth
+    known = dataclasses.asdict(model) | dict(side=side, blocks=blocks)
+    return {k: known[ours] for k, ours in {**_SIZES, **self.sizes}.items()}
 
 
-def _pixeldit(model: ModelConfig, side: int) -> Sizes:
-  return _common(
-    model,
-    num_groups=model.heads,
-    pixel_hidden_size=model.pixel_width,
-    patch_depth=model.patch_depth,
-    pixel_depth=model.pixel_depth,
-  )
-
-
-def _decoder(model: ModelConfig, side: int) -> Sizes:
-  return _common(
-    model,
-    num_groups=model.heads,
-    hidden_size_x=model.pixel_width,
-    num_blocks=model.patch_depth + model.pixel_depth,
-    num_cond_blocks=model.patch_depth,
-  )
-
-
-def _flatdit(model: ModelConfig, side: int) -> Sizes:
-  return _common(model, num_groups=model.heads, num_blocks=model.patch_depth)
-
-
-def _jit(model: ModelConfig, side: int) -> Sizes:
-  return _common(
-    model,
-    input_size=side,
-    depth=model.patch_depth,
-    num_heads=model.heads,
-    bottleneck_dim=model.bottleneck,
-    in_context_len=model.context_tokens,
-    in_context_start=model.context_start,
-  )
-
-
-def _dit(model: ModelConfig, side: int) -> Sizes:
-  return _common(
-    model, input_size=side, depth=model.patch_depth, num_heads=model.heads
-  )
-
-
+_SIZES = dict(
+  in_channels='in_channels',
+  patch_size='patch_size',
+  hidden_size='width',
+  num_classes='num_classes',
+)
+_DECODER = dict(
+  num_groups='heads',
+  hidden_size_x='pixel_width',
+  num_blocks='blocks',
+  num_cond_blocks='patch_depth',
+)
+_DIT = dict(input_size='side', depth='patch_depth', num_heads='heads')
 _FOLDER = 'src/models/transformer'
 NETWORKS: Mapping[str, PublicNetwork] = {
-  'pixeldit': PublicNetwork('pixdit_core/pixeldit_c2i.py', 'PixDiT', _pixeldit),
-  'deco': PublicNetwork(f'{_FOLDER}/dit_c2i_DeCo.py', 'PixNerDiT', _decoder),
-  'pixnerd': PublicNetwork(f'{_FOLDER}/pixnerd_c2i.py', 'PixNerDiT', _decoder),
-  'flatdit': PublicNetwork(
-    f'{_FOLDER}/dit_c2i_baseline.py', 'FlattenDiT', _flatdit
+  'pixeldit': PublicNetwork(
+    'pixdit_core/pixeldit_c2i.py',
+    'PixDiT',
+    dict(
+      num_groups='heads',
+      pixel_hidden_size='pixel_width',
+      patch_depth='patch_depth',
+      pixel_depth='pixel_depth',
+    ),
   ),
-  'jit': PublicNetwork('model_jit.py', 'JiT', _jit),
-  'dit': PublicNetwork('models.py', 'DiT', _dit, time_scale=1000.0),
+  'deco': PublicNetwork(f'{_FOLDER}/dit_c2i_DeCo.py', 'PixNerDiT', _DECODER),
+  'pixnerd': PublicNetwork(f'{_FOLDER}/pixnerd_c2i.py', 'PixNerDiT', _DECODER),
+  'flatdit': PublicNetwork(
+    f'{_FOLDER}/dit_c2i_baseline.py',
+    'FlattenDiT',
+    dict(num_groups='heads', num_blocks='patch_depth'),
+  ),
+  'jit': PublicNetwork(
+    'model_jit.py',
+    'JiT',
+    _DIT
+    | dict(
+      bottleneck_dim='bottleneck',
+      in_context_len='context_tokens',
+      in_context_start='context_start',
+    ),
+  ),
+  'dit': PublicNetwork('models.py', 'DiT', _DIT, time_scale=1000.0),
 }
 
 
@@ -118,7 +104,7 @@ class Work:
 
   checkout: str
   network: str
-  sizes: Sizes
+  sizes: Mapping[str, Any]
   shape: tuple[int, int, int, int]
   what: str
   bfloat16: bool
