@@ -10,10 +10,17 @@ from pixeldit_jax.config.defaults import (
   parse_options,
   preset_of,
 )
-from pixeldit_jax.config.keys import KEYS, RANDOM, STORED_FEATURES, Key
+from pixeldit_jax.config.keys import (
+  JUDGES,
+  KEYS,
+  RANDOM,
+  STORED_FEATURES,
+  Key,
+)
 from pixeldit_jax.config.validate import model_config, parse_steps, validate
 
 __all__ = [
+  'JUDGES',
   'KEYS',
   'RANDOM',
   'STORED_FEATURES',

@@ -9,7 +9,7 @@ from typing import Any
 
 from ml_collections import ConfigDict, config_dict
 
-from pixeldit_jax.config.keys import KEYS, RANDOM
+from pixeldit_jax.config.keys import JUDGES, KEYS, RANDOM
 from pixeldit_jax.errors import UserError
 
 
@@ -114,7 +114,7 @@ def make_debug(config: ConfigDict) -> None:
   )
   # Networks of photographs would have to be fetched.
   config.repa.weight = 0.0
-  for judge in ('lpips', 'dino', 'convnext'):
+  for judge in JUDGES:
     config.perceptual[f'{judge}_weight'] = 0.0
   config.optimizer.update(
     warmup_steps=min(1, config.optimizer.warmup_steps), drop_step=0

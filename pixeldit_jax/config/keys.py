@@ -22,6 +22,7 @@ from pixeldit_jax.samplers.stronger_guidance import GUIDANCE_RULES
 from pixeldit_jax.sharding import RULES
 
 STORED_FEATURES = 'features'  # in place of a teacher: arrays of the data set
+JUDGES = ('lpips', 'dino', 'convnext')  # of perceptual losses, see `perceptual`
 RANDOM = 'random'  # in place of an encoder: one that learnt nothing
 
 

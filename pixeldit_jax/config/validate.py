@@ -12,7 +12,7 @@ import re
 from ml_collections import ConfigDict
 
 from pixeldit_jax import sharding
-from pixeldit_jax.config.keys import KEYS, STORED_FEATURES
+from pixeldit_jax.config.keys import JUDGES, KEYS, STORED_FEATURES
 from pixeldit_jax.data import captions
 from pixeldit_jax.errors import UserError
 from pixeldit_jax.flow.stages import Stages
@@ -224,9 +224,7 @@ def _check_diffusion(config: ConfigDict) -> None:
     ('flow.noise_scale', 1.0),
     ('flow.frequency_weight', 0.0),
     ('repa.weight', 0.0),
-    ('perceptual.lpips_weight', 0.0),
-    ('perceptual.dino_weight', 0.0),
-    ('perceptual.convnext_weight', 0.0),
+    *((f'perceptual.{judge}_weight', 0.0) for judge in JUDGES),
     ('model.grounding_width', 0),
     ('data.held_out', 0),
   ):

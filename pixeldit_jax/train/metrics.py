@@ -9,6 +9,7 @@ import jax
 from etils import epath
 
 from pixeldit_jax import outputs
+from pixeldit_jax.config import JUDGES
 from pixeldit_jax.errors import UserError
 from pixeldit_jax.hardware import peak_flops
 from pixeldit_jax.images.grid import write_png
@@ -65,7 +66,7 @@ class Clock:
 
 
 # Losses in the line of a step, of the runs that have them.
-SHOWN = ('frequency', 'lpips', 'dino', 'convnext', 'repa')
+SHOWN = ('frequency', *JUDGES, 'repa')
 
 
 class Writer:

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from pixeldit_jax import files
+from pixeldit_jax.config import JUDGES
 from pixeldit_jax.convert.convnext import load_convnext
 from pixeldit_jax.convert.lpips import load_lpips
 from pixeldit_jax.convert.vision import load_vision
@@ -29,7 +30,6 @@ from pixeldit_jax.run_context import RunContext
 from pixeldit_jax.typing import Array, Float, PyTree
 
 Losses = dict[str, Float[Array, 'B']]
-JUDGES = ('lpips', 'dino', 'convnext')
 
 
 def load_judges(config: ConfigDict) -> dict[str, Judge]:
