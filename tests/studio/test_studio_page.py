@@ -145,16 +145,20 @@ def run_command_of(page, out):
   return command
 
 
+def draw(page, wanted, images, steps, other):
+  fill(page, 'What to draw', wanted)
+  set_number(page, 'Images', images)
+  set_number(page, 'Steps', steps)
+  choose(page, 'Compare with', other)
+  button(page, 'Draw').click()
+
+
 MAIN = 'from pixeldit_jax.cli.commands import main; main()'
 
 
 @pytest.mark.slow
 def test_it_draws_and_the_command_line_draws_the_same(page, tmp_path):
-  fill(page, 'What to draw', '3; 7')
-  set_number(page, 'Images', 2)
-  set_number(page, 'Steps', 3)
-  choose(page, 'Compare with', 'model twin')
-  button(page, 'Draw').click()
+  draw(page, '3; 7', images=2, steps=3, other='model twin')
   wait_for_state(page, 'twin, ')
   wait_for_state(page, 'done')
   page.wait_for_function('document.querySelectorAll(".images img").length == 4')
@@ -171,11 +175,7 @@ def test_it_draws_and_the_command_line_draws_the_same(page, tmp_path):
 
 @pytest.mark.slow
 def test_two_solvers_are_compared(page):
-  fill(page, 'What to draw', '1')
-  set_number(page, 'Images', 1)
-  set_number(page, 'Steps', 2)
-  choose(page, 'Compare with', 'solver heun')
-  button(page, 'Draw').click()
+  draw(page, '1', images=1, steps=2, other='solver heun')
   wait_for_state(page, 'tiny, heun: done')
   ours, other = commands(page)
   assert 'solver=heun ' in other and 'solver=heun ' not in ours
