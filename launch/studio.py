@@ -5,8 +5,8 @@
 
 The page draws by class or words with a preview of the denoising, compares two
 checkpoints or two solvers from the same noise, edits a picture where it is
-painted on, and shows the command line of each result. It is for this machine
-alone, unless --host says otherwise: whoever reaches it can draw.
+painted on, and shows the command line of each result. It is only for this
+machine, unless --host says otherwise: whoever reaches it can draw.
 """
 
 import pathlib

@@ -31,7 +31,7 @@ from pixeldit_jax.editing.pictures import read_pictures
 from pixeldit_jax.errors import UserError
 from pixeldit_jax.model.pixeldit import abstract_model, axes_of
 from pixeldit_jax.run_context import RunContext
-from pixeldit_jax.sampling.checked_numbers import MOST_SEED, finite, whole
+from pixeldit_jax.sampling.checked_numbers import MOST_SEED, finite, integer
 from pixeldit_jax.sampling.conditions import ConditionReader, Wanted
 from pixeldit_jax.sampling.guided_velocity import (
   attention_maps,
@@ -94,7 +94,7 @@ def load(
       f'load of {where!r}: expected the folder of a run, or a released file.'
     )
   if step is not None:
-    step = whole('step', step, 0)
+    step = integer('step', step, 0)
   where = os.fspath(where)
   if (epath.Path(where) / 'config.json').is_file():
     if config is not None:
@@ -202,8 +202,8 @@ class Model:
         not divide into patches.
     """
     wanted = self._wanted(labels, prompts)
-    num = len(wanted) if num is None else whole('num', num, 1)
-    seed = whole('seed', seed, 0, MOST_SEED)
+    num = len(wanted) if num is None else integer('num', num, 1)
+    seed = integer('seed', seed, 0, MOST_SEED)
     guidance = guidance if guidance is None else finite('guidance', guidance)
     program = self._sampler(
       self._size(height, width),
@@ -265,7 +265,7 @@ class Model:
       UserError: what cannot be; see `EditOptions` and `read_pictures`.
     """
     size = self._size(height, width)
-    seed = whole('seed', seed, 0, MOST_SEED)
+    seed = integer('seed', seed, 0, MOST_SEED)
     scale = self.config.sampler.guidance if guidance is None else guidance
     of_method = {k: options.pop(k) for k in OF_METHOD if k in options}
     how = EditOptions(method, strength, source_guidance, scale, **of_method)
@@ -478,8 +478,8 @@ class Model:
     """Height and width, as trained by default."""
     side = self.config.data.resolution
     return (
-      side if height is None else whole('height', height, 1),
-      side if width is None else whole('width', width, 1),
+      side if height is None else integer('height', height, 1),
+      side if width is None else integer('width', width, 1),
     )
 
   def _sampler(self, size, batch_size: int, options: dict[str, Any]) -> Sampler:

@@ -184,7 +184,7 @@ def _said(protocol: Protocol, results: Mapping[str, Result]) -> str:
     'step needs of a device. Each draws by its own sampler; equal evaluations '
     f'are {protocol.evaluations_an_image} of the network for an image. The '
     'loss is what each is trained by: compare it within a network only. Patch '
-    'borders of 1 cannot be seen; those of the data stand beside them.'
+    'borders of 1 cannot be seen; those of the data are in the next column.'
     + _prompts(results)
   )
 

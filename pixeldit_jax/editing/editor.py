@@ -18,7 +18,7 @@ from pixeldit_jax.run_context import RunContext
 from pixeldit_jax.samplers.grid import time_grid
 from pixeldit_jax.samplers.noise import sample_noise
 from pixeldit_jax.samplers.solvers import Integrate, get_solver, last_state
-from pixeldit_jax.sampling.checked_numbers import finite, whole
+from pixeldit_jax.sampling.checked_numbers import finite, integer
 from pixeldit_jax.sampling.guided_velocity import guided_velocity
 from pixeldit_jax.sampling.sampler import Step, put_batch_of
 from pixeldit_jax.typing import (
@@ -65,7 +65,7 @@ class EditOptions:
     if not 0 < finite('strength', self.strength) <= 1:
       raise UserError(f'strength={self.strength}: above 0 and at most 1.')
     for name, least in (('average', 1), ('free_steps', 0), ('repeats', 1)):
-      whole(name, getattr(self, name), least)
+      integer(name, getattr(self, name), least)
     for name in ('source_guidance', 'target_guidance'):
       finite(name, getattr(self, name))
 

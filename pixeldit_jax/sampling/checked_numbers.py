@@ -9,7 +9,7 @@ from pixeldit_jax.errors import UserError
 MOST_SEED = 2**32 - 1  # as of `config.seed`
 
 
-def whole(name: str, value: Any, least: int, most: int | None = None) -> int:
+def integer(name: str, value: Any, least: int, most: int | None = None) -> int:
   """The integer, Python's or NumPy's.
 
   Raises:

@@ -1,4 +1,4 @@
-"""Serves the page, to this machine alone unless it is asked for more."""
+"""Serves the page, only to this machine unless it is asked for more."""
 
 import socket
 from collections.abc import Mapping
