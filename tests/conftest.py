@@ -69,6 +69,13 @@ def optimised():
   }
 
 
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+  """The folder of kept files, which is only of this test."""
+  monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
+  return tmp_path / 'cache'
+
+
 @pytest.fixture(scope='session')
 def golden():
   """f(name) -> the arrays of tests/golden/<name>.npz."""

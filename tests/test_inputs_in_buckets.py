@@ -20,17 +20,14 @@ from pixeldit_jax.storage import buckets
 from pixeldit_jax.train.run import workdir
 from pixeldit_jax.train.run.tensorboard import EventFiles
 
+pytestmark = pytest.mark.usefixtures('cache')
+
 
 @pytest.fixture(params=['gs', 's3'], scope='module')
 def bucket(request, cloud):
   made = cloud(request.param, 'inputs')
   buckets.check(made)
   return made
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-  monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
 
 
 @pytest.fixture

@@ -13,17 +13,14 @@ from pixeldit_jax.sampling import set_pictures
 from pixeldit_jax.sampling.npz_writer import SampleStore
 from pixeldit_jax.storage import amazon_s3, buckets, downloads
 
+pytestmark = pytest.mark.usefixtures('cache')
+
 
 @pytest.fixture(scope='module', params=['gs', 's3'])
 def bucket(request, cloud):
   made = cloud(request.param, 'outputs')
   buckets.check(made)
   return made
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-  monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
 
 
 def write(path, text):

@@ -28,12 +28,9 @@ from pixeldit_jax.data.sources.open_source import open_source
 from pixeldit_jax.errors import TooLargeError, UserError, escaped
 from pixeldit_jax.images.image_sets import FolderImages, NpzImages
 
+pytestmark = pytest.mark.usefixtures('cache')
+
 RED = 'a\x1b[31m'  # colours what follows on a terminal
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-  monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
 
 
 def png(seed=0, side=16):

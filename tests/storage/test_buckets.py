@@ -57,12 +57,6 @@ def bucket(google_cloud):
   return google_cloud('files')
 
 
-@pytest.fixture
-def cache(tmp_path, monkeypatch):
-  monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
-  return tmp_path / 'cache'
-
-
 def upload(bucket, folder, below):
   for path in folder.rglob('*'):
     if path.is_file():

@@ -30,6 +30,8 @@ from pixeldit_jax.train.step import (
   sample_training_inputs,
 )
 
+pytestmark = pytest.mark.usefixtures('cache')
+
 GOLDEN = pathlib.Path(__file__).parents[1] / 'golden/rivals/pixeldit2.npz'
 RATES = {
   'train': dict(label_rate=0.1, feature_rate=0.1),
@@ -127,11 +129,6 @@ def test_losses_and_gradients_are_the_public_codes(case, assert_close):
   theirs = rename_to_official(found, network.config)
   for name, gradient in below(f'{case}/grad/').items():
     assert_close(theirs[name], gradient, 1e-3 if target else 1e-4)
-
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path, monkeypatch):
-  monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
 
 
 def tiny(**more):
