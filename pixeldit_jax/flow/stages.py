@@ -204,7 +204,7 @@ def deal(batch: PyTree, stages: Stages) -> list[PyTree]:
         f'a batch of {count} images in {S} stages: it must be a multiple of '
         f'{S}, equally many for each.'
       )
-    return a.reshape(-1, stages.count, *a.shape[1:])
+    return a.reshape(-1, S, *a.shape[1:])
 
   split = jax.tree.map(rows, batch)
   return [
