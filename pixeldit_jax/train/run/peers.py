@@ -28,6 +28,7 @@ _SAID = 10.0  # seconds between two lines about those that are missing
 _GRACE = 5.0  # a process that fails for the same reason says so itself
 _HELLO = b'pixeldit process '
 _watch: '_Watch | None' = None
+_ends = threading.Lock()  # of the one thread that ends this process
 _kept: list[object] = []  # what C calls must not be collected
 
 
@@ -65,6 +66,7 @@ def failed(reason: str, shown: str, code: int = 1) -> None:
   """
   if _watch:
     time.sleep(BEAT)  # in which the watch may find the cause
+    _ends.acquire()  # the others are told, and answer
     print(shown, file=sys.stderr, flush=True)
     sys.stdout.flush()
     _watch.tell(f'failed {escaped(reason.strip().partition(chr(10))[0])}')
@@ -274,8 +276,11 @@ class _Watch:
 def _end(words: str, linger: float = 0.0) -> None:
   """Ends this process; the first one waits until the others did the same.
 
-  JAX aborts them as soon as process 0 is gone.
+  JAX aborts them as soon as process 0 is gone. Returns where another thread
+  ends this process already.
   """
+  if not _ends.acquire(blocking=False):
+    return
   text = (
     f'{escaped(words)} This process ends too: start all of them again, they go '
     'on from the newest checkpoint.\n'

@@ -107,7 +107,14 @@ def test_one_stands_still_for_a_moment(start):
   ],
 )
 def test_one_fails_before_the_others(start, error, shown):
-  *others, failing = start(WORK, WORK, f'raise {error}')
+  slow = """
+tell = peers._Watch.tell
+def tell_and_wait(self, line, to=None):
+  tell(self, line, to)
+  time.sleep(1.0 if line.startswith('failed') else 0.0)
+peers._Watch.tell = tell_and_wait
+"""  # the answer of the others comes before this process has ended
+  *others, failing = start(WORK, WORK, f'raise {error}', before=slow)
   _, said = failing.communicate(timeout=60)
   assert failing.returncode == 1 and shown in said
   for process in others:
