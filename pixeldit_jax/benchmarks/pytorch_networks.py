@@ -134,14 +134,17 @@ def serve(pipe: Connection, work: Work) -> None:
 
 def _prepare(work: Work) -> Callable[[], None]:
   import torch
+  import torch.nn.functional as F
 
   device = 'cuda' if torch.cuda.is_available() else 'cpu'
-  if device == 'cpu':  # JiT asks for a GPU by this
-    torch.Tensor.cuda = lambda tensor, *args, **kwargs: tensor  # type: ignore[method-assign]
   public = NETWORKS[work.network]
   sys.path.insert(0, work.checkout)
   name = pathlib.PurePath(public.file).with_suffix('').as_posix()
   module = importlib.import_module(name.replace('/', '.'))
+  if device == 'cpu':  # JiT asks for a GPU in its tables and its attention
+    torch.Tensor.cuda = lambda tensor, *args, **kwargs: tensor  # type: ignore[method-assign]
+    # torch.compile looks past that.
+    module.scaled_dot_product_attention = F.scaled_dot_product_attention  # type: ignore[attr-defined]
   network = getattr(module, public.name)(**work.sizes).to(device)
   B, C = work.shape[:2]
   label = torch.zeros(B, dtype=torch.long, device=device)
