@@ -41,6 +41,8 @@ def best_step(
     metric: the name of a number; '' is none.
     best_is: lowest or highest. What is not finite is never best.
   """
+  # With a NaN among them the best depends on their order:
+  # findings/orbax_one_nan_metric_deletes_the_best.sh
   values = {
     step: numbers[step][metric]
     for step in steps
