@@ -109,6 +109,9 @@ class ExampleLoader:
       if name != LATENTS
     }
     if self._pick:
+      # By the position in the stream of all hosts. Counted by each host for
+      # itself, as grain does, it would have all of them draw the same numbers:
+      # findings/grain_hosts_draw_the_same_numbers.sh
       random = np.random.default_rng((self._seed, position))
       entries |= self._pick(example, random)
     return entries

@@ -237,3 +237,19 @@ def test_cuts_are_drawn_anew_each_time_and_the_same_after_a_resume():
   np.testing.assert_array_equal(next(again)['image'], first['image'])
   whole = next(start())['image']
   assert len({image.tobytes() for image in whole}) == 1
+
+
+def test_hosts_draw_the_numbers_that_one_host_draws():
+  def draw(example, random):
+    del example
+    return {'drawn': np.float64(random.random())}
+
+  options = LoaderOptions(resolution=8, batch_size=4, seed=3, crop=0.5)
+  whole, *parts = (
+    next(make_batches(Gradient(8), options, rows=rows, pick=draw))
+    for rows in (None, range(2), range(2, 4))
+  )
+  for name in ('image', 'drawn'):
+    joined = np.concatenate([part[name] for part in parts])
+    np.testing.assert_array_equal(joined, whole[name])
+    assert len({value.tobytes() for value in joined}) == 4
