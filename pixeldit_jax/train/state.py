@@ -106,11 +106,13 @@ def init_state(
     teacher_width: of the features that REPA aligns with; None is without it,
       and the network's weights are the same either way.
   """
-  weights_key, key = jax.random.split(jax.random.key(seed))
+  weights_key, key, projector_key = jax.random.split(jax.random.key(seed), 3)
   weights = weights_of(make_model(config, nnx.Rngs(params=weights_key)))
   projector = {}
   if teacher_width:
-    rngs = nnx.Rngs(params=jax.random.fold_in(weights_key, 1))
+    # No fold_in(weights_key, i): that is the i-th draw of the network's Rngs,
+    # findings/jax_split_and_fold_in_give_the_same_keys.sh
+    rngs = nnx.Rngs(params=projector_key)
     projector = weights_of(
       REPAProjector(config.width, teacher_width, dtype=config.dtype, rngs=rngs)
     )

@@ -93,6 +93,8 @@ def sample_training_inputs(
       [B, S, G] where a teacher's are stored.
     config: all values.
   """
+  # fold_in(key, i) of i < 4 would be one of these:
+  # findings/jax_split_and_fold_in_give_the_same_keys.sh
   keys = jax.random.split(key, 4)
   B = batch['image'].shape[0]
   flipped = jnp.zeros((B, 1, 1, 1), bool)

@@ -4,7 +4,9 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
+from flax import nnx
 
 from pixeldit_jax.config import get_config
 from pixeldit_jax.convert.official import (
@@ -13,6 +15,7 @@ from pixeldit_jax.convert.official import (
 )
 from pixeldit_jax.model.pixeldit import weights_of
 from pixeldit_jax.run_context import RunContext
+from pixeldit_jax.train import state as train_state
 from pixeldit_jax.train.optim.optimizer import make_optimizer, make_schedule
 from pixeldit_jax.train.state import TrainState, init_state
 from pixeldit_jax.train.step import (
@@ -139,6 +142,49 @@ def test_each_step_draws_its_own_and_the_same_again():
   kept = np.isclose(first.data, plain, atol=1e-6).all((1, 2, 3))
   turned = np.isclose(first.data, plain[:, :, ::-1], atol=1e-6)
   assert 0 < kept.sum() < 64 and (kept | turned.all((1, 2, 3))).all()
+
+
+@pytest.mark.parametrize('kind', ['dropout', 'latents', 'mean_flow'])
+def test_no_key_of_a_step_is_given_out_twice(kind, monkeypatch):
+  config, batch = small_config(dropout=0.1 * (kind == 'dropout')), images()
+  config.data.flip = True
+  if kind == 'mean_flow':
+    config.objective = kind
+  if kind == 'latents':
+    config.latents.autoencoder = 'its weights'
+    batch['image'] = jnp.ones((8, 2, 2, 16))
+  given = []
+
+  def recorded(make):
+    def make_and_record(*args):
+      keys = make(*args)
+      given.extend(jax.random.key_data(keys).reshape(-1, 2).tolist())
+      return keys
+
+    return make_and_record
+
+  for name in ('split', 'fold_in'):
+    monkeypatch.setattr(jax.random, name, recorded(getattr(jax.random, name)))
+  sample_training_inputs(jax.random.key(0), batch, config)
+  assert len(given) > 4 and len(set(map(tuple, given))) == len(given)
+
+
+def test_the_projector_has_a_key_that_the_network_does_not_draw(monkeypatch):
+  keys = []
+
+  def small(*args, rngs=None, **options):
+    del options
+    rngs = rngs or args[1]
+    keys.append(rngs.params.key[...])
+    return nnx.Linear(1, 1, rngs=rngs)
+
+  monkeypatch.setattr(train_state, 'make_model', small)
+  monkeypatch.setattr(train_state, 'REPAProjector', small)
+  context = RunContext.build(small_config())
+  init_state(context.model, optax.identity(), 3, teacher_width=2)
+  network, projector = keys
+  drawn = [jax.random.fold_in(network, i) for i in range(50)]
+  assert not any(bool(projector == key) for key in (network, *drawn))
 
 
 def test_a_step_that_is_not_finite_changes_only_the_counters():
