@@ -10,7 +10,9 @@ from pixeldit_jax.data.precomputed_arrays import LATENTS
 from pixeldit_jax.data.source import Example, Source
 from pixeldit_jax.errors import UserError
 
-_CUT = 1  # its random numbers are not those of `pick`
+# A cut's random numbers are not those of `pick`; they would be with 0:
+# findings/numpy_seeds_of_several_numbers_collide.sh
+_CUT = 1
 _ATTEMPTS = 16  # bad examples in a row before the data are given up
 # pick(example of the source, random numbers) -> entries of the batch.
 Pick = Callable[[Example, np.random.Generator], dict[str, Any]]

@@ -10,7 +10,7 @@ import orbax.checkpoint as ocp
 import pytest
 from PIL import Image
 
-from pixeldit_jax.data import source
+from pixeldit_jax.data import source, transforms
 from pixeldit_jax.data.pipeline.batches import make_batches
 from pixeldit_jax.data.pipeline.loader_options import LoaderOptions
 
@@ -253,3 +253,24 @@ def test_hosts_draw_the_numbers_that_one_host_draws():
     joined = np.concatenate([part[name] for part in parts])
     np.testing.assert_array_equal(joined, whole[name])
     assert len({value.tobytes() for value in joined}) == 4
+
+
+def test_cuts_and_picks_have_random_numbers_of_their_own(monkeypatch):
+  cuts, picks = [], []
+
+  def cut(image, height, width, least, random):
+    del height, width, least
+    cuts.append(random.random())
+    return image
+
+  def pick(example, random):
+    del example
+    picks.append(random.random())
+    return {}
+
+  monkeypatch.setattr(transforms, 'random_cut', cut)
+  options = LoaderOptions(
+    resolution=4, batch_size=4, seed=3, crop=0.5, num_threads=1
+  )
+  next(make_batches(Gradient(8), options, pick=pick))
+  assert len({*cuts[:4], *picks[:4]}) == 8
