@@ -99,6 +99,30 @@ ROWS = [
       '--config.model.patch_remat=full',
     ],
   ),
+  (
+    'JiT-G at 256',
+    'v5e:4x4',
+    256,
+    ['--config=configs/imagenet256.py:model=jit,size=G'],
+  ),
+  (
+    'plain pixel DiT-XL at 256',
+    'v5e:4x4',
+    256,
+    ['--config=configs/imagenet256.py:model=flatdit,size=XL', NO_REPA],
+  ),
+  (
+    'XL-256, average velocity',
+    'v5e:4x4',
+    256,
+    [
+      *PLAIN_256,
+      '--config.objective=mean_flow',
+      '--config.model.mean_flow=added',
+      '--config.sampler.solver=jump',
+      '--config.sampler.steps=1',
+    ],
+  ),
 ]
 HEADER = (
   '| run | topology | mesh | batch | remat | peak GB | gathers, scatters | '
