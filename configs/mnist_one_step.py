@@ -17,10 +17,10 @@ def get_config(arg: str | None = None):
   config.model.mean_flow = 'added'
   config.flow.update(time_mean=-0.4, time_std=1.0)
   config.sampler.update(
-    solver='jump', steps=1, guidance=3.0, interval=(0.0, 1.0)
+    solver='jump', steps=1, guidance=4.5, interval=(0.0, 1.0)
   )
   if not options.debug:
     config.init_from = 'build/quickstart'
-    config.steps = 1200
+    config.steps = 2400
     config.optimizer.update(warmup_steps=50)
   return config
