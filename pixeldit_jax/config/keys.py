@@ -180,6 +180,12 @@ KEYS = (
     'train adapters of the linear layers alone, of this rank; 0 is all weights',
   ),
   Key('lora.alpha', 0.0, '[0, 1e6]', 'scales them by alpha / rank; 0 by 1'),
+  Key(
+    'lora.classes',
+    False,
+    '',
+    'train what is added to the table of classes, too: new classes need it',
+  ),
   Key('data.source', '', '', 'digits, folder:PATH, shards:PATH and so on'),
   Key('data.resolution', 256, '[1, 16384]', 'the side of images in pixels'),
   Key('data.batch_size', 256, '[1, 1e6]', 'images of all devices together'),

@@ -2,12 +2,13 @@
 
 NAME is that of the released layer behind 'diffusion_model.', as ComfyUI reads
 it; without it, or behind 'transformer.' or 'base_model.model.', they are read
-too. A file of `NAME.alpha` has it over the rank as its scale.
+too. A file of `NAME.alpha` has it over the rank as its scale. What is added to
+the table of classes is `NAME.diff`, of its size.
 """
 
 import dataclasses
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -16,14 +17,14 @@ from pixeldit_jax.convert.official import native_of, released_of
 from pixeldit_jax.convert.safetensors import read_safetensors, write_safetensors
 from pixeldit_jax.errors import UserError
 from pixeldit_jax.model.config import ModelConfig
-from pixeldit_jax.model.layers import LORA
 from pixeldit_jax.model.lora import delta, split_adapters
-from pixeldit_jax.typing import PyTree
+from pixeldit_jax.typing import Float, PyTree
 
 PREFIX = 'diffusion_model.'
 _PREFIXES = (PREFIX, 'transformer.', 'base_model.model.')
 _A, _B = '.lora_A.weight', '.lora_B.weight'
-_WEIGHT, _ALPHA = '.weight', '.alpha'
+_WEIGHT, _ALPHA, _DIFF = '.weight', '.alpha', '.diff'
+_TABLE, _ROWS = 'class_embed/table', 'class_embed/lora_rows'
 
 
 def write_adapters(
@@ -44,29 +45,39 @@ def write_adapters(
     raise UserError(
       'the run has no adapters: it was trained without lora.rank.'
     )
-  scale = _scale(config)
-  # Released names are of whole layers: A B goes there, and is taken apart.
-  whole = {
-    name: np.zeros(native.specs[name].shape, np.float32) for name in rest
-  }
-  for kernel, layer in layers.items():
-    whole[kernel] = delta(
-      native[f'{layer}/lora_a'], native[f'{layer}/lora_b'], scale
-    )
-  released = released_of(flat(nested(whole)), without_adapters(config))
+  changed = {k: _added(native, layer, config) for k, layer in layers.items()}
   found: dict[str, np.ndarray] = {}
-  for name in released:
-    value = released[name]
-    if value.ndim != 2 or not value.any():
+  for name, value in _released_change(native, rest, config, changed):
+    if value.ndim != 2:
       continue
     u, s, vt = np.linalg.svd(value, full_matrices=False)
     r = config.lora_rank
-    layer = PREFIX + name.removesuffix(_WEIGHT)
-    found[layer + _A] = np.ascontiguousarray(vt[:r])
-    found[layer + _B] = np.ascontiguousarray(u[:, :r] * s[:r])
+    found[name + _A] = np.ascontiguousarray(vt[:r])
+    found[name + _B] = np.ascontiguousarray(u[:, :r] * s[:r])
+  if _ROWS in native:
+    rows = {_TABLE: native[_ROWS]}
+    for name, value in _released_change(native, rest, config, rows):
+      found[name + _DIFF] = value
   if not found:
     raise UserError('the adapters of this run are all 0: train it first.')
   write_safetensors(path, found)
+
+
+def _released_change(
+  native: LazyTensors,
+  rest: Sequence[str],
+  config: ModelConfig,
+  changed: Mapping[str, np.ndarray],
+) -> Iterator[tuple[str, np.ndarray]]:
+  """The released layers that change, by their names in files, and how."""
+  # Released names are of whole layers: what is added goes there as they do.
+  whole = {
+    name: np.zeros(native.specs[name].shape, np.float32) for name in rest
+  } | dict(changed)
+  released = released_of(flat(nested(whole)), without_adapters(config))
+  for name in released:
+    if (value := released[name]).any():
+      yield PREFIX + name.removesuffix(_WEIGHT), value
 
 
 def with_adapters_added(
@@ -78,16 +89,21 @@ def with_adapters_added(
     return native
 
   def read(name):
+    if name == _TABLE and _ROWS in native:
+      return native[name] + native[_ROWS]
     if name not in layers:
       return native[name]
-    a, b = (native[f'{layers[name]}/{part}'] for part in LORA)
-    return native[name] + delta(a, b, _scale(config))
+    return native[name] + _added(native, layers[name], config)
 
   return LazyTensors({name: native.specs[name] for name in rest}, read)
 
 
-def _scale(config: ModelConfig) -> float:
-  return (config.lora_alpha or config.lora_rank) / config.lora_rank
+def _added(
+  native: LazyTensors, layer: str, config: ModelConfig
+) -> Float[np.ndarray, '...']:
+  """What a layer's adapters add to its kernel."""
+  scale = (config.lora_alpha or config.lora_rank) / config.lora_rank
+  return delta(native[f'{layer}/lora_a'], native[f'{layer}/lora_b'], scale)
 
 
 def add_adapters(
@@ -115,7 +131,9 @@ def add_adapters(
 
 def without_adapters(config: ModelConfig) -> ModelConfig:
   """The same network, as it is once they are added."""
-  return dataclasses.replace(config, lora_rank=0, lora_alpha=0.0)
+  return dataclasses.replace(
+    config, lora_rank=0, lora_alpha=0.0, lora_classes=False
+  )
 
 
 def _sum(
@@ -126,24 +144,25 @@ def _sum(
   for path, weight in files.items():
     tensors = read_safetensors(path)
     pairs = [name.removesuffix(_A) for name in tensors if name.endswith(_A)]
-    if not pairs:
+    changes = {n: tensors[n] for n in tensors if n.endswith(_DIFF)}
+    if not pairs and not changes:
       raise UserError(
         f'{path} holds no adapters: expected names that end in {_A}.'
       )
     for pair in pairs:
-      name = _released(pair) + _WEIGHT
       a, b = (tensors[pair + end].astype(np.float32) for end in (_A, _B))
       if pair + _ALPHA in tensors:
         b = b * np.float32(float(tensors[pair + _ALPHA]) / len(a))
-      if name not in released or released.specs[name].shape != (
-        len(b),
-        a.shape[1],
-      ):
+      changes[pair] = b @ a
+    for layer, change in changes.items():
+      name = _released(layer.removesuffix(_DIFF)) + _WEIGHT
+      if name not in released or released.specs[name].shape != change.shape:
         raise UserError(
-          f'{path}: {pair} is of no layer of this network, or of another size: '
-          'the adapters were trained on another one.'
+          f'{path}: {layer} is of no layer of this network, or of another '
+          'size: the adapters were trained on another one.'
         )
-      added[name] = added.get(name, 0) + np.float32(weight) * (b @ a)
+      change = np.float32(weight) * change.astype(np.float32)
+      added[name] = added.get(name, 0) + change
   return added
 
 

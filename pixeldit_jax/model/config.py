@@ -174,6 +174,7 @@ class ModelConfig:
     lora_rank: of adapters of the linear layers of all blocks, which alone are
       trained (`model.lora`); 0 has none. `config.lora.rank`.
     lora_alpha: over the rank, what they are multiplied by; 0 is the rank.
+    lora_classes: what is added to the rows of the classes is trained, too.
     attention: the kernel; 'auto' chooses by platform and length, the others
       are those of `model.attention`.
   """
@@ -234,6 +235,7 @@ class ModelConfig:
   attention: str = 'auto'
   lora_rank: int = 0
   lora_alpha: float = 0.0
+  lora_classes: bool = False
 
   def __post_init__(self):
     for name, least in LEAST.items():

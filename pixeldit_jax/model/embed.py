@@ -148,10 +148,17 @@ class ClassEmbed(nnx.Module):
     self.table = nnx.Param(
       init(rngs.params(), shape, jnp.float32), axes=(None, 'embed')
     )
+    self.has_added_rows = bool(config.lora_rank and config.lora_classes)
+    if self.has_added_rows:
+      zeros = jnp.zeros(shape, jnp.float32)
+      self.lora_rows = nnx.Param(zeros, axes=(None, 'embed'))
     self.dtype = config.dtype
 
   def __call__(self, y: Int[Array, 'B']) -> Float[Array, 'B D']:
-    return self.table[...].astype(self.dtype)[y]
+    table = self.table[...]
+    if self.has_added_rows:
+      table += self.lora_rows[...]
+    return table.astype(self.dtype)[y]
 
 
 class ContextEmbed(nnx.Module):

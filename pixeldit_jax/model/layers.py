@@ -37,7 +37,7 @@ def matmul_precision(dtype: str) -> contextlib.AbstractContextManager[None]:
   return contextlib.nullcontext()
 
 
-LORA = ('lora_a', 'lora_b')  # names of adapters, see `model.lora`
+LORA = ('lora_a', 'lora_b', 'lora_rows')  # what `model.lora` adds
 
 
 class Linear(nnx.Module):

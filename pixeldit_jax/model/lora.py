@@ -2,6 +2,8 @@
 
 Those of all blocks are adapted, of the patches and of the pixels. A starts
 random and B at 0, so that a network with adapters starts as the one without.
+What is added to the table of classes, if that is asked for, is as large as the
+table and starts at 0.
 """
 
 import math

@@ -29,7 +29,7 @@ def adapted(tiny_run, tmp_path_factory):
   config = get_config()
   make_debug(config)
   config.init_from = tiny_run[1].workdir
-  config.lora.update(rank=2, alpha=4.0)
+  config.lora.update(rank=2, alpha=4.0, classes=True)
   config.optimizer.update(learning_rate=1e-2, weight_decay=0.1)
   context = RunContext.build(config)
   workdir = str(tmp_path_factory.mktemp('adapted'))
@@ -48,7 +48,8 @@ def test_adapters_alone_are_trained_and_averaged(adapted, tiny_weights):
   for tree in (adapted[2].weights, adapted[2].ema):
     here = flatten(jax.device_get(tree))
     added = {n for n in here if n.rpartition('.')[2] in LORA}
-    assert len(added) == 2 * sum(
+    assert 'class_embed.lora_rows' in added
+    assert len(added) == 1 + 2 * sum(
       n.endswith('.kernel') and n.split('.')[0].endswith('_blocks')
       for n in there
     )
@@ -67,6 +68,7 @@ def test_files_of_adapters_give_the_same_images(adapted, tiny_run, tmp_path):
   adapters_from_workdir(CheckpointRef(workdir), path)
   names = list(read_safetensors(path))
   assert 'diffusion_model.patch_blocks.0.attn.qkv.lora_A.weight' in names
+  assert 'diffusion_model.y_embedder.embedding_table.diff' in names
   whole = tmp_path / 'whole.safetensors'
   from_workdir(workdir, whole)
   assert path.stat().st_size < whole.stat().st_size

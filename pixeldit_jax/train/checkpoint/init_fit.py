@@ -176,6 +176,8 @@ class InitFit:
     for k, row in kept.items():
       new[k] = table[row]
     others = [k for k in range(len(new) - 1) if k not in kept]
+    if others and rule != 'new':
+      self._check_rows_are_trained(len(others))
     log.info(
       'Classes: %d of %d keep their rows by name%s; %d start %s%s.',
       len(kept),
@@ -192,6 +194,15 @@ class InitFit:
         self.context.config.init_from,
       )
     return new
+
+  def _check_rows_are_trained(self, count: int) -> None:
+    lora = self.context.config.lora
+    if lora.rank and not lora.classes:
+      raise UserError(
+        f'lora.rank={lora.rank} trains adapters alone, and {count} classes '
+        f'have no row in the table of {self.context.config.init_from}: they '
+        'would stay alike. Add --config.lora.classes=True.'
+      )
 
   def _tell(self, new: Sequence[str], dropped: Sequence[str]) -> None:
     """Says what differs from the other run, beside the classes."""
@@ -210,6 +221,8 @@ class InitFit:
         NEW,
       )
     new = [name for name in new if not name.startswith(f'{NEW}.')]
+    if TABLE in new:
+      self._check_rows_are_trained(self.context.model.num_classes)
     if new:
       effect = 'class has no effect' if TABLE in new else 'texts bring nothing'
       log.info(

@@ -82,6 +82,19 @@ def test_all_rows_may_start_otherwise(rule, tiny_run, tiny_weights, tmp_path):
 
 
 @pytest.mark.slow
+def test_adapters_with_new_classes_need_rows(tiny_run, tiny_weights, tmp_path):
+  config = config_from(tiny_run, folder_of(tmp_path, '3x'), num_classes=2)
+  config.lora.rank = 2
+  with pytest.raises(UserError, match='1 classes have no row .*lora.classes'):
+    start(config)
+  config.lora.classes = True
+  new = jax.device_get(start(config)[0].weights['class_embed'])
+  old = tiny_weights[1]['class_embed']['table']
+  np.testing.assert_array_equal(new['table'][[0, 2]], old[[3, 10]])
+  assert new['lora_rows'].shape == (3, 32) and not new['lora_rows'].any()
+
+
+@pytest.mark.slow
 def test_patches_of_another_size_are_resampled(tiny_run, tiny_weights, caplog):
   caplog.set_level(logging.INFO)
   config = config_from(tiny_run, 'digits', patch_size=14)
