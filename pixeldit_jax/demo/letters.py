@@ -20,6 +20,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from pixeldit_jax.data.sources.mnist_digits import SIDE
 from pixeldit_jax.demo.digit_classifier import GAMMA, C, grey_pixels
+from pixeldit_jax.errors import UserError
 from pixeldit_jax.metrics.class_agreement import class_agreement
 from pixeldit_jax.typing import Int, UInt8
 
@@ -55,9 +56,14 @@ def make_folder(out: str, each: int = EACH) -> None:
   """Writes `draw_letters` as FOLDER/A/000.png and so on.
 
   Args:
-    out: the folder; made if absent.
+    out: the folder, which is made.
     each: pictures of each letter.
+
+  Raises:
+    UserError: the folder has files already.
   """
+  if any(pathlib.Path(out).glob('*')):
+    raise UserError(f'{out} is not empty: name a new folder for the letters.')
   for number, (image, label) in enumerate(zip(*draw_letters(each))):
     folder = pathlib.Path(out) / LETTERS[label]
     folder.mkdir(parents=True, exist_ok=True)

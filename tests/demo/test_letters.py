@@ -5,6 +5,7 @@ import pytest
 from PIL import Image
 
 from pixeldit_jax.demo import letters
+from pixeldit_jax.errors import UserError
 
 
 def test_a_folder_has_the_letters_that_are_drawn(tmp_path):
@@ -16,6 +17,8 @@ def test_a_folder_has_the_letters_that_are_drawn(tmp_path):
     np.testing.assert_array_equal(image, np.asarray(Image.open(path)))
     rows, columns = np.nonzero(image)
     assert 10 < np.ptp(rows) <= 20 and np.ptp(columns) <= 20
+  with pytest.raises(UserError, match='not empty'):
+    letters.make_folder(str(tmp_path))
 
 
 @pytest.mark.slow
