@@ -79,15 +79,13 @@ def connect(cluster: str) -> Iterator[tuple[Runner, int]]:
 def _run(
   client: Any, task: ShardTask, indices: Sequence[int]
 ) -> Generator[tuple[int, Report], None, None]:
-  # A task of its own: Dask gives its result to each worker once, and makes it
-  # again if the workers that have it die.
-  shared = client.submit(pickle.loads, pickle.dumps(task), pure=False)
   suspects: list[int] = []
   deadly: list[int] = []
-  yield from _run_some(client, shared, indices, suspects)
-  # Dask also blames what only waited at the workers that died.
+  yield from _run_some(client, task, indices, suspects)
+  # Dask also blames what only waited at the workers that died, and all shards
+  # if the task was just being loaded there.
   for index in suspects:
-    yield from _run_some(client, shared, [index], deadly)
+    yield from _run_some(client, task, [index], deadly)
   if deadly:
     raise UserError(
       f'shards {deadly} were not written: each killed several workers (out of '
@@ -97,12 +95,15 @@ def _run(
 
 
 def _run_some(
-  client: Any, shared: Any, indices: Sequence[int], killed: list[int]
+  client: Any, task: ShardTask, indices: Sequence[int], killed: list[int]
 ) -> Generator[tuple[int, Report], None, None]:
   """Writes shards; adds to `killed` those whose workers died each time."""
   from distributed import KilledWorker, as_completed
   from distributed.client import FutureCancelledError
 
+  # A task of its own: Dask gives its result to each worker once, and makes it
+  # again if the workers that have it die.
+  shared = client.submit(pickle.loads, pickle.dumps(task), pure=False)
   waiting, completed = iter(indices), as_completed()
   running: dict[Any, int] = {}
 

@@ -108,8 +108,7 @@ def test_killed_workers_and_clients_cost_nothing_but_time(
 
   def killing(task, indices):
     nonlocal kills
-    with dask_runner.connect(cluster.scheduler_address) as (runner, threads):
-      assert threads
+    with dask_runner.connect(cluster.scheduler_address) as (runner, _):
       for item in runner(task, indices):
         yield item
         kills += 1
@@ -227,6 +226,27 @@ def test_a_shard_that_kills_workers_is_named_and_no_other_lost(
       for index, _ in runner(task, range(4)):
         done.append(index)
   assert sorted(done) == [0, 2, 3]
+
+
+class DeadlyToLoad(Deadly):
+  """The first two workers that load it end."""
+
+  def __setstate__(self, state):
+    self.__dict__.update(state)
+    loads = len(list(pathlib.Path(self.folder).glob('load*')))
+    if loads < 2:
+      pathlib.Path(self.folder, f'load{loads}').touch()
+      os._exit(1)
+
+
+@pytest.mark.slow
+def test_workers_that_die_while_they_load_the_task_cost_no_shard(
+  cluster, tmp_path
+):
+  task = ByValue(DeadlyToLoad(str(tmp_path)))
+  with dask_runner.connect(cluster.scheduler_address) as (runner, _):
+    assert sorted(i for i, _ in runner(task, [2, 3, 4])) == [2, 3, 4]
+  assert len(list(tmp_path.glob('load*'))) == 2
 
 
 def test_what_workers_cannot_see_is_refused(cluster, tmp_path):
