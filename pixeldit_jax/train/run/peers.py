@@ -106,7 +106,8 @@ def _receive(
     options = dict(family=socket.AF_INET6, dualstack_ipv6=True)
   with socket.create_server(('', port), backlog=count, **options) as server:
     server.settimeout(1)
-    while len(found) < count - 1:
+    lost, end = '', math.inf  # who died; then those that are late are told so
+    while len(found) < count - 1 and time.monotonic() < end:
       with contextlib.suppress(TimeoutError):
         connection, _ = server.accept()
         connection.settimeout(5)
@@ -115,16 +116,22 @@ def _receive(
           index = int(line.removeprefix(_HELLO))
           if line.startswith(_HELLO) and 0 < index < count:
             found[index] = connection
+            if lost:
+              _send([connection], f'lost {lost}')
+      if lost:
+        continue
       for index, connection in found.items():
         if _is_closed(connection):
-          words = f'process {index} died.'
-          _send(found.values(), f'lost {words}')
-          _end(words)
+          lost, end = f'process {index} died.', time.monotonic() + SILENT
+          _send(found.values(), f'lost {lost}')
+          break
       missing = [str(i) for i in range(1, count) if i not in found]
-      if missing:
+      if missing and not lost:
         deadline.check(
           f'{len(missing)} of {count} processes ({", ".join(missing[:8])})'
         )
+  if lost:
+    _end(lost)
   _send(found.values(), 'go')
   return found
 

@@ -153,28 +153,34 @@ def test_who_is_missing_is_said(monkeypatch, capsys):
     peers.join('127.0.0.1', port, 3, 1, patience=1)
 
 
-@pytest.mark.parametrize('lost', [0, 1])
-def test_one_dies_while_the_others_still_come(lost):
-  """Process 2 never comes; that which is lost is named to the last."""
+@pytest.mark.parametrize('lost, silent', [(0, 2.0), (1, 20.0)])
+def test_one_dies_while_the_others_still_come(lost, silent):
+  """Process 2 comes when it is too late; all are told who is lost."""
   code = (
     'import sys\n'
     'from pixeldit_jax.train.run import peers\n'
-    'peers.SILENT = peers._SAID = 2.0\n'
+    f'peers.SILENT, peers._SAID = {silent}, 2.0\n'
     'port, index = int(sys.argv[1]), int(sys.argv[2])\n'
     "peers.join('127.0.0.1', port, 4, index, 60)\n"
   )
   port = str(free_port())
-  processes = [
-    subprocess.Popen(
+
+  def start(index):
+    return subprocess.Popen(
       [sys.executable, '-c', code, port, str(index)],
       stdout=subprocess.PIPE,
       stderr=subprocess.PIPE,
       text=True,
     )
-    for index in (0, 1, 3)
-  ]
+
+  processes = [start(index) for index in (0, 1, 3)]
   while '1 of 4 processes (2)' not in processes[0].stdout.readline():
     assert processes[0].poll() is None
   processes.pop(lost).kill()
+  began = time.monotonic()
+  if lost:  # process 0 is there, and tells it
+    ends_lost(processes[1], 'process 1 died.')
+    processes.append(start(2))
   for process in processes:
     ends_lost(process, f'process {lost} died.')
+  assert not lost or time.monotonic() - began < silent
