@@ -11,7 +11,8 @@ true of it:
 
 - a table chooses it: it is one of several, as a kind of data or a kernel, and
   the table is its only user by design;
-- a command, a file of launch/, or an entry point is its only user;
+- a command, a file of launch/, is its only user, or it is an entry point: one
+  of the package, or a program for `python -m`;
 - it has a user, but both in one file would exceed 250 lines;
 - a fragment: it might be part of its importer.
 """
@@ -22,6 +23,7 @@ import pathlib
 import sys
 from collections.abc import Iterator
 
+PROGRAM = "if __name__ == '__main__':"
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / 'pixeldit_jax'
 FOLDERS = {
@@ -121,8 +123,7 @@ def _group(
     return 'in a table', tables[name]
   if user is None:
     project = (ROOT / 'pyproject.toml').read_text()
-    quickstart = (ROOT / 'launch' / 'quickstart.sh').read_text()
-    if f'"{name}:' in project or f'-m {name} ' in quickstart:
+    if f'"{name}:' in project or PROGRAM in sources[name].read_text():
       return 'of a command', 'an entry point'
     return 'fragments', 'no importer'
   if user.startswith('pixeldit_jax.launch.'):
