@@ -66,7 +66,7 @@ def failed(reason: str, shown: str, code: int = 1) -> None:
   """
   if _watch:
     time.sleep(BEAT)  # in which the watch may find the cause
-    _ends.acquire()  # the others are told, and answer
+    _ends.acquire()  # the answer of the others must not end this one
     print(shown, file=sys.stderr, flush=True)
     sys.stdout.flush()
     _watch.tell(f'failed {escaped(reason.strip().partition(chr(10))[0])}')
@@ -106,34 +106,47 @@ def _receive(
     options = dict(family=socket.AF_INET6, dualstack_ipv6=True)
   with socket.create_server(('', port), backlog=count, **options) as server:
     server.settimeout(1)
-    lost, end = '', math.inf  # who died; then those that are late are told so
-    while len(found) < count - 1 and time.monotonic() < end:
-      with contextlib.suppress(TimeoutError):
-        connection, _ = server.accept()
-        connection.settimeout(5)
-        with contextlib.suppress(OSError, ValueError):
-          line = _read_line(connection)
-          index = int(line.removeprefix(_HELLO))
-          if line.startswith(_HELLO) and 0 < index < count:
-            found[index] = connection
-            if lost:
-              _send([connection], f'lost {lost}')
-      if lost:
-        continue
+    while len(found) < count - 1:
+      found |= _accept(server, count)
       for index, connection in found.items():
         if _is_closed(connection):
-          lost, end = f'process {index} died.', time.monotonic() + SILENT
-          _send(found.values(), f'lost {lost}')
-          break
+          _tell_all(server, found, count, f'process {index} died.')
       missing = [str(i) for i in range(1, count) if i not in found]
-      if missing and not lost:
+      if missing:
         deadline.check(
           f'{len(missing)} of {count} processes ({", ".join(missing[:8])})'
         )
-  if lost:
-    _end(lost)
   _send(found.values(), 'go')
   return found
+
+
+def _accept(server: socket.socket, count: int) -> dict[int, socket.socket]:
+  """The next connection by the index of its process; none within a second."""
+  with contextlib.suppress(TimeoutError):
+    connection, _ = server.accept()
+    connection.settimeout(5)
+    with contextlib.suppress(OSError, ValueError):
+      line = _read_line(connection)
+      index = int(line.removeprefix(_HELLO))
+      if line.startswith(_HELLO) and 0 < index < count:
+        return {index: connection}
+  return {}
+
+
+def _tell_all(
+  server: socket.socket,
+  found: dict[int, socket.socket],
+  count: int,
+  words: str,
+) -> None:
+  """Tells those that are there, and those that come soon; then ends too."""
+  _send(found.values(), f'lost {words}')
+  seen, end = set(found), time.monotonic() + SILENT
+  while len(seen) < count - 1 and time.monotonic() < end:
+    late = _accept(server, count)
+    _send(late.values(), f'lost {words}')
+    seen |= set(late)
+  _end(words)
 
 
 def _send(connections: Iterable[socket.socket], line: str) -> None:
