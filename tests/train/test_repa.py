@@ -310,11 +310,10 @@ def test_many_steps_bring_the_student_to_the_teacher(teacher, batch):
   state = fresh(config)
   step = jit_train_step(config)
   first = None
-  for _ in range(30):
+  for _ in range(40):
     state, metrics = step(state, batch, teacher[1])
     first = first or float(metrics['repa'])
-  # 0.53 to 0.65 of it, for eight first weights of the network and projector.
-  assert 0 < float(metrics['repa']) < 0.7 * first
+  assert 0 < float(metrics['repa']) < 0.6 * first
 
 
 @pytest.mark.slow

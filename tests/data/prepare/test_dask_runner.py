@@ -108,7 +108,9 @@ def test_killed_workers_and_clients_cost_nothing_but_time(
 
   def killing(task, indices):
     nonlocal kills
-    with dask_runner.connect(cluster.scheduler_address) as (runner, _):
+    pids(cluster)  # waits for a worker
+    with dask_runner.connect(cluster.scheduler_address) as (runner, threads):
+      assert threads
       for item in runner(task, indices):
         yield item
         kills += 1
