@@ -137,6 +137,8 @@ class TimeEmbed(nnx.Module):
 class ClassEmbed(nnx.Module):
   """A table of labels; the last row stands for no class."""
 
+  lora_rows: nnx.Param  # of `lora.add_adapters`
+
   def __init__(
     self,
     config: ModelConfig,
@@ -148,10 +150,7 @@ class ClassEmbed(nnx.Module):
     self.table = nnx.Param(
       init(rngs.params(), shape, jnp.float32), axes=(None, 'embed')
     )
-    self.has_added_rows = bool(config.lora_rank and config.lora_classes)
-    if self.has_added_rows:
-      zeros = jnp.zeros(shape, jnp.float32)
-      self.lora_rows = nnx.Param(zeros, axes=(None, 'embed'))
+    self.has_added_rows = False
     self.dtype = config.dtype
 
   def __call__(self, y: Int[Array, 'B']) -> Float[Array, 'B D']:

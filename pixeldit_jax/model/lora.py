@@ -22,13 +22,16 @@ from pixeldit_jax.typing import AnyArray, Float, PyTree
 ADAPTED = ('patch_blocks', 'pixel_blocks')
 
 
-def add_adapters(model: Any, rank: int, alpha: float, rngs: nnx.Rngs) -> None:
+def add_adapters(
+  model: Any, rank: int, alpha: float, classes: bool, rngs: nnx.Rngs
+) -> None:
   """Gives adapters to the linear layers of the stacked blocks of a network.
 
   Args:
     model: with `ADAPTED` stacks, of `stack.stack_blocks`; changed.
     rank: of A B.
     alpha: over the rank, what A B is multiplied by.
+    classes: whether something is added to a table of classes, too.
     rngs: for A.
   """
   for stack in (getattr(model, n) for n in ADAPTED if hasattr(model, n)):
@@ -49,6 +52,12 @@ def add_adapters(model: Any, rank: int, alpha: float, rngs: nnx.Rngs) -> None:
         inputs=1,
       )
       layer.lora_scale = alpha / rank
+  if classes and hasattr(model, 'class_embed'):
+    embed, table = model.class_embed, model.class_embed.table
+    embed.has_added_rows = True
+    embed.lora_rows = nnx.Param(
+      jnp.zeros(table.shape, jnp.float32), axes=table.get_metadata('axes')
+    )
 
 
 def frozen_but_adapters(weights: PyTree) -> PyTree:

@@ -116,7 +116,7 @@ class PixelDiT(nnx.Module):
     self._add_decoder(config, rngs)
     if config.lora_rank:
       alpha = config.lora_alpha or config.lora_rank
-      add_adapters(self, config.lora_rank, alpha, rngs)
+      add_adapters(self, config.lora_rank, alpha, config.lora_classes, rngs)
 
   def _add_decoder(self, config: ModelConfig, rngs: nnx.Rngs) -> None:
     """The layers from patch tokens to pixels."""
