@@ -6,7 +6,7 @@
 # documentation of slice) each example of the global batch has random numbers of
 # its own in random_map, as in grain's DataLoader, where they go by the record.
 #
-# What happens: they go by the seed and the place in the host's own slice. The
+# What happens: they go by the seed and the position in the host's slice. The
 # k-th example of every host gets the same numbers: with 8 hosts each crop,
 # flip, dropped caption or noise is used 8 times in a global batch, and nothing
 # says so. MapDataset and IterDataset are alike in this. A random_map before the

@@ -10,7 +10,7 @@
 #
 # What happens: the list is written as words of 32 bits without an end, and
 # padded with zeros to four. [7, 0], [7, 0, 0] and 7 are one stream: worker 0
-# draws what the main process draws with the seed alone, index 0 what its epoch
+# draws what the main process draws with only the seed, example 0 what its epoch
 # draws. A number of 2**32 or more is two words: [2**32 * 3 + 7, 5] is [7, 3,
 # 5]. Behind four words zeros count, and spawn() pads first, so that its streams
 # differ.

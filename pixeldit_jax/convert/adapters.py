@@ -70,11 +70,11 @@ def _released_change(
   changed: Mapping[str, np.ndarray],
 ) -> Iterator[tuple[str, np.ndarray]]:
   """The released layers that change, by their names in files, and how."""
-  # Released names are of whole layers: what is added goes there as they do.
-  whole = {
+  # Released names are those of layers: what is added takes the way of a layer.
+  tensors = {
     name: np.zeros(native.specs[name].shape, np.float32) for name in rest
   } | dict(changed)
-  released = released_of(flat(nested(whole)), without_adapters(config))
+  released = released_of(flat(nested(tensors)), without_adapters(config))
   for name in released:
     if (value := released[name]).any():
       yield PREFIX + name.removesuffix(_WEIGHT), value

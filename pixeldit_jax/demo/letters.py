@@ -29,8 +29,12 @@ EACH = 500  # pictures of a letter
 _FINE = 4  # times the side, before they are reduced
 # Of those of matplotlib, the ones that have Latin letters in a style of text.
 _FONTS = (
-  *('DejaVuSans.ttf', 'DejaVuSans-*.ttf', 'DejaVuSansMono*.ttf'),
-  *('DejaVuSerif.ttf', 'DejaVuSerif-*.ttf', 'STIXGeneral*.ttf'),
+  'DejaVuSans.ttf',
+  'DejaVuSans-*.ttf',
+  'DejaVuSansMono*.ttf',
+  'DejaVuSerif.ttf',
+  'DejaVuSerif-*.ttf',
+  'STIXGeneral*.ttf',
   *('cmb10.ttf', 'cmr10.ttf', 'cmss10.ttf', 'cmti10.ttf', 'cmtt10.ttf'),
 )
 

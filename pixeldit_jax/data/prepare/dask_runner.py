@@ -101,8 +101,8 @@ def _run_some(
   from distributed import KilledWorker, as_completed
   from distributed.client import FutureCancelledError
 
-  # A task of its own: Dask gives its result to each worker once, and makes it
-  # again if the workers that have it die.
+  # Loaded by a separate task: Dask gives its result to each worker once, and
+  # makes it again if the workers that have it die.
   shared = client.submit(pickle.loads, pickle.dumps(task), pure=False)
   waiting, completed = iter(indices), as_completed()
   running: dict[Any, int] = {}

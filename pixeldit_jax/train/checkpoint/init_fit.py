@@ -199,7 +199,7 @@ class InitFit:
     lora = self.context.config.lora
     if lora.rank and not lora.classes:
       raise UserError(
-        f'lora.rank={lora.rank} trains adapters alone, and {count} classes '
+        f'lora.rank={lora.rank} trains only adapters, and {count} classes '
         f'have no row in the table of {self.context.config.init_from}: they '
         'would stay alike. Add --config.lora.classes=True.'
       )
