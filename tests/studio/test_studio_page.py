@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 import types
 import urllib.error
 import urllib.request
@@ -73,6 +74,21 @@ def page(studio, browser):
 
 
 @pytest.fixture
+def patient_drawings(monkeypatch):
+  """Drawings that last, however slow the browser is."""
+
+  def draw_work(*args):
+    work, command = requests.draw_work(*args)
+
+    def patient(on_step):
+      return work(lambda step: (on_step(step), time.sleep(0.25)))
+
+    return patient, command
+
+  monkeypatch.setattr('pixeldit_jax.studio.page.draw_work', draw_work)
+
+
+@pytest.fixture
 def picture(tmp_path):
   path = tmp_path / 'picture.png'
   pixels = np.random.default_rng(0).integers(0, 256, (28, 28, 3), np.uint8)
@@ -124,6 +140,20 @@ def pictures(page, selector):
   return [np.asarray(image.convert('RGB')) for image in opened]
 
 
+def wait_until(page, get, accept=bool):
+  """What `get` returns once it is accepted.
+
+  A state can be on the page before the images and commands of its update.
+  """
+  ends = time.monotonic() + SECONDS
+  value = get()
+  while not accept(value):
+    assert time.monotonic() < ends, f'it stays {value}'
+    page.wait_for_timeout(250)
+    value = get()
+  return value
+
+
 def commands(page):
   """The command lines that are shown."""
   return [
@@ -135,7 +165,7 @@ def commands(page):
 
 def run_command_of(page, out):
   """Runs the first command line that is shown, and returns its text."""
-  command = commands(page)[0]
+  command = wait_until(page, lambda: commands(page)[0])
   ours = command.replace('pixeldit ', f'{sys.executable} -c "{MAIN}" ', 1)
   subprocess.run(
     ['bash', '-c', ours.replace('--out=out', f'--out={out}')],
@@ -162,22 +192,27 @@ def test_it_draws_and_the_command_line_draws_the_same(page, tmp_path):
   wait_for_state(page, 'twin, ')
   wait_for_state(page, 'done')
   page.wait_for_function('document.querySelectorAll(".images img").length == 4')
-  images = pictures(page, '.images img')
-  np.testing.assert_array_equal(images[:2], images[2:])
-  assert (images[0] != images[1]).any()
   command = run_command_of(page, tmp_path / 'out')
   assert '--labels=3,7' in command and '--config.sampler.steps=3' in command
-  for k in range(2):
-    again = np.asarray(Image.open(tmp_path / f'out/images/00000{k}.png'))
-    difference = np.abs(again.astype(int) - images[k]).max()
-    assert difference <= 1  # of rounding: a program of steps, and one of all
+  drawn = 2 * [
+    np.asarray(Image.open(tmp_path / f'out/images/00000{k}.png')).astype(int)
+    for k in range(2)
+  ]
+  images = wait_until(
+    page,
+    lambda: pictures(page, '.images img'),
+    # Of rounding: a program of steps, and one of all.
+    lambda shown: np.abs(np.subtract(shown, drawn)).max() <= 1,
+  )
+  np.testing.assert_array_equal(images[:2], images[2:])
+  assert (images[0] != images[1]).any()
 
 
 @pytest.mark.slow
 def test_two_solvers_are_compared(page):
   draw(page, '1', images=1, steps=2, other='solver heun')
   wait_for_state(page, 'tiny, heun: done')
-  ours, other = commands(page)
+  ours, other = wait_until(page, lambda: commands(page), all)
   assert 'solver=heun ' in other and 'solver=heun ' not in ours
   assert len(pictures(page, '.images img')) == 2
 
@@ -196,7 +231,7 @@ def test_a_seed_out_of_bounds_is_told(page):
   assert not any('waiting' in text for text in states)
 
 
-def test_a_drawing_is_cancelled(page):
+def test_a_drawing_is_cancelled(page, patient_drawings):
   set_number(page, 'Steps', 1000)
   button(page, 'Draw').click()
   wait_for_state(page, ' step ')
@@ -210,7 +245,9 @@ def test_a_drawing_is_cancelled(page):
       assert not thread.is_alive()
 
 
-def test_a_model_and_a_picture_are_chosen_while_another_draws(page, picture):
+def test_a_model_and_a_picture_are_chosen_while_another_draws(
+  page, picture, patient_drawings
+):
   fill(page, 'What to draw', '5')
   set_number(page, 'Steps', 1000)
   button(page, 'Draw').click()
@@ -254,21 +291,22 @@ def test_a_picture_is_edited_where_it_is_painted_on(page, picture, tmp_path):
   page.mouse.up()
   button(page, 'Edit').click()
   wait_for_state(page, 'done')
-  page.wait_for_selector('#slider img')
-  page.wait_for_timeout(1000)  # until it is shown
-  old, new = (
-    image[8::16, 8::16] for image in pictures(page, '#slider img')[:2]
+  command = run_command_of(page, tmp_path / 'out')
+  (again,) = (tmp_path / 'out' / 'after').glob('*.png')
+  again = np.asarray(Image.open(again)).astype(int)
+  old, new = wait_until(
+    page,
+    lambda: [
+      image[8::16, 8::16] for image in pictures(page, '#slider img')[:2]
+    ],
+    lambda shown: len(shown) == 2 and np.abs(again - shown[1]).max() <= 1,
   )
   np.testing.assert_array_equal(old, np.asarray(Image.open(picture)))
   changed = (old != new).any(-1)
   assert changed[:14].sum() > 10 and not changed[16:].any()
   assert not changed[:, :4].any() and not changed[:, -4:].any()
-  command = run_command_of(page, tmp_path / 'out')
   mask = re.search(r'--mask=(\S+)', command)[1]
   assert not changed[np.asarray(Image.open(mask)) == 0].any()
-  (again,) = (tmp_path / 'out' / 'after').glob('*.png')
-  again = np.asarray(Image.open(again)).astype(int)
-  assert np.abs(again - new).max() <= 1
 
 
 @pytest.mark.parametrize(
