@@ -34,7 +34,9 @@ from pixeldit_jax.model.cost import train_flops
 from pixeldit_jax.model.pixeldit import weights_of
 from pixeldit_jax.run_context import RunContext
 from pixeldit_jax.samplers.evaluations import sampling_flops
+from pixeldit_jax.sampling.conditions import abstract_conditions
 from pixeldit_jax.sampling.sampler import Sampler
+from pixeldit_jax.train.inputs import abstract_batch
 from pixeldit_jax.train.optim.optimizer import make_optimizer
 from pixeldit_jax.train.repa import AlignmentTarget, StoredFeatures
 from pixeldit_jax.train.state import init_state, state_shardings
@@ -135,12 +137,7 @@ def training_call(config: ConfigDict) -> Iterator[Callable[[], object]]:
   state = jax.jit(
     lambda: init_state(model, tx, config.seed, width), out_shardings=shardings
   )()
-  B, side = config.data.batch_size, config.data.resolution
-  rng = np.random.default_rng(0)
-  shape = (B, side, side, model.in_channels)
-  batch = dict(
-    image=rng.integers(0, 256, shape, np.uint8), label=np.zeros(B, np.int32)
-  )
+  batch = _random_arrays(abstract_batch(context.config))
   batch = sharding.put_batch(batch | features, context.batch_sharding)
   step = jax.jit(
     make_train_step(context, tx, target, encoder and encoder[0]),
@@ -155,6 +152,20 @@ def training_call(config: ConfigDict) -> Iterator[Callable[[], object]]:
 
   with context.use():
     yield call
+
+
+def _random_arrays(abstract: PyTree) -> PyTree:
+  """Random pixels and texts that are as long as they can be; else zeros."""
+  rng = np.random.default_rng(0)
+
+  def fill(array: jax.ShapeDtypeStruct) -> np.ndarray:
+    if array.dtype == jnp.uint8:
+      return rng.integers(0, 256, array.shape, np.uint8)
+    if jnp.issubdtype(array.dtype, jnp.floating):
+      return rng.normal(size=array.shape).astype(array.dtype)
+    return np.full(array.shape, array.dtype == bool, array.dtype)
+
+  return jax.tree.map(fill, abstract)
 
 
 def _random_encoder(context: RunContext) -> Frozen | None:
@@ -207,15 +218,13 @@ def sampling_call(config: ConfigDict) -> Iterator[Callable[[], object]]:
     lambda: init_state(model, tx, config.seed).weights,
     out_shardings=shardings.weights,
   )()
-  B = config.sampler.batch_size
-  indices, labels = jax.device_put(
-    (np.arange(B, dtype=np.int32), np.zeros(B, np.int32)),
-    context.batch_sharding,
+  inputs = jax.device_put(
+    _random_arrays(abstract_conditions(config)), context.batch_sharding
   )
   sampler = Sampler(context, encoder=_random_encoder(context))
   program, numbers = sampler.jitted, sampler.numbers()
   with context.use():
-    yield lambda: program(weights, indices, labels, None, numbers)
+    yield lambda: program(weights, *inputs, numbers)
 
 
 def measure_features(resolution: int, count: int) -> Report:

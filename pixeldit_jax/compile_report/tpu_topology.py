@@ -14,7 +14,6 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 from jax.experimental.compilation_cache import compilation_cache
 
 from pixeldit_jax import sharding
@@ -23,12 +22,13 @@ from pixeldit_jax.encoders.frozen import Frozen, abstract_frozen
 from pixeldit_jax.encoders.vision import VisionConfig
 from pixeldit_jax.errors import MissingPackageError, UserError
 from pixeldit_jax.run_context import RunContext
+from pixeldit_jax.sampling.conditions import abstract_conditions
 from pixeldit_jax.sampling.sampler import Sampler
 from pixeldit_jax.train.inputs import abstract_batch
 from pixeldit_jax.train.optim.optimizer import make_optimizer
 from pixeldit_jax.train.state import abstract_state, state_shardings
 from pixeldit_jax.train.step import make_train_step
-from pixeldit_jax.typing import PyTree, TextCondition
+from pixeldit_jax.typing import PyTree
 
 
 class OutOfMemory(Exception):
@@ -188,18 +188,7 @@ def lower_sampling(context: RunContext) -> Lowered:
   tx = make_optimizer(context)
   shardings = state_shardings(model, tx, context.mesh, context.rules)
   weights = abstract_state(model, tx, shardings).weights
-  B = config.sampler.batch_size
-  indices = jax.ShapeDtypeStruct((B,), jnp.int32)
-  condition: Any = indices  # shapes in place of arrays
-  unconditional: Any = None
-  if model.text_width:
-    shape = (B, model.text_tokens, model.text_width)
-    tokens: Any = jax.ShapeDtypeStruct(shape, jnp.bfloat16)  # of encoders
-    mask: Any = None
-    if model.text_mask:
-      mask = jax.ShapeDtypeStruct(shape[:2], jnp.bool_)
-    condition = unconditional = TextCondition(tokens, mask)
-  batch = _with_batch_sharding((indices, condition, unconditional), context)
+  batch = _with_batch_sharding(abstract_conditions(config), context)
   encoder = _encoder(context)
   sampler = Sampler(context, encoder=encoder)
   arguments = weights, *batch, sampler.numbers(encoder=encoder and encoder[1])

@@ -4,7 +4,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from ml_collections import ConfigDict
 
 from pixeldit_jax.errors import UserError
 from pixeldit_jax.run_context import RunContext
@@ -94,3 +96,23 @@ class ConditionReader:
         )
       self._encoder = open_encoder(trained_on.read_text_encoder(self._workdir))
     return self._encoder
+
+
+def abstract_conditions(config: ConfigDict) -> tuple[Any, Any, Any]:
+  """Shapes of what `Sampler.jitted` takes after the weights.
+
+  Returns:
+    Indices of the images, their condition and the one of the other branch, for
+    a batch of `config.sampler.batch_size`.
+  """
+  model, B = config.model, config.sampler.batch_size
+  indices: Any = jax.ShapeDtypeStruct((B,), jnp.int32)
+  if not model.text_width:
+    return indices, indices, None
+  shape = (B, model.text_tokens, model.text_width)
+  tokens: Any = jax.ShapeDtypeStruct(shape, jnp.bfloat16)  # of encoders
+  mask: Any = None
+  if model.text_mask:
+    mask = jax.ShapeDtypeStruct(shape[:2], jnp.bool_)
+  text = TextCondition(tokens, mask)
+  return indices, text, text

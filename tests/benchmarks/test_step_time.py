@@ -36,6 +36,14 @@ def test_training_and_sampling_are_measured():
 
 
 @pytest.mark.slow
+def test_networks_of_texts_are_measured():
+  config = debug_config()
+  config.model.update(num_classes=0, text_width=8, text_tokens=4)
+  assert measure_training(config, 1)['seconds'] > 0
+  assert measure_sampling(config, 1)['seconds'] > 0
+
+
+@pytest.mark.slow
 def test_features_are_measured():
   report = measure_features(32, 1)
   assert report['batch'] == 8
