@@ -60,6 +60,8 @@ def check(
 ) -> None:
   """Raises UserError unless all files there are ours, or there are none.
 
+  And unless there is a folder above each that may be written to.
+
   Args:
     paths: of files and folders, before they are replaced.
     home: a folder above them that has the manifest, where other programs read
@@ -71,6 +73,7 @@ def check(
       foreign += buckets.foreign(path)
       continue
     path = pathlib.Path(path)
+    _check_folder_above(path)
     folder = pathlib.Path(home or path.parent)
     known = _read(folder)
     for name, file in _files_of(path, folder):
@@ -83,6 +86,18 @@ def check(
       'command, or changed since. It is never replaced: move it away, or '
       'choose another --out.'
     )
+
+
+def _check_folder_above(path: pathlib.Path) -> None:
+  """Raises UserError unless the lowest that is there can have more in it."""
+  above = next(p for p in path.absolute().parents if os.path.lexists(p))
+  if not above.is_dir():
+    reason = 'is a file; choose a folder'
+  elif not os.access(above, os.W_OK | os.X_OK):
+    reason = 'may not be written to; choose another folder'
+  else:
+    return
+  raise UserError(f'{path} cannot be written: {above} {reason}.')
 
 
 @contextlib.contextmanager

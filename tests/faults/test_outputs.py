@@ -179,3 +179,12 @@ def test_commands_write_no_folder_named_after_a_scheme(tmp_path, command, flag):
   assert '://' in done.stderr and 'not supported here' in done.stderr
   assert len(done.stderr.strip().splitlines()) == 1
   assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_cannot_be_made_is_told(tmp_path, monkeypatch):
+  (tmp_path / 'file').touch()
+  with pytest.raises(UserError, match='file is a file; choose a folder'):
+    outputs.check([tmp_path / 'file' / 'inside' / 'page.html'])
+  monkeypatch.setattr(os, 'access', lambda *_: False)  # root may all
+  with pytest.raises(UserError, match='may not be written to'):
+    outputs.check([tmp_path / 'new' / 'page.html'])
