@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, UInt8
+from jaxtyping import Array, BFloat16, Bool, Float, Int, UInt8, UInt32
 
 Key = jax.Array  # a typed PRNG key (jax.random.key)
 PyTree = Any
@@ -63,6 +63,7 @@ VelocityFn = Callable[[jax.Array, jax.Array], jax.Array]
 __all__ = [
   'AnyArray',
   'Array',
+  'BFloat16',
   'Bool',
   'Condition',
   'Float',
@@ -72,5 +73,6 @@ __all__ = [
   'PyTree',
   'TextCondition',
   'UInt8',
+  'UInt32',
   'VelocityFn',
 ]

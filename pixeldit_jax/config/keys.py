@@ -415,6 +415,13 @@ KEYS = (
     'their own, as in the release; runs begun before this key had not',
   ),
   Key('optimizer.eps', 1e-8, '(0, inf)', 'of adamw: added to the root'),
+  Key(
+    'optimizer.moments',
+    'float32',
+    ('float32', 'bfloat16'),
+    'of adamw: what both moments are kept in; bfloat16, rounded at random, '
+    'takes half the memory. A run may change it when it goes on',
+  ),
   Key('optimizer.weight_decay', 0.0, '[0, inf)', 'of kernels only'),
   Key('optimizer.clip_norm', 1.0, '(0, inf]', 'the largest norm of gradients'),
   Key('optimizer.accumulate', 1, '[1, 1e6]', 'parts a batch is computed in'),

@@ -142,7 +142,7 @@ def _check_data(config: ConfigDict) -> None:
 
 
 def _check_optimizer(config: ConfigDict) -> None:
-  """Raises UserError for times of the schedules that do not go together."""
+  """Raises UserError for options of the optimizer that do not go together."""
   optimizer, repa = config.optimizer, config.repa
   if optimizer.warmup_steps >= config.steps:
     raise UserError(
@@ -153,6 +153,12 @@ def _check_optimizer(config: ConfigDict) -> None:
     raise UserError(
       f'optimizer.drop_step={optimizer.drop_step} with optimizer.schedule='
       f'{optimizer.schedule!r}: only a constant rate drops; set one of them.'
+    )
+  if optimizer.moments != 'float32' and optimizer.name != 'adamw':
+    raise UserError(
+      f'optimizer.moments={optimizer.moments!r} with optimizer.name='
+      f'{optimizer.name!r}: only the moments of adamw are rounded; set one of '
+      'them.'
     )
   for name, value, limit, highest in (
     ('optimizer.drop_step', optimizer.drop_step, 'steps', config.steps),

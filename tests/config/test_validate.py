@@ -89,6 +89,10 @@ def test_unknown_and_missing_keys_are_named(config):
     ({'data.caption_weights': 'a=nan'}, 'finite'),
     ({'optimizer.accumulate': 3}, 'does not divide'),
     ({'optimizer.drop_step': 9}, 'at most steps=4'),
+    (
+      {'optimizer.moments': 'bfloat16', 'optimizer.name': 'came'},
+      'only the moments of adamw',
+    ),
     ({'repa.decay_steps': 9}, 'at most repa.stop_step=0'),
     ({'checkpoint.best': 'fid'}, 'set eval.every'),
     ({'eval.every': 2}, 'eval.reference is empty'),

@@ -10,21 +10,37 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from pixeldit_jax.typing import Array, BFloat16, Float, Int, PyTree, UInt32
+
 
 def scale_by_adam(
-  b1: float, b2: float, eps: float
+  b1: float, b2: float, eps: float, dtype: str = 'float32'
 ) -> optax.GradientTransformationExtraArgs:
   """Gradients to Adam's directions, with the state of `optax.scale_by_adam`.
 
   `update(..., finite=False)` changes no moment, whatever the gradients are.
+
+  Args:
+    b1, b2: decay of the mean of gradients, and of their squares.
+    eps: added to the root.
+    dtype: of the moments. In bfloat16 they are rounded up or down at random,
+      so that they are right in the mean: a step changes the mean of squares by
+      1 - b2, mostly less than half of what bfloat16 tells apart, and rounded to
+      the nearest it would never fall. What is random depends on the count
+      alone, so that a run goes on as if it had not been stopped.
   """
-  like = optax.scale_by_adam(b1, b2, eps)
+  rounded = jnp.dtype(dtype) != jnp.float32
+
+  def init(weights):
+    zeros = [jax.tree.map(lambda w: jnp.zeros_like(w, dtype), weights)] * 2
+    return optax.ScaleByAdamState(jnp.zeros([], jnp.int32), *zeros)
 
   def update(gradients, state, weights=None, *, finite=True, **more):
     del weights, more
     count = jnp.where(finite, state.count + 1, state.count)
 
     def average(old, new, b):
+      old = old.astype(jnp.float32)
       return jnp.where(finite, b * old + (1 - b) * new, old)
 
     mu = jax.tree.map(lambda m, g: average(m, g, b1), state.mu, gradients)
@@ -34,9 +50,37 @@ def scale_by_adam(
     directions = jax.tree.map(
       lambda m, n: (unbias1 * m) / (jnp.sqrt(unbias2 * n) + eps), mu, nu
     )
+    if rounded:
+      noise = _noise(mu, count)
+      mu = jax.tree.map(lambda m, bits: _round(m, bits & 0xFFFF), mu, noise)
+      nu = jax.tree.map(lambda n, bits: _round(n, bits >> 16), nu, noise)
     return directions, optax.ScaleByAdamState(count, mu, nu)
 
-  return optax.GradientTransformationExtraArgs(like.init, update)
+  return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _noise(tree: PyTree, count: Int[Array, '']) -> PyTree:
+  """32 random bits for each number of a tree."""
+  leaves, treedef = jax.tree.flatten(tree)
+  key = jax.random.fold_in(jax.random.key(0), count)
+  keys = jax.random.split(key, len(leaves))
+  bits = [jax.random.bits(k, a.shape) for k, a in zip(keys, leaves)]
+  return jax.tree.unflatten(treedef, bits)
+
+
+def _round(
+  x: Float[Array, '...'], noise: UInt32[Array, '...']
+) -> BFloat16[Array, '...']:
+  """One of the two neighbours in bfloat16, the nearer one more often.
+
+  Args:
+    x: float32, finite.
+    noise: even below 2**16, the bits of float32 that bfloat16 lacks. A number
+      that is in bfloat16 already stays as it is.
+  """
+  bits = jax.lax.bitcast_convert_type(x, jnp.uint32) + noise
+  upper = (bits >> 16).astype(jnp.uint16)
+  return jax.lax.bitcast_convert_type(upper, jnp.bfloat16)
 
 
 def clip_by_global_norm(most: float) -> optax.GradientTransformationExtraArgs:

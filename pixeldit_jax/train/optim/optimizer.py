@@ -67,7 +67,7 @@ def make_optimizer(
     )
     rule = _if_finite(muon)
   else:
-    rule = scale_by_adam(o.beta1, o.beta2, o.eps)
+    rule = scale_by_adam(o.beta1, o.beta2, o.eps, o.moments)
   tx = optax.chain(
     clip_by_global_norm(o.clip_norm),
     # A chain of its own, as optax.adamw is: checkpoints keep their names.
