@@ -20,7 +20,7 @@ DECODERS = ('pit_blocks', 'deco', 'nerf_field', 'linear')
 PREDICTIONS = ('velocity', 'image', 'noise')
 INIT = ('uniform', 'xavier', 'narrow')
 DTYPES = ('float32', 'bfloat16')
-REMAT = ('none', 'matmuls', 'full')
+REMAT = ('none', 'matmuls', 'full', 'offload')
 ATTENTION = ('auto', 'plain', 'xla', 'blockwise', 'splash', 'flash', 'cudnn')
 
 # The least value of each integer, and the words that a text may be.
@@ -169,7 +169,8 @@ class ModelConfig:
       unrolled (faster on CPU). The weights are stacked either way.
     patch_remat: what the backward pass of the patch path keeps: everything
       ('none'), results of matrix products and of attention over long
-      sequences ('matmuls'), only block inputs ('full').
+      sequences ('matmuls'), only block inputs ('full'), or those in the memory
+      of the host ('offload').
     pixel_remat: the same for the pixel path.
     lora_rank: of adapters of the linear layers of all blocks, which alone are
       trained (`model.lora`); 0 has none. `config.lora.rank`.

@@ -5,10 +5,12 @@ from collections.abc import Callable, Collection, Sequence
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 
 from pixeldit_jax.model.kernels import RESIDUALS
 from pixeldit_jax.typing import PyTree
 
+_BLOCK_INPUT = 'block_input'
 _policies = jax.checkpoint_policies
 REMAT_POLICIES = {
   'matmuls': _policies.save_from_both_policies(
@@ -16,6 +18,12 @@ REMAT_POLICIES = {
     _policies.save_only_these_names(RESIDUALS),
   ),
   'full': _policies.nothing_saveable,
+  'offload': _policies.save_and_offload_only_these_names(
+    names_which_can_be_saved=[],
+    names_which_can_be_offloaded=[_BLOCK_INPUT],
+    offload_src='device',
+    offload_dst='pinned_host',
+  ),
 }
 
 
@@ -51,7 +59,7 @@ def run_blocks(
     x: input of the first block, an array or several.
     conditions: the same for every block.
     scan: one loop (True), or unrolled.
-    remat: 'none', 'matmuls' or 'full'.
+    remat: 'none', 'matmuls', 'full' or 'offload'.
     each: more arguments, with a first axis of blocks.
 
   Returns:
@@ -62,6 +70,7 @@ def run_blocks(
 
   def body(x, layer):
     weights, each = layer
+    x = jax.tree.map(lambda a: checkpoint_name(a, _BLOCK_INPUT), x)
     x = nnx.merge(graphdef, weights)(x, *conditions, *each)
     return x, x
 

@@ -172,7 +172,10 @@ def test_every_ablation_starts_at_zero_and_uses_every_weight(overrides):
 @pytest.mark.slow
 @pytest.mark.parametrize(
   'scan, remat',
-  [(True, 'matmuls'), (True, 'full'), (False, 'none'), (False, 'full')],
+  [
+    *((True, remat) for remat in ('matmuls', 'full', 'offload')),
+    *((False, remat) for remat in ('none', 'full', 'offload')),
+  ],
 )
 def test_scan_and_remat_change_no_gradient(assert_close, scan, remat):
   change = dict(scan=scan, patch_remat=remat, pixel_remat=remat)
