@@ -23,25 +23,29 @@ class Chip(NamedTuple):
     hbm_rate: bytes a second from and to memory.
     interconnect_rate: bytes a second that all links receive together, half of
       the bidirectional figure.
+    network_rate: bytes a second over the network that joins slices; 0 where
+      it is not published.
   """
 
   flops: float
   hbm: float
   hbm_rate: float
   interconnect_rate: float
+  network_rate: float = 0.0
 
 
 # By the start of the device's kind, the longer names first. A device is a chip,
 # except for TPU7x (Ironwood), where JAX has two devices for a chip with 2,307
-# TFLOP/s, 192 GiB, 7,380 GB/s and 600 GB/s of links in one direction.
+# TFLOP/s, 192 GiB, 7,380 GB/s, and 600 GB/s of links in one direction. What is
+# published of the network between slices is in bits.
 CHIPS = {
   'TPU v4': Chip(275e12, 32 * 2**30, 1228e9, 300e9),
-  'TPU v5 lite': Chip(197e12, 16 * 2**30, 819e9, 200e9),
-  'TPU v5e': Chip(197e12, 16 * 2**30, 819e9, 200e9),
-  'TPU v5': Chip(459e12, 95 * 2**30, 2765e9, 600e9),  # v5p
-  'TPU v6 lite': Chip(918e12, 32 * 2**30, 1600e9, 400e9),
-  'TPU v6e': Chip(918e12, 32 * 2**30, 1600e9, 400e9),
-  'TPU7x': Chip(2307e12 / 2, 96 * 2**30, 7380e9 / 2, 600e9 / 2),
+  'TPU v5 lite': Chip(197e12, 16 * 2**30, 819e9, 200e9, 25e9 / 8),
+  'TPU v5e': Chip(197e12, 16 * 2**30, 819e9, 200e9, 25e9 / 8),
+  'TPU v5': Chip(459e12, 95 * 2**30, 2765e9, 600e9, 50e9 / 8),  # v5p
+  'TPU v6 lite': Chip(918e12, 32 * 2**30, 1600e9, 400e9, 100e9 / 8),
+  'TPU v6e': Chip(918e12, 32 * 2**30, 1600e9, 400e9, 100e9 / 8),
+  'TPU7x': Chip(2307e12 / 2, 96 * 2**30, 7380e9 / 2, 600e9 / 2, 100e9 / 16),
   'NVIDIA A100': Chip(312e12, 80e9, 2039e9, 300e9),
   'NVIDIA H100': Chip(989e12, 80e9, 3350e9, 450e9),
   'NVIDIA H200': Chip(989e12, 141e9, 4800e9, 450e9),

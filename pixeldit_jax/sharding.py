@@ -56,8 +56,7 @@ def make_mesh(config: Mapping, devices: Sequence | None = None) -> Mesh:
     devices: the devices to use, all by default.
 
   Raises:
-    UserError: unknown axes, or sizes whose product is not the device count, or
-      that do not fit the torus of a TPU slice.
+    UserError: unknown axes, or sizes whose product is not the device count.
   """
   devices = jax.devices() if devices is None else devices
   sizes = {k: v for k, v in config.items() if k not in ('rules', 'slices')}
@@ -77,26 +76,30 @@ def make_mesh(config: Mapping, devices: Sequence | None = None) -> Mesh:
       f'mesh slices={slices}, but the devices are of {found}: set '
       f'config.mesh.slices={found}.'
     )
-  if slices == 1:
-    try:
-      return jax.make_mesh(shape, MESH_AXES, axis_types=auto, devices=devices)
-    except NotImplementedError as error:
-      product = ', '.join(f'{a}={n}' for a, n in zip(MESH_AXES, shape) if n > 1)
-      raise UserError(
-        f'mesh {product} does not fit the torus of these TPUs, whose axes '
-        'make up those of a mesh: take sizes that are products of its own '
-        '(config.mesh).'
-      ) from error
-  data, *inner = shape
-  if data % slices:
+  if shape[0] % slices:
     raise UserError(
-      f'mesh data={data} does not divide over slices={slices}: the data axis '
-      'is the one that goes across slices.'
+      f'mesh data={shape[0]} does not divide over slices={slices}: the data '
+      'axis is the one that goes across slices.'
     )
-  grid = mesh_utils.create_hybrid_device_mesh(
-    (data // slices, *inner), (slices, 1, 1, 1), devices
-  )
+  try:
+    if slices == 1:
+      return jax.make_mesh(shape, MESH_AXES, axis_types=auto, devices=devices)
+    grid = _grid(shape, slices, devices)
+  except NotImplementedError:  # a mesh axis is a part of one of the torus
+    grid = _grid(shape, slices, devices, allow_split_physical_axes=True)
   return Mesh(grid, MESH_AXES, axis_types=auto)
+
+
+def _grid(
+  shape: Sequence[int], slices: int, devices: Sequence, **options: bool
+) -> np.ndarray:
+  """Devices by the axes of a mesh, the first of which goes across slices."""
+  if slices == 1:
+    return mesh_utils.create_device_mesh(shape, devices, **options)
+  data, *inner = shape
+  return mesh_utils.create_hybrid_device_mesh(
+    (data // slices, *inner), (slices, 1, 1, 1), devices, **options
+  )
 
 
 def _shape(sizes: Mapping[str, int], devices: int) -> list[int]:

@@ -10,6 +10,10 @@ collective of a group of n:
 | all-reduce         | both of these, of its array       |
 | all-to-all         | (n - 1) / n of the result         |
 | collective-permute | the result                        |
+
+What slices exchange goes through their hosts and the data center's network: the
+compiler leaves the sums among them to its runtime, and a chip of each slice
+sends and receives its share.
 """
 
 import math
@@ -39,7 +43,7 @@ class Collective(NamedTuple):
   Attributes:
     kind: one of `COLLECTIVES`.
     arrays: as 'bf16[768,2,2048]', the three longest names.
-    group: number of devices that exchange data.
+    group: number of devices, or of slices, that exchange data.
     elements: of the arrays that it gathers or reduces, not of one share.
     bytes: that one device receives in one run.
     times: runs in one call of the program.
@@ -206,6 +210,29 @@ def collectives(program: Program) -> list[Collective]:
       if before is None or visit.times < before.times:
         found[key] = _collective(kind, visit)
   return list(found.values())
+
+
+def between_slices(program: Program) -> list[Collective]:
+  """What a chip receives from the chips of other slices."""
+  found = []
+  for visit in program.visits():
+    attributes = visit.instruction.attributes
+    kind = re.search(r'_xla_megascale_transfer_type="(\w+)"', attributes)
+    if visit.instruction.opcode != 'recv' or not kind:
+      continue
+    slices = find(r'_xla_megascale_target="\{([\d,:]+)\}', attributes)
+    data = visit.instruction.result[0]
+    found.append(
+      Collective(
+        kind=kind[1].lower().replace('_', '-'),
+        arrays=str(data),
+        group=len(slices[1].split(',')),
+        elements=math.prod(data.shape),
+        bytes=data.bytes,
+        times=visit.times,
+      )
+    )
+  return found
 
 
 def _collective(kind: str, visit: Visit) -> Collective:

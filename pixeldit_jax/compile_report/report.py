@@ -13,6 +13,8 @@ from ml_collections import ConfigDict
 from pixeldit_jax.compile_report import memory_traffic
 from pixeldit_jax.compile_report.flops_and_collectives import (
   COLLECTIVES,
+  Collective,
+  between_slices,
   collectives,
 )
 from pixeldit_jax.compile_report.hlo_parser import Program
@@ -107,11 +109,14 @@ def read_program(
   flops = sum(w.times * w.flops for w in work)
   model_flops = _model_flops(config, what)
   received = sum(kind['bytes'] for kind in traffic.values())
-  times, chip = roofline(device, work, received), chip_of(device)
+  from_slices = _kind(between_slices(hlo), parameters)
+  times = roofline(device, work, received, from_slices['bytes'])
+  chip = chip_of(device)
   return dict(
     parameters=parameters,
     memory=_memory(compiled, device),
     collectives=traffic,
+    between_slices=from_slices,
     extra_flops=flops * devices / model_flops - 1,
     roofline=times,
     roofline_mfu=model_flops / (times['seconds'] * devices * chip.flops),
@@ -153,17 +158,21 @@ def _traffic(hlo: Program, parameters: int) -> dict[str, dict]:
   and scatters its gradient once, which makes 3.
   """
   found = collectives(hlo)
-  kinds = {}
-  for kind in COLLECTIVES:
-    of_kind = [c for c in found if c.kind == kind]
-    largest = sorted(of_kind, key=lambda c: -c.bytes * c.times)[:5]
-    kinds[kind] = dict(
-      runs=sum(c.times for c in of_kind),
-      bytes=sum(c.bytes * c.times for c in of_kind),
-      per_parameter=sum(c.elements * c.times for c in of_kind) / parameters,
-      largest=[f'{c.times} x {c.arrays} of {c.group}' for c in largest],
-    )
-  return kinds
+  return {
+    kind: _kind([c for c in found if c.kind == kind], parameters)
+    for kind in COLLECTIVES
+  }
+
+
+def _kind(found: list[Collective], parameters: int) -> dict:
+  """Sums over collectives of one kind, and the largest of them."""
+  largest = sorted(found, key=lambda c: -c.bytes * c.times)[:5]
+  return dict(
+    runs=sum(c.times for c in found),
+    bytes=sum(c.bytes * c.times for c in found),
+    per_parameter=sum(c.elements * c.times for c in found) / parameters,
+    largest=[f'{c.times} x {c.arrays} of {c.group}' for c in largest],
+  )
 
 
 def replicated(arguments: PyTree) -> list[str]:
@@ -218,7 +227,8 @@ def describe(report: dict) -> list[str]:
   ]
   for name in ('arguments', 'outputs', 'aliased', 'temporaries', 'code'):
     lines.append(f'  {name:16} {memory[name] / 1e9:.3f} GB')
-  for kind, moved in r['collectives'].items():
+  all_moved = r['collectives'] | {'between slices': r['between_slices']}
+  for kind, moved in all_moved.items():
     lines.append(
       f'{kind:18} {moved["bytes"] / 1e9:.3f} GB a chip in {moved["runs"]}, '
       f'{moved["per_parameter"]:.2f} times the parameters'
@@ -229,7 +239,8 @@ def describe(report: dict) -> list[str]:
     'padded, or of a teacher',
     f'at least           {times["seconds"] * 1e3:.1f} ms: compute '
     f'{times["compute"] * 1e3:.1f}, HBM {times["hbm"] * 1e3:.1f}, '
-    f'interconnect {times["interconnect"] * 1e3:.1f}',
+    f'interconnect {times["interconnect"] * 1e3:.1f}, network between slices '
+    f'{times["network"] * 1e3:.1f}',
     f'that is an MFU of  {r["roofline_mfu"]:.1%} at most',
     f'chip               {r["chip"]}',
   ]

@@ -9,7 +9,10 @@ from pixeldit_jax.hardware import chip_of
 
 
 def roofline(
-  device: jax.Device, work: Iterable[Work], received: float
+  device: jax.Device,
+  work: Iterable[Work],
+  received: float,
+  from_slices: float = 0.0,
 ) -> dict[str, float]:
   """Seconds that a program takes at the full rates of a chip.
 
@@ -20,11 +23,12 @@ def roofline(
   Args:
     device: of the kind that runs the program.
     work: of all instructions of one device.
-    received: bytes that reach one device from others.
+    received: bytes that reach one device from others of its slice.
+    from_slices: bytes that reach it from other slices.
 
   Returns:
-    'compute', 'hbm' and 'interconnect', the seconds that each is busy, and
-    'seconds', the lower bound of one call.
+    'compute', 'hbm', 'interconnect' and 'network', the seconds that each is
+    busy, and 'seconds', the lower bound of one call.
 
   Raises:
     UserError: a chip whose rates are not known.
@@ -38,9 +42,11 @@ def roofline(
     if not w.is_async:
       in_order += max(computing, moving)
   interconnect = received / chip.interconnect_rate
+  network = from_slices / chip.network_rate if chip.network_rate else 0.0
   return dict(
     compute=compute,
     hbm=hbm,
     interconnect=interconnect,
-    seconds=max(in_order, hbm, interconnect),
+    network=network,
+    seconds=max(in_order, hbm, interconnect, network),
   )

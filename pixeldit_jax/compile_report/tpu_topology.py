@@ -120,7 +120,9 @@ def make_topology(name: str, slices: int = 1) -> list[jax.Device]:
   os.environ.setdefault('ALLOW_MULTIPLE_LIBTPU_LOAD', '1')
   from jax.experimental import topologies
 
-  more = {'num_slices': slices} if slices > 1 else {}
+  more: dict[str, Any] = {'num_slices': slices} if slices > 1 else {}
+  if name.startswith('v4:'):  # whose devices would be the two cores of a chip
+    more['chip_config_name'] = 'megacore'
   try:
     return topologies.get_topology_desc(
       name, platform='tpu', wrap=_wrapped_axes(name), **more

@@ -16,7 +16,8 @@ from pixeldit_jax.compile_report.tpu_topology import (
   make_topology,
   summarize_exhausted,
 )
-from pixeldit_jax.config import get_config
+from pixeldit_jax.config import get_config, make_debug
+from pixeldit_jax.hardware import chip_of
 
 
 def xl_of_two_blocks():
@@ -67,13 +68,50 @@ def test_shares_of_whole_tiles_are_gathered_and_scattered():
   assert moved['all-reduce'] < 0.4
 
 
-def test_a_mesh_off_the_torus_and_an_unknown_slice_are_refused():
+@pytest.mark.parametrize(
+  'topology, slices, mesh, kind',
+  [
+    ('v4:2x2x2', 1, dict(fsdp=8), 'TPU v4'),
+    ('v5p:4x4x4', 1, dict(fsdp=32, tensor=2), 'TPU v5'),
+    ('v6e:8x8', 1, dict(data=16, fsdp=4), 'TPU v6 lite'),
+    ('tpu7x:2x2x1', 1, dict(fsdp=8), 'TPU7x'),  # two devices a chip
+    ('v5e:4x4', 2, dict(data=4, fsdp=8), 'TPU v5 lite'),
+    ('v6e:8x8', 2, dict(data=32, fsdp=4), 'TPU v6 lite'),
+  ],
+)
+def test_meshes_are_made_of_all_kinds_and_of_parts_of_a_torus(
+  topology, slices, mesh, kind
+):
   pytest.importorskip('libtpu')
-  devices = make_topology('v5p:4x4x4')
-  with pytest.raises(ValueError, match='torus'):
-    sharding.make_mesh({'fsdp': 32, 'tensor': 2, 'slices': 1}, devices)
+  devices = make_topology(topology, slices)
+  made = sharding.make_mesh(dict(mesh, slices=slices), devices)
+  assert {k: n for k, n in made.shape.items() if n > 1} == mesh
+  assert devices[0].device_kind == kind and chip_of(devices[0]).flops
+  of_slice = made.devices.reshape(slices, -1)
+  for number, row in enumerate(of_slice):
+    assert {getattr(d, 'slice_index', 0) for d in row} == {number}
+
+
+def test_an_unknown_slice_is_refused():
+  pytest.importorskip('libtpu')
   with pytest.raises(ValueError, match='v5e:4x4'):
     make_topology('v9:1x1')
+
+
+def test_what_slices_exchange_is_told_apart():
+  """The gradients of a replica, a share of which each chip holds."""
+  pytest.importorskip('libtpu')
+  config = get_config()
+  make_debug(config)
+  config.mesh.update(data=2, fsdp=4, slices=2)
+  report = compile_report(config, 'v5e:2x2', 'train')
+  of_share = report['between_slices']['per_parameter']
+  assert 0.25 < of_share < 1  # small ones are not sharded, and padded
+  assert report['between_slices']['runs'] > 10
+  assert report['roofline']['network'] == pytest.approx(
+    report['between_slices']['bytes'] / (25e9 / 8)
+  )
+  assert any('between slices' in line for line in describe(report))
 
 
 @pytest.mark.slow

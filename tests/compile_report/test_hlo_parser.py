@@ -266,9 +266,11 @@ def test_instructions_take_their_time_one_after_the_other():
   copies = moves._replace(is_async=True)
   times = roofline(device, [computes, moves, copies], received=0)
   assert times == pytest.approx(
-    dict(compute=2e-3, hbm=6e-3, interconnect=0, seconds=6e-3)
+    dict(compute=2e-3, hbm=6e-3, interconnect=0, network=0, seconds=6e-3)
   )
   times = roofline(device, [computes, moves], received=0)
   assert times['seconds'] == pytest.approx(5e-3)
   times = roofline(device, [computes], received=200e9)
   assert times['seconds'] == times['interconnect'] == pytest.approx(1)
+  times = roofline(device, [computes], received=0, from_slices=25e9)
+  assert times['seconds'] == times['network'] == pytest.approx(8)

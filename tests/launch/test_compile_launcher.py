@@ -49,7 +49,9 @@ def test_a_row_of_the_table():
     memory=dict(peak=11.58e9),
     collectives=dict(gather=dict(per_parameter=2), sums=dict(per_parameter=1)),
     extra_flops=0.115,
-    roofline=dict(compute=0.104, hbm=0.1, interconnect=0.01, seconds=0.104),
+    roofline=dict(
+      compute=0.104, hbm=0.1, interconnect=0.01, network=0, seconds=0.104
+    ),
     roofline_mfu=0.62,
     seconds=dict(compile_cpu=98.4),
   )
