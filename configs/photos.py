@@ -21,7 +21,11 @@ def get_config(arg: str | None = None):
   )
   config.ema.decay = 0.998
   config.sampler.update(
-    steps=25, guidance=2.0, interval=(0.0, 1.0), batch_size=16
+    steps=25,
+    guidance=2.0,
+    interval=(0.0, 1.0),
+    shift_patches=True,
+    batch_size=16,
   )
   config.log.update(every=50)
   if options.debug:

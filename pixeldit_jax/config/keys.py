@@ -482,6 +482,13 @@ KEYS = (
     'steps that share the patch tokens of the first of them; 1 shares none',
   ),
   Key(
+    'sampler.shift_patches',
+    False,
+    '',
+    'each evaluation sees the image moved by less than a patch, as if its '
+    'edges met: what it errs at the borders of patches does not add up',
+  ),
+  Key(
     'sampler.weak',
     '',
     '',

@@ -34,7 +34,7 @@ JSON, TEXT, PLOT = 'sweep.json', 'sweep.txt', 'sweep.png'
 ROWS = 'sweep_samples.png'
 FACTORS = (
   *('guidance', 'interval', 'rule', 'steps', 'shift', 'solver'),
-  *('reuse_patch_tokens', 'ema'),
+  *('reuse_patch_tokens', 'shift_patches', 'ema'),
 )
 _SHOWN = 10  # images of each point
 _TRUTH = {'true': True, 'false': False}
@@ -81,7 +81,8 @@ def at_point(
         config.sampler.interval = (float(low), float(high))
       else:
         kind = type(config.sampler[name])
-        config.sampler[name] = kind(text)
+        value = _TRUTH[text.lower()] if kind is bool else kind(text)
+        config.sampler[name] = value
     except (ValueError, KeyError) as error:
       raise UserError(
         f'sweep {name}={text}: {name} takes no such value.'

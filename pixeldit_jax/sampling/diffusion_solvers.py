@@ -23,6 +23,7 @@ def check_solver(config: ConfigDict) -> None:
   """Raises UserError for a solver that a network does not draw with."""
   solver, model = config.sampler.solver, config.model
   _check_reuse(config)
+  _check_shift(config)
   if model.prediction == 'noise':
     known, what = OF_NOISE, "model.prediction='noise' (DiT)"
     respaced(linear_diffusion(), config.sampler.steps)
@@ -53,6 +54,19 @@ def _check_reuse(config: ConfigDict) -> None:
   else:
     return
   raise UserError(f'sampler.reuse_patch_tokens={every}: {why}; set it to 1.')
+
+
+def _check_shift(config: ConfigDict) -> None:
+  """Raises UserError for a way of sampling without movable patches."""
+  if not config.sampler.shift_patches:
+    return
+  if config.sampler.reuse_patch_tokens > 1:
+    why = 'tokens that several steps share (reuse_patch_tokens) do not move'
+  elif config.model.prediction == 'noise' or config.model.size_embed:
+    why = 'DiT and PixelFlow draw by no velocity from noise to image'
+  else:
+    return
+  raise UserError(f'sampler.shift_patches=True: {why}; set it to False.')
 
 
 def diffusion_solver(

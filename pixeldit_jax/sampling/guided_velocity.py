@@ -18,6 +18,7 @@ from pixeldit_jax.model.self_attention import weights_seen
 from pixeldit_jax.run_context import RunContext
 from pixeldit_jax.samplers.guidance import guide
 from pixeldit_jax.samplers.mean_flow import guided_average
+from pixeldit_jax.samplers.shifted_patches import on_shifted_patches
 from pixeldit_jax.samplers.stronger_guidance import get_rule
 from pixeldit_jax.sampling.weak_network import WeakNetwork
 from pixeldit_jax.typing import (
@@ -62,6 +63,23 @@ def guided_velocity(
   Raises:
     UserError: a network that has no such velocity.
   """
+  network = context, weights, condition, unconditional
+  velocity = _on_patches_at_rest(*network, guidance, encoder, weak)
+  if not context.config.sampler.shift_patches:
+    return velocity
+  return on_shifted_patches(velocity, context.config.model.patch_size)
+
+
+def _on_patches_at_rest(
+  context: RunContext,
+  weights: PyTree,
+  condition: Condition,
+  unconditional: TextCondition | None,
+  guidance: float | jax.Array,
+  encoder: Frozen | None,
+  weak: WeakNetwork | None,
+) -> Callable[..., jax.Array]:
+  """`guided_velocity` with the patches where the network has them."""
   options, model = context.config.sampler, context.config.model
   _check_prediction(model)
   if model.mean_flow == 'tokens' or options.solver == 'jump':

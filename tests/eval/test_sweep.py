@@ -29,10 +29,11 @@ def test_all_combinations_are_points():
   point = dict(ema='false', steps='7')
   context, raw = sweep.at_point(context, ref, point)
   assert context.config.sampler.steps == 7 and not raw.ema
-  point = dict(rule='projected', reuse_patch_tokens='2')
+  point = dict(rule='projected', reuse_patch_tokens='2', shift_patches='false')
   context, _ = sweep.at_point(context, ref, point)
   assert context.config.sampler.rule == 'projected'
   assert context.config.sampler.reuse_patch_tokens == 2
+  assert context.config.sampler.shift_patches is False
   assert sweep.parse_factors([]) == []
 
 
