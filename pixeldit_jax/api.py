@@ -364,6 +364,9 @@ class Model:
   ) -> Float[Array, 'B H W C']:
     """The velocity of noisy images, from noise at t=0 to data at t=1.
 
+    It is what samples follow: of a run with `sampler.shift_patches`, that of
+    images whose patches are moved.
+
     Args:
       x: noisy images; data are in [-1, 1].
       t: their times; one number where `guidance` is not 1.

@@ -58,34 +58,19 @@ def guided_velocity(
   Returns:
     A function of x, t and the time that decides about guidance, see `guide`.
     Of a network of average velocities that is given the scale, of x, t and the
-    end of a step, see `guided_average`.
+    end of a step, see `guided_average`. With `sampler.shift_patches` both are
+    of moved patches.
 
   Raises:
     UserError: a network that has no such velocity.
   """
-  network = context, weights, condition, unconditional
-  velocity = _on_patches_at_rest(*network, guidance, encoder, weak)
-  if not context.config.sampler.shift_patches:
-    return velocity
-  return on_shifted_patches(velocity, context.config.model.patch_size)
-
-
-def _on_patches_at_rest(
-  context: RunContext,
-  weights: PyTree,
-  condition: Condition,
-  unconditional: TextCondition | None,
-  guidance: float | jax.Array,
-  encoder: Frozen | None,
-  weak: WeakNetwork | None,
-) -> Callable[..., jax.Array]:
-  """`guided_velocity` with the patches where the network has them."""
   options, model = context.config.sampler, context.config.model
   _check_prediction(model)
   if model.mean_flow == 'tokens' or options.solver == 'jump':
     labels: Any = condition  # of a network of classes
     network = network_of(context, weights)
-    return guided_average(network, labels, guidance, tuple(options.interval))
+    average = guided_average(network, labels, guidance, tuple(options.interval))
+    return _on_patches(context.config, average)
 
   if options.reuse_patch_tokens > 1:
     raise UserError(
@@ -100,7 +85,16 @@ def _on_patches_at_rest(
   given = branches(
     context, weights, condition, unconditional, encoder, weak=weak
   )
-  return _guide(context.config, given, guidance)
+  return _on_patches(context.config, _guide(context.config, given, guidance))
+
+
+def _on_patches(
+  config: ConfigDict, velocity: Callable[..., jax.Array]
+) -> Callable[..., jax.Array]:
+  """The same on patches that are moved, if the sampler moves them."""
+  if not config.sampler.shift_patches:
+    return velocity
+  return on_shifted_patches(velocity, config.model.patch_size)
 
 
 def velocity_sharing_tokens(
