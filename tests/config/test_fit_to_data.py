@@ -88,6 +88,15 @@ def test_captions_are_read_while_training(tmp_path, caplog):
   assert config.checkpoint.best == 'held_out_loss' and config.eval.patience
 
 
+def test_named_folders_are_classes_though_there_are_captions(tmp_path, caplog):
+  for name in ('a', 'b'):
+    draw(tmp_path / name, 20)
+  (tmp_path / 'a' / '0.txt').write_text('a grey picture')
+  config = fitted(f'folder:{tmp_path}')
+  assert config.model.num_classes == 2 and not config.model.text_width
+  assert 'not used: the folders are the classes' in caplog.text
+
+
 def test_nothing_to_fit_to_is_one_line(tmp_path):
   with pytest.raises(UserError, match='data.source=FOLDER'):
     fit_to_data(photos.get_config(), set())
