@@ -103,7 +103,7 @@ def metric_rows(
   """The loss and the metrics of the last evaluation, and their heads."""
   last = {name: _last(r) for name, r in results.items()}
   found = dict.fromkeys(key for row in last.values() for key in row)
-  names = [key for key in found if not key.endswith('_std')]
+  names = [key for key in found if not key.endswith('_std') and _shown(key)]
   heads = ('network', 'loss', *(TITLES.get(key, key) for key in names))
   rows: Rows = [
     (
@@ -114,6 +114,11 @@ def metric_rows(
     for name, row in last.items()
   ]
   return heads, rows
+
+
+def _shown(key: str) -> bool:
+  """False for parts of the loss on held-out images."""
+  return not key.startswith(f'{metrics_table.HELD_OUT_LOSS}_')
 
 
 def run_rows(results: Mapping[str, Result]) -> Rows:
@@ -145,7 +150,7 @@ def curves(
     points = {'loss': [(float(x), float(y)) for x, y in result['loss']]}
     for step, metrics in result['metrics'].items():
       for key, value in metrics.items():
-        if not key.endswith(('_std', '_data')):
+        if not key.endswith(('_std', '_data')) and _shown(key):
           title = TITLES.get(key, key)
           points.setdefault(title, []).append((float(step), value))
     for title, line in points.items():

@@ -551,6 +551,14 @@ KEYS = (
   Key('eval.features', 'inception', FEATURE_NETWORKS, 'the feature network'),
   Key('eval.reference', '', '', 'as --reference of pixeldit evaluate'),
   Key('eval.weights', '', '', 'the file of the Inception network'),
+  Key(
+    'eval.captions',
+    'probe',
+    '',
+    'of a network of texts: what judges whether samples show their captions, a '
+    "folder with a CLIP of transformers, 'probe' (a ridge regression from "
+    "eval.features to the texts, fitted to images of the run), or ''",
+  ),
   Key('mesh.data', -1, '[-1, 1e6]', 'devices that are replicas; -1: the rest'),
   Key('mesh.fsdp', 1, '[-1, 1e6]', 'devices that split batch and weights'),
   Key('mesh.sequence', 1, '[-1, 1e6]', 'devices that split patches'),

@@ -16,7 +16,11 @@ from pixeldit_jax.config.keys import JUDGES, KEYS, STORED_FEATURES
 from pixeldit_jax.data import captions
 from pixeldit_jax.errors import UserError
 from pixeldit_jax.flow.stages import Stages
-from pixeldit_jax.metrics.table import HELD_OUT_LOSS, metrics_in_training
+from pixeldit_jax.metrics.table import (
+  HELD_OUT_LOSS,
+  OF_CAPTIONS,
+  metrics_in_training,
+)
 from pixeldit_jax.model.config import ModelConfig
 from pixeldit_jax.samplers.guidance import check_interval
 from pixeldit_jax.settings import flatten
@@ -320,6 +324,7 @@ def _check_best(config: ConfigDict) -> None:
   known = metrics_in_training(features)
   if config.model.text_width:
     known = [name for name in known if name != 'class_agreement']
+    known += OF_CAPTIONS if config.eval.captions and features != 'none' else ()
   if best not in known:
     raise UserError(
       f'checkpoint.best={best!r}: evaluations with eval.features={features!r} '

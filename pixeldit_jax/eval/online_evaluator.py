@@ -10,6 +10,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from pixeldit_jax.data.source import Source
+from pixeldit_jax.eval.caption_judge import JUDGED, make_judge, measure
 from pixeldit_jax.eval.evaluation_conditions import EvaluationConditions
 from pixeldit_jax.eval.reference import Reference
 from pixeldit_jax.eval.report import evaluate
@@ -29,7 +30,8 @@ _BYTES = 4096  # for the metrics of the first process
 class OnlineEvaluator:
   """An `Evaluator` of `config.eval.samples` images, which are not kept.
 
-  Distances, Inception Score and class agreement, whichever the network gives.
+  Distances, Inception Score and class agreement, whichever the network gives;
+  of a network of texts how well samples choose their captions.
 
   Attributes:
     every: steps between two evaluations.
@@ -57,6 +59,7 @@ class OnlineEvaluator:
     self._indices = np.arange(config.eval.samples)
     self._conditions = EvaluationConditions(config, source)
     self._labels = self._conditions.labels(self._indices)
+    self._judge = make_judge(config, network, self._conditions)
     patch = config.model.patch_size
     self._patch, _, _ = context.image_shape(patch, patch)
     self._shown = config.log.samples
@@ -88,11 +91,14 @@ class OnlineEvaluator:
         check_stop()
       return {}, None
     first: list[np.ndarray] = []
+    embedded: list[np.ndarray] = []
 
     def keep_first(batches):
       for images in batches:
         if sum(map(len, first)) < self._shown:
           first.append(images)
+        if self._judge and sum(map(len, embedded)) < JUDGED:
+          embedded.append(self._judge.embed(images))
         yield images
         check_stop()
 
@@ -107,7 +113,11 @@ class OnlineEvaluator:
       labels=self._labels,
       patch=self._patch,
     )
-    return result['metrics'], np.concatenate(first)[: self._shown]
+    metrics = result['metrics']
+    if self._judge:
+      judged = np.concatenate(embedded)[:JUDGED]
+      metrics |= measure(self._judge, judged, self._conditions)
+    return metrics, np.concatenate(first)[: self._shown]
 
   def _sample(
     self, ema_params: PyTree

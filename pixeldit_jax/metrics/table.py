@@ -52,7 +52,9 @@ METRICS = (
     training=('inception', 'efficientnet_lite0', 'digits', 'none'),
   ),
 )
-TITLES = {
+# Of networks of texts, while they train; see `eval.captions`.
+OF_CAPTIONS = {'caption_rank': 'caption rank', 'caption_top1': 'caption first'}
+TITLES = OF_CAPTIONS | {
   name: title for metric in METRICS for name, title in metric.titles.items()
 }
 # Of the EMA, on images that are not trained on; another evaluator gives it.
