@@ -177,7 +177,9 @@ class Record:
     self.eval_metrics[step] = {k: float(v) for k, v in metrics.items()}
     workdir.add_evaluation(self._folder, step, metrics)
     best = self._config.checkpoint.best
-    if best and metrics and best not in metrics:
+    # Evaluators have steps of their own: another may have given it.
+    known = any(best in found for found in self.eval_metrics.values())
+    if best and metrics and not known:
       log.warning(
         'checkpoint.best=%s is not among the metrics of this evaluation, so '
         'no checkpoint is kept for it: %s.',
