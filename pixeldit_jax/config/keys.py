@@ -390,6 +390,13 @@ KEYS = (
     ('constant', 'cosine', 'linear'),
     'of the rate after warmup',
   ),
+  Key(
+    'optimizer.rest_rate',
+    1.0,
+    '[0, 1]',
+    'factor of the rate for all but the weights of classes or texts: below 1 '
+    'new ones are learnt, and the rest changes little',
+  ),
   Key('optimizer.warmup_steps', 0, '[0, 1e9]', 'in which the rate rises'),
   Key(
     'optimizer.final_learning_rate',

@@ -20,6 +20,9 @@ from pixeldit_jax.train.optim.came import (
 from pixeldit_jax.train.optim.muon import scale_by_muon
 from pixeldit_jax.typing import Array, Int, PyTree
 
+# Parts of the network whose weights are of classes or texts.
+_OF_CONDITIONS = {'class_embed', 'text_embed', 'text'}
+
 
 def make_schedule(config: ConfigDict) -> optax.Schedule:
   """Linear warmup, then constant, cosine or linear down to the last step.
@@ -68,6 +71,7 @@ def make_optimizer(
     rule = _if_finite(muon)
   else:
     rule = scale_by_adam(o.beta1, o.beta2, o.eps, o.moments)
+  slower = () if o.rest_rate == 1 else (_scale_rest(o.rest_rate),)
   tx = optax.chain(
     clip_by_global_norm(o.clip_norm),
     # A chain of its own, as optax.adamw is: checkpoints keep their names.
@@ -75,6 +79,7 @@ def make_optimizer(
       rule,
       optax.add_decayed_weights(o.weight_decay, _decayed),
       _if_finite(optax.scale_by_learning_rate(make_schedule(context.config))),
+      *slower,
     ),
   )
   return _of_adapters(tx) if context.model.lora_rank else tx
@@ -96,6 +101,21 @@ def _of_adapters(
     return in_place_of_adapters(directions, gradients), state
 
   return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _scale_rest(factor: float) -> optax.GradientTransformation:
+  """A factor for all but what the network knows classes or texts by."""
+
+  def update(directions, weights):
+    del weights
+    return jax.tree_util.tree_map_with_path(
+      lambda path, d: (
+        d if _OF_CONDITIONS & {k.key for k in path} else factor * d
+      ),
+      directions,
+    )
+
+  return optax.stateless(update)
 
 
 def _if_finite(
