@@ -299,6 +299,12 @@ def _tell(
     if _on_cpu()
     else jax.devices()[0].device_kind,
   )
+  _warn(config, pictures)
+
+
+def _warn(config: ConfigDict, pictures: Pictures) -> None:
+  """Says what of the pictures may be against what was expected."""
+  count = len(pictures.source)
   side = config.data.resolution
   small = (pictures.sides.min(1) < side).mean()
   for is_so, words in (

@@ -66,7 +66,8 @@ def fit_probe(
 ) -> Probe:
   """The ridge regression whose error is lowest with each image left out."""
   mean, mean_text = features.mean(0), texts.mean(0)
-  x, y = np.float64(features - mean), np.float64(texts - mean_text)
+  x = (features - mean).astype(np.float64)
+  y = (texts - mean_text).astype(np.float64)
   values, vectors = np.linalg.eigh(x @ x.T)
   values = np.maximum(values, 0)
   rotated = vectors.T @ y
@@ -78,7 +79,7 @@ def fit_probe(
     if error < least:
       best, least = alpha, error
   assert best is not None
-  return Probe(mean, mean_text, np.float32(x.T @ best))
+  return Probe(mean, mean_text, (x.T @ best).astype(np.float32))
 
 
 def _unit(x: Float[np.ndarray, 'N T']) -> Float[np.ndarray, 'N T']:
