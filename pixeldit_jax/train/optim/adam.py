@@ -32,8 +32,10 @@ def scale_by_adam(
   rounded = jnp.dtype(dtype) != jnp.float32
 
   def init(weights):
-    zeros = [jax.tree.map(lambda w: jnp.zeros_like(w, dtype), weights)] * 2
-    return optax.ScaleByAdamState(jnp.zeros([], jnp.int32), *zeros)
+    def zeros():
+      return jax.tree.map(lambda w: jnp.zeros_like(w, dtype), weights)
+
+    return optax.ScaleByAdamState(jnp.zeros([], jnp.int32), zeros(), zeros())
 
   def update(gradients, state, weights=None, *, finite=True, **more):
     del weights, more
