@@ -77,7 +77,7 @@ def fit(config: ConfigDict, workdir: str) -> None:
   if not (epath.Path(workdir) / 'config.json').is_file():
     fit_to_data(config, given.keys())
     return
-  config.update(run_config(workdir))
+  config.update(run_config(workdir).to_dict())
   if 'data.source' in given:
     given['data.source'] = specification(given['data.source'])
   config.update_from_flattened_dict(given)

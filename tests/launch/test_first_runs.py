@@ -58,6 +58,23 @@ def broken_files(folder: pathlib.Path) -> str:
   return '3 pictures cannot be read: left out'
 
 
+def train(folder: pathlib.Path, workdir: pathlib.Path, steps: int) -> str:
+  """What a run says, which has to succeed."""
+  run = subprocess.run(
+    [
+      *(sys.executable, 'launch/train.py', '--config=photos'),
+      *(f'--config.data.source={folder}', f'--workdir={workdir}'),
+      *(f'--config.model.{value}' for value in TINY),
+      *(f'--config.steps={steps}', '--config.optimizer.warmup_steps=1'),
+    ],
+    env=os.environ | {'PYTHONPATH': os.getcwd()},
+    capture_output=True,
+    text=True,
+  )
+  assert run.returncode == 0 and 'Traceback' not in run.stderr, run.stderr
+  return run.stderr + run.stdout
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
   'make',
@@ -67,18 +84,14 @@ def broken_files(folder: pathlib.Path) -> str:
 def test_a_first_run_ends_with_a_picture(tmp_path, make):
   folder, workdir = tmp_path / 'pictures', tmp_path / 'run'
   said = make(folder)
-  run = subprocess.run(
-    [
-      *(sys.executable, 'launch/train.py', '--config=photos'),
-      *(f'--config.data.source={folder}', f'--workdir={workdir}'),
-      *(f'--config.model.{value}' for value in TINY),
-      *('--config.steps=3', '--config.optimizer.warmup_steps=1'),
-    ],
-    env=os.environ | {'PYTHONPATH': os.getcwd()},
-    capture_output=True,
-    text=True,
-  )
-  assert run.returncode == 0 and 'Traceback' not in run.stderr, run.stderr
-  assert said in run.stderr + run.stdout
+  assert said in train(folder, workdir, steps=3)
   with Image.open(workdir / 'samples.png') as grid:
     assert min(grid.size) >= 16
+
+
+@pytest.mark.slow
+def test_the_same_command_goes_on(tmp_path):
+  folder, workdir = tmp_path / 'pictures', tmp_path / 'run'
+  classes(folder)
+  train(folder, workdir, steps=2)
+  assert 'Resuming from step 2' in train(folder, workdir, steps=3)
