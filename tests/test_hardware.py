@@ -25,7 +25,7 @@ def test_peak_of_one_device(kind, peak):
 def test_a_chip_has_its_memory_and_rates():
   device = types.SimpleNamespace(device_kind='TPU v5p')
   chip = hardware.chip_of(device)
-  assert chip == (459e12, 95 * 2**30, 2765e9, 600e9)
+  assert chip == (459e12, 95 * 2**30, 2765e9, 600e9, 6.25e9)
 
 
 def test_an_unknown_device_has_no_peak():
