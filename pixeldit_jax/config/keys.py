@@ -493,7 +493,8 @@ KEYS = (
     False,
     '',
     'each evaluation sees the image moved by less than a patch, as if its '
-    'edges met: what it errs at the borders of patches does not add up',
+    'edges met: what it errs at the borders of patches does not add up. Not '
+    'for networks that know one place for things',
   ),
   Key(
     'sampler.weak',

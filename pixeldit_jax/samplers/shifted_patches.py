@@ -4,6 +4,9 @@ A young network errs by a patch at a time. As the patches are the same in each
 step, what it errs by adds up to a grid. Cycle spinning (Coifman and Donoho
 1995, Translation-invariant de-noising) is the mean over moved grids; here each
 evaluation of a solver takes another one, which costs nothing.
+
+It asks of a network that it draws things anywhere: one that has seen them in one
+place alone, as centred digits, draws them in several at once.
 """
 
 from collections.abc import Callable
