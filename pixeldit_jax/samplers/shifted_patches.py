@@ -5,8 +5,8 @@ step, what it errs by adds up to a grid. Cycle spinning (Coifman and Donoho
 1995, Translation-invariant de-noising) is the mean over moved grids; here each
 evaluation of a solver takes another one, which costs nothing.
 
-It asks of a network that it draws things anywhere: one that has seen them in one
-place alone, as centred digits, draws them in several at once.
+It asks of a network that it draws things anywhere: one that has seen them in
+one place, as centred digits, draws them in several at once.
 """
 
 from collections.abc import Callable
