@@ -7,13 +7,14 @@ it knows what the features of the evaluation tell apart, and no more.
 import functools
 import logging
 import os
+from collections.abc import Iterator
 from typing import Any, Protocol
 
 import numpy as np
 from ml_collections import ConfigDict
 
 from pixeldit_jax.data.source import Source
-from pixeldit_jax.data.transforms import crop, decode
+from pixeldit_jax.data.transforms import BadExample, crop, decode
 from pixeldit_jax.errors import MissingFileError, MissingPackageError
 from pixeldit_jax.eval.evaluation_conditions import EvaluationConditions
 from pixeldit_jax.metrics.caption_rank import Probe, caption_ranks, fit_probe
@@ -102,20 +103,25 @@ class _FittedProbe:
     count = min(_FITTED, len(source))
     indices = np.arange(count) * len(source) // count
     log.info('Fitting a probe of captions to %d images', count)
-    pictures, _ = examples_of(source)
-    features = [
-      self.embed(self._pictures(pictures, indices[start : start + _BATCH]))
-      for start in range(0, count, _BATCH)
-    ]
+    read: list[int] = []
+    images = self._images(examples_of(source)[0], indices.tolist(), read)
+    features = [f.pooled for f in self._network.extract(images)]
     conditions = EvaluationConditions(self._config, source)
-    return fit_probe(np.concatenate(features), _vectors(conditions, indices))
+    vectors = _vectors(conditions, np.array(read))
+    return fit_probe(np.concatenate(features), vectors)
 
-  def _pictures(
-    self, source: Source, indices: np.ndarray
-  ) -> UInt8[np.ndarray, 'B S S 3']:
+  def _images(
+    self, source: Source, indices: list[int], read: list[int]
+  ) -> Iterator[UInt8[np.ndarray, '1 S S 3']]:
+    """Yields those that can be read, whose indices are added to `read`."""
     side = self._config.data.resolution
-    images = (decode(source[int(i)]['image']) for i in indices)
-    return np.stack([crop(image, side, side) for image in images])
+    for index in indices:
+      try:
+        image = crop(decode(source[index]['image']), side, side)
+      except BadExample:
+        continue
+      read.append(index)
+      yield image[None]
 
 
 def _vectors(
@@ -137,7 +143,8 @@ class _Clip:
   """A CLIP in the form of `transformers`, from a folder."""
 
   def __init__(self, folder: str, conditions: EvaluationConditions):
-    if not os.path.isdir(os.path.expanduser(folder)):
+    path = os.path.expanduser(folder)
+    if not os.path.isdir(path):
       raise MissingFileError(
         f'eval.captions={folder!r}: no such folder; give one with a CLIP of '
         f'transformers, or {PROBE!r}.'
@@ -150,7 +157,6 @@ class _Clip:
         'eval.captions=FOLDER reads a CLIP by transformers and torch: pip '
         "install 'pixeldit_jax[torch,transformers]'."
       ) from error
-    path = os.path.expanduser(folder)
     self._torch, self._conditions = torch, conditions
     self._model = transformers.CLIPModel.from_pretrained(path).eval()
     self._read = transformers.CLIPImageProcessor.from_pretrained(path)
