@@ -494,7 +494,7 @@ KEYS = (
     '',
     'each evaluation sees the image moved by less than a patch, as if its '
     'edges met: what it errs at the borders of patches does not add up. Not '
-    'for networks that know one place for things',
+    'for networks that know one position for things',
   ),
   Key(
     'sampler.weak',

@@ -27,7 +27,7 @@ from pixeldit_jax.train.inputs import examples_of, open_held_out
 from pixeldit_jax.typing import Array, Condition, Float, PyTree, TextCondition
 
 _TIMES = 8  # of each image, at even distances
-_PARTS = 4  # of the way from noise to data, whose losses are told apart
+_PARTS = 4  # of the way from noise to data, each with a loss
 
 
 class HeldOutEvaluator:

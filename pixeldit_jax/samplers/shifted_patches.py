@@ -6,7 +6,7 @@ step, what it errs by adds up to a grid. Cycle spinning (Coifman and Donoho
 evaluation of a solver takes another one, which costs nothing.
 
 It asks of a network that it draws things anywhere: one that has seen them in
-one place, as centred digits, draws them in several at once.
+one position, as centred digits, draws them at several at once.
 """
 
 from collections.abc import Callable
@@ -20,8 +20,8 @@ def on_shifted_patches(
 ) -> Callable[..., jax.Array]:
   """A velocity of images that are moved by less than a patch, and back.
 
-  What leaves at one edge enters at the other. How far is decided by the time
-  alone, so that images depend on no others, and on no batch.
+  What leaves at one edge enters at the other. How far depends on the time only,
+  so that images depend on no others, and on no batch.
 
   Args:
     velocity: f(x, t, ...) of images [B, H, W, C].

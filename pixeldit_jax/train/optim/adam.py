@@ -27,7 +27,7 @@ def scale_by_adam(
       so that they are right in the mean: a step changes the mean of squares by
       1 - b2, mostly less than half of what bfloat16 tells apart, and rounded to
       the nearest it would never fall. What is random depends on the count
-      alone, so that a run goes on as if it had not been stopped.
+      only, so that a run goes on as if it had not been stopped.
   """
   rounded = jnp.dtype(dtype) != jnp.float32
 
