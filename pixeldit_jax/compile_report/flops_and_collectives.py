@@ -47,6 +47,8 @@ class Collective(NamedTuple):
     elements: of the arrays that it gathers or reduces, not of one share.
     bytes: that one device receives in one run.
     times: runs in one call of the program.
+    overlaps: the compiler has placed other work meanwhile: it is started and
+      awaited later, or fused in parts into products.
   """
 
   kind: str
@@ -55,6 +57,7 @@ class Collective(NamedTuple):
   elements: int
   bytes: float
   times: int
+  overlaps: bool
 
 
 def flops_of(
@@ -230,6 +233,7 @@ def between_slices(program: Program) -> list[Collective]:
         elements=math.prod(data.shape),
         bytes=data.bytes,
         times=visit.times,
+        overlaps=True,
       )
     )
   return found
@@ -241,7 +245,8 @@ def _collective(kind: str, visit: Visit) -> Collective:
   if instruction.opcode in ('all-gather-start', 'collective-permute-start'):
     buffers = buffers[1:2]  # the first is the operand
   group = group_size(instruction.attributes)
-  if visit.computation.name.startswith('all-reduce-scatter'):
+  is_scatter = visit.computation.name.startswith('all-reduce-scatter')
+  if is_scatter:
     kind = 'reduce-scatter'
   elements = sum(math.prod(b.shape) for b in buffers)
   size = sum(b.bytes for b in buffers)
@@ -251,7 +256,13 @@ def _collective(kind: str, visit: Visit) -> Collective:
   twice = 2 if kind == 'all-reduce' else 1
   arrays = ' '.join(sorted(map(str, buffers), key=len, reverse=True)[:3])
   return Collective(
-    kind, arrays, group, elements, twice * share * size, visit.times
+    kind,
+    arrays,
+    group,
+    elements,
+    bytes=twice * share * size,
+    times=visit.times,
+    overlaps=visit.is_async or visit.is_fused and not is_scatter,
   )
 
 

@@ -154,7 +154,7 @@ class Program:
           if listed
           else _CALLED.findall(attributes)
         )
-      elif opcode in ('fusion', 'call', 'async-start'):
+      elif opcode in ('fusion', 'call', 'call-start', 'async-start'):
         called = _CALLED.findall(attributes)
         fused = fused or opcode == 'fusion'
       for inner in called:

@@ -23,7 +23,7 @@ from pixeldit_jax.compile_report.hlo_parser import (
 FREE = frozenset(
   'parameter constant tuple get-tuple-element bitcast while conditional call '
   'after-all partition-id replica-id opt-barrier async-start async-update '
-  'add-dependency iota'.split()
+  'call-start add-dependency iota'.split()
 )
 FREE_TARGETS = 'AllocateBuffer', 'ConcatBitcast'  # of custom calls
 _ALL = 2**62  # bytes: more than any buffer has
@@ -31,6 +31,9 @@ _ALL = 2**62  # bytes: more than any buffer has
 # or it is part of a collective, whose traffic is the interconnect's.
 _NO_READ = ('tuple', 'parameter', *COLLECTIVES)
 _SLICES = ('dynamic-slice', 'slice', 'gather')
+# Of a fusion that gives its only operand other tiles where it lies: a TPU7x
+# program has one before each slice and each update of stacked layers.
+_SAME_BYTES = 'output_to_operand_aliasing={{}: (0, {})}'
 
 
 class Work(NamedTuple):
@@ -163,7 +166,7 @@ def _read(
   """Bytes of a parameter that its users read, `_ALL` if one reads all."""
   total = 0
   for user in users.get(name, []):
-    if user.opcode == 'bitcast':
+    if user.opcode == 'bitcast' or _SAME_BYTES in user.attributes:
       total += _read(user.name, users, program)
     elif user.opcode == 'fusion':
       called = program.called(user)

@@ -170,6 +170,7 @@ def _kind(found: list[Collective], parameters: int) -> dict:
   return dict(
     runs=sum(c.times for c in found),
     bytes=sum(c.bytes * c.times for c in found),
+    overlapped=sum(c.bytes * c.times for c in found if c.overlaps),
     per_parameter=sum(c.elements * c.times for c in found) / parameters,
     largest=[f'{c.times} x {c.arrays} of {c.group}' for c in largest],
   )
@@ -231,7 +232,8 @@ def describe(report: dict) -> list[str]:
   for kind, moved in all_moved.items():
     lines.append(
       f'{kind:18} {moved["bytes"] / 1e9:.3f} GB a chip in {moved["runs"]}, '
-      f'{moved["per_parameter"]:.2f} times the parameters'
+      f'{moved["per_parameter"]:.2f} times the parameters, '
+      f'{moved["overlapped"] / 1e9:.3f} GB of it overlapped'
     )
     lines += [f'  {what}' for what in moved['largest']]
   lines += [

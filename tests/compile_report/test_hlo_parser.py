@@ -256,6 +256,50 @@ def test_what_allocates_or_waits_moves_nothing():
   assert count_bytes(Program(text)) == 32 * 2
 
 
+def test_other_tiles_of_a_stack_are_no_bytes():
+  """As a TPU7x program has them before it updates a row of a stack."""
+  text = """%tiles (p: bf16[12,64]) -> bf16[12,64] {
+  %p = bf16[12,64]{1,0:T(8,128)} parameter(0)
+  ROOT %c = bf16[12,64]{1,0:T(2,128)} copy(%p)
+}
+
+%update (s: bf16[12,64], x: bf16[1,64], i: s32[]) -> bf16[12,64] {
+  %s = bf16[12,64]{1,0:T(8,128)} parameter(0)
+  %t = bf16[12,64]{1,0:T(2,128)} fusion(%s), kind=kLoop, output_to_operand_aliasing={{}: (0, {})}, calls=%tiles
+  %x = bf16[1,64]{1,0} parameter(1)
+  %i = s32[] parameter(2)
+  %zero = s32[] constant(0)
+  ROOT %u = bf16[12,64]{1,0:T(8,128)} dynamic-update-slice(%t, %x, %i, %zero)
+}
+
+ENTRY %main (s: bf16[12,64], x: bf16[1,64], i: s32[]) -> bf16[12,64] {
+  %s = bf16[12,64]{1,0:T(8,128)} parameter(0)
+  %x = bf16[1,64]{1,0} parameter(1)
+  %i = s32[] parameter(2)
+  ROOT %f = bf16[12,64]{1,0:T(8,128)} fusion(%s, %x, %i), kind=kLoop, calls=%update
+}
+"""  # noqa: E501
+  assert count_bytes(Program(text)) == 2 * 64 * 2 + 4
+
+
+def test_collectives_of_another_thread_of_the_chip_count_and_overlap():
+  text = """%gather (p: bf16[8,64]) -> bf16[32,64] {
+  %p = bf16[8,64]{1,0} parameter(0)
+  ROOT %g = bf16[32,64]{1,0} all-gather(%p), channel_id=1, replica_groups=[4,4]<=[16], dimensions={0}
+}, execution_thread="sparsecore"
+
+ENTRY %main (a: bf16[8,64]) -> bf16[32,64] {
+  %a = bf16[8,64]{1,0} parameter(0)
+  %go = ((bf16[8,64]{1,0}), bf16[32,64]{1,0}, u32[]) call-start(%a), async_execution_thread="sparsecore", to_apply=%gather
+  %b = bf16[32,64]{1,0} call-done(%go)
+  ROOT %h = bf16[32,64]{1,0} all-gather(%a), channel_id=2, replica_groups=[4,4]<=[16], dimensions={0}
+}
+"""  # noqa: E501
+  first, second = collectives(Program(text))
+  assert first.bytes == second.bytes == 24 * 64 * 2
+  assert first.overlaps and not second.overlaps
+
+
 def test_instructions_take_their_time_one_after_the_other():
   """On a chip of 197 TFLOP/s and 819 GB/s, with copies meanwhile."""
   device = types.SimpleNamespace(device_kind='TPU v5 lite', platform='tpu')
