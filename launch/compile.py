@@ -11,8 +11,8 @@ rates allow; --json=FILE writes them too. Needs libtpu:
 pip install 'pixeldit_jax[tpu]'.
 
 In a clone, --table=launch/README.md instead compiles the rows of
-.ci/compile_table.py and writes their table into that file, between the marks it
-has for it. --rows=2,5 compiles only these and keeps the others.
+.ci/compile_table.py and writes their tables into that file, between its
+comments for them. --rows=2,5 compiles only these and keeps the others.
 """
 
 import json
@@ -39,8 +39,8 @@ _WHAT = flags.DEFINE_enum(
   'what', 'train', ['train', 'sample'], 'What to compile.'
 )
 _JSON = path_flag.define('json', None, 'File for the figures.')
-_TABLE = path_flag.define('table', None, 'File to write the table into.')
-_ROWS = flags.DEFINE_list('rows', [], 'Rows of the table to compile, from 1.')
+_TABLE = path_flag.define('table', None, 'File to write the tables into.')
+_ROWS = flags.DEFINE_list('rows', [], 'Rows of the tables to compile, from 1.')
 
 
 def main():
@@ -71,7 +71,7 @@ def main():
 
 
 def _write_table():
-  """Starts the maintainers' tool that compiles the rows of the table."""
+  """Starts the maintainers' tool that compiles the rows of the tables."""
   root = pathlib.Path(__file__).resolve().parents[1]
   tool = root / '.ci' / 'compile_table.py'
   if not tool.is_file():
