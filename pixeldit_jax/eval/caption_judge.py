@@ -31,7 +31,13 @@ _BATCH = 32
 
 
 class CaptionJudge(Protocol):
-  """Looks at samples batch by batch."""
+  """Looks at samples batch by batch.
+
+  Attributes:
+    sees_features: what it embeds is what the feature network gives.
+  """
+
+  sees_features: bool
 
   def embed(self, images: UInt8[np.ndarray, 'B H W 3']) -> np.ndarray:
     """A vector of each image."""
@@ -79,6 +85,8 @@ def measure(
 
 class _FittedProbe:
   """A probe, fitted when it is first needed."""
+
+  sees_features = True
 
   def __init__(
     self,
@@ -141,6 +149,8 @@ def _vectors(
 
 class _Clip:
   """A CLIP in the form of `transformers`, from a folder."""
+
+  sees_features = False
 
   def __init__(self, folder: str, conditions: EvaluationConditions):
     path = os.path.expanduser(folder)

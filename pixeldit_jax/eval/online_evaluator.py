@@ -1,5 +1,6 @@
 """Metrics of the EMA during training, with the same seeds and labels always."""
 
+import dataclasses
 import json
 import logging
 import math
@@ -92,19 +93,24 @@ class OnlineEvaluator:
       return {}, None
     first: list[np.ndarray] = []
     embedded: list[np.ndarray] = []
+    judge, network = self._judge, self._network
+    looks = judge if judge and not judge.sees_features else None
 
     def keep_first(batches):
       for images in batches:
         if sum(map(len, first)) < self._shown:
           first.append(images)
-        if self._judge and sum(map(len, embedded)) < JUDGED:
-          embedded.append(self._judge.embed(images))
+        if looks and sum(map(len, embedded)) < JUDGED:
+          embedded.append(looks.embed(images))
         yield images
         check_stop()
 
-    count, network = len(self._indices), self._network
-    keep = count if network.classify else 0
+    count = len(self._indices)
+    keep = count if network.classify or (judge and not looks) else 0
     samples = collect(keep_first(batches), network, count, keep=keep)
+    seen = np.concatenate(embedded) if looks else samples.features
+    if not network.classify:  # distances of features would be asked for
+      samples = dataclasses.replace(samples, features=None)
     result = evaluate(
       samples,
       reference,
@@ -114,9 +120,8 @@ class OnlineEvaluator:
       patch=self._patch,
     )
     metrics = result['metrics']
-    if self._judge:
-      judged = np.concatenate(embedded)[:JUDGED]
-      metrics |= measure(self._judge, judged, self._conditions)
+    if judge and seen is not None:
+      metrics |= measure(judge, seen[:JUDGED], self._conditions)
     return metrics, np.concatenate(first)[: self._shown]
 
   def _sample(

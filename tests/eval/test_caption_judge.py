@@ -2,13 +2,15 @@
 
 import json
 import sys
+import zlib
 
 import numpy as np
 import pytest
 
 from pixeldit_jax import config as defaults
-from pixeldit_jax.data.transforms import crop, decode
+from pixeldit_jax.data.transforms import BadExample, crop, decode
 from pixeldit_jax.errors import MissingFileError
+from pixeldit_jax.eval import caption_judge
 from pixeldit_jax.eval.caption_judge import make_judge, measure
 from pixeldit_jax.eval.evaluation_conditions import (
   EvaluationConditions,
@@ -63,6 +65,23 @@ def test_a_probe_knows_images_that_show_their_captions(
   others = np.random.default_rng(0).permutation(images)
   wrong = measure(judge, judge.embed(others), conditions)
   assert 0.4 < wrong['caption_rank'] < 0.6
+
+
+@pytest.mark.slow
+def test_a_probe_leaves_out_images_that_cannot_be_read(
+  config, captioned, digits, monkeypatch
+):
+  conditions, images = captioned
+
+  def decode_most(data, *args):
+    if zlib.crc32(data) % 4 == 0:
+      raise BadExample('cut short')
+    return decode(data, *args)
+
+  monkeypatch.setattr(caption_judge, 'decode', decode_most)
+  judge = make_judge(config, digits, conditions)
+  found = measure(judge, judge.embed(images), conditions)
+  assert found['caption_rank'] > 0.66
 
 
 def test_a_judge_is_of_texts_and_may_be_none(config, captioned, digits):
