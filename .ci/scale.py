@@ -71,7 +71,7 @@ def measure_tokens(tokens: int) -> Point:
 
 def measure_batch(batch: int) -> Point:
   """A step of so many images of 256 patches."""
-  return time_step(PATCH * 16, batch, 9 if batch < 32 else 3)
+  return time_step(PATCH * 16, batch, 9 if batch < 64 else 3)
 
 
 def time_step(side: int, batch: int, count: int) -> Point:
