@@ -33,7 +33,7 @@ def measure(
     the second over the first.
   """
   order = (bucket_order if options.buckets else square_order)(source, options)
-  load = ExampleLoader(source, options.seed)
+  load = ExampleLoader(source, options)
   positions = itertools.count()
 
   def decode():

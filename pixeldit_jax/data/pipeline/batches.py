@@ -66,7 +66,7 @@ def make_batches(
   if rows is None:
     rows = range(options.batch_size)
   make_order = bucket_order if options.buckets else square_order
-  load = ExampleLoader(source, options.seed, pick, options.crop)
+  load = ExampleLoader(source, options, pick)
 
   def stream_of(version: int) -> Stream:
     order = make_order(source, options, version)

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from pixeldit_jax.data import transforms
+from pixeldit_jax.data.pipeline.loader_options import LoaderOptions
 from pixeldit_jax.data.precomputed_arrays import LATENTS
 from pixeldit_jax.data.source import Example, Source
 from pixeldit_jax.errors import UserError
@@ -36,23 +37,21 @@ class ExampleLoader:
   def __init__(
     self,
     source: Source,
-    seed: int,
+    options: LoaderOptions,
     pick: Pick | None = None,
-    crop: float = 1.0,
   ):
     """Keeps the source.
 
     Args:
       source: examples by index.
-      seed: with the position, it decides the random numbers of `pick` and
-        the cuts.
+      options: the seed, with the position, decides the random numbers of
+        `pick` and the cuts.
       pick: see `batches.make_batches`.
-      crop: see `LoaderOptions`.
     """
     self._source = source
-    self._seed = seed
+    self._seed = options.seed
     self._pick = pick
-    self._crop = crop
+    self._crop = options.crop
     # Damage comes in stretches: the example taken instead is far away.
     self._stride = int(len(source) * 0.382) + 1
 
