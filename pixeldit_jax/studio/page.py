@@ -80,18 +80,22 @@ def _draw_tab(models: Models) -> None:
       chosen.append((other, first))
     elif other:
       chosen.append((name, first._replace(solver=other)))
+    outputs = {sides[1][0]: gr.update(visible=bool(other))}
     for _, gallery, command in sides:
-      yield {gallery: None, command: ''}
-    yield {sides[1][0]: gr.update(visible=bool(other))}
+      outputs |= {gallery: None, command: ''}
+    yield outputs
     for (one, how), (_, gallery, command) in zip(chosen, sides):
       work, line = draw_work(models[one], wanted, num, how)
       for text, images in watch(work):
         shown = [Image.fromarray(np.squeeze(image)) for image in images]
-        yield {
+        # All of them each time: to a slow browser, what the next one lacks may
+        # never come.
+        outputs |= {
           gallery: shown,
           command: line if text == 'done' else '',
           state: f'{one}, {how.solver}: {text}',
         }
+        yield outputs
 
   state = buttons[-1]
   _connect(buttons, draw, inputs, [*sides[0], *sides[1]])
@@ -143,15 +147,14 @@ def _edit_tab(models: Models) -> None:
       _mask(painted, picture.shape[:2]),
       *(wanted, source, method, strength, Sampling(*values), folder),
     )
-    yield {command: ''}
     before = _enlarged(picture)
     for text, images in watch(work):
       after = _enlarged(images[0]) if len(images) else before
       yield {
         slider: gr.update(visible=True, value=(before, after)),
+        command: line if text == 'done' else '',
         state: text,
       }
-    yield {command: line}
 
   state = buttons[-1]
   for changed in (upload.change, inputs[0].change):
