@@ -5,13 +5,14 @@ python .ci/compile_table.py launch/README.md 2 5  # these, from 1
 """
 
 import json
-import os
 import pathlib
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
+
+from pixeldit_jax import files
 
 LAUNCHER = pathlib.Path(__file__).resolve().parents[1] / 'launch' / 'compile.py'
 
@@ -20,7 +21,6 @@ NO_REPA = '--config.repa.weight=0'
 PLAIN_256 = [IMAGENET_256, NO_REPA]
 PLAIN_512 = ['--config=configs/imagenet512.py:size=XL', NO_REPA]
 KEPT = '--config.model.patch_remat=matmuls'
-STAGE_1 = ['--config=configs/t2i_512_stage1.py', KEPT]
 STAGE_3 = ['--config=configs/t2i_1024_stage3.py', KEPT]
 
 # Name, topology, batch, and the other flags of launch/compile.py.
@@ -168,13 +168,10 @@ CHIPS: list[Row] = [
 
 
 def network_line(row: Row, report: dict) -> list[str]:
-  """The cells of `NETWORKS_HEADER`."""
+  """The cells of the table of networks."""
   moved, times = report['collectives'], report['roofline']
   return [
-    row[0],
-    row[1],
-    _mesh(report),
-    str(row[2]),
+    *_recipe(row, report),
     '{patch}, {pixel}'.format(**report['remat']),
     _gigabytes(report['memory']['peak']),
     f'{sum(kind["per_parameter"] for kind in moved.values()):.2f}',
@@ -186,30 +183,32 @@ def network_line(row: Row, report: dict) -> list[str]:
 
 
 def chip_line(row: Row, report: dict) -> list[str]:
-  """The cells of `CHIPS_HEADER`."""
+  """The cells of the table of chips."""
   chip, times = report['chip'], report['roofline']
   kinds = report['collectives'].values()
   inside = sum(kind['bytes'] for kind in kinds)
   overlapped = sum(kind['overlapped'] for kind in kinds)
-  count = report['slices']
+  has_others = report['slices'] > 1
   return [
-    row[0],
-    f'{count} x {row[1]}' if count > 1 else row[1],
-    _mesh(report),
-    str(row[2]),
+    *_recipe(row, report),
     _gigabytes(report['memory']['peak']),
     f'{times["compute"] * chip["flops"] / 1e12:.1f}',
     f'{times["hbm"] * chip["hbm_rate"] / 1e9:.0f}',
     _gigabytes(inside),
     f'{overlapped / inside if inside else 0:.0%}',
-    _gigabytes(report['between_slices']['bytes']) if count > 1 else '',
+    _gigabytes(report['between_slices']['bytes']) if has_others else '',
     _least_time(times),
     f'{report["roofline_mfu"]:.0%}',
   ]
 
 
-def _mesh(report: dict) -> str:
-  return ', '.join(f'{axis} {n}' for axis, n in report['mesh'].items())
+def _recipe(row: Row, report: dict) -> list[str]:
+  """The cells that both tables begin with."""
+  name, topology, batch, _ = row
+  if report['slices'] > 1:
+    topology = f'{report["slices"]} x {topology}'
+  mesh = ', '.join(f'{axis} {n}' for axis, n in report['mesh'].items())
+  return [name, topology, mesh, str(batch)]
 
 
 def _gigabytes(count: float) -> str:
@@ -270,9 +269,8 @@ def write_tables(path: pathlib.Path, numbers: list[int]) -> None:
     lines[k] = f'| {" | ".join(cells)} |'
     rule = '|' + ' --- |' * (table.header.count('|') + 1)
     text = '\n'.join(['', f'| {table.header} |', rule, *lines, ''])
-    temporary = path.with_name(path.name + '.tmp')
-    temporary.write_text(head + text + tail)
-    os.replace(temporary, path)
+    with files.replacing(path) as temporary:
+      temporary.write_text(head + text + tail)
 
 
 def _split(path: pathlib.Path, table: Table) -> tuple[str, str, str]:

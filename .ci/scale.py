@@ -10,14 +10,12 @@ pin the tool to one core (taskset -c 1), then the two are equal on an idle one.
 """
 
 import concurrent.futures
-import json
 import math
 import multiprocessing
 import os
 import pathlib
 import resource
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -27,7 +25,6 @@ from typing import Any, NamedTuple
 from pixeldit_jax import files
 
 Point = dict[str, Any]
-LAUNCHER = pathlib.Path(__file__).resolve().parents[1] / 'launch' / 'compile.py'
 STORE = 'scale.json'
 
 # The small network: patches of 4, so that 512 pixels are 16,384 tokens.
@@ -216,26 +213,18 @@ def own_memory() -> int:
 
 def measure_devices(devices: int) -> Point:
   """The compiler's report of a B of two patch blocks, on chips of a v5e."""
+  os.environ.setdefault('JAX_PLATFORMS', 'cpu')  # no TPU is needed
+  from pixeldit_jax.configs import imagenet256
+
+  from pixeldit_jax.compile_report.report import compile_report
+
+  config = imagenet256.get_config('size=B')
+  config.repa.weight = 0.0
+  config.model.update(patch_depth=2, pixel_depth=0, patch_remat='none')
+  config.data.batch_size = CHIP_BATCH * devices
+  config.mesh.data = max(1, devices // 16)
   side = math.isqrt(devices)
-  with tempfile.TemporaryDirectory() as folder:
-    file = pathlib.Path(folder) / 'report.json'
-    command = [
-      sys.executable,
-      str(LAUNCHER),
-      '--config=configs/imagenet256.py:size=B',
-      '--config.repa.weight=0',
-      '--config.model.patch_depth=2',
-      '--config.model.pixel_depth=0',
-      '--config.model.patch_remat=none',
-      f'--config.data.batch_size={CHIP_BATCH * devices}',
-      f'--config.mesh.data={max(1, devices // 16)}',
-      f'--topology=v5e:{side}x{side}',
-      f'--json={file}',
-    ]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if not file.is_file():
-      sys.exit(f'{" ".join(command)}: {done.stderr[-2000:]}')
-    report = json.loads(file.read_text())
+  report = compile_report(config, f'v5e:{side}x{side}', 'train')
   return dict(
     roofline=report['roofline'],
     links_bytes=sum(kind['bytes'] for kind in report['collectives'].values()),
@@ -269,16 +258,14 @@ def draw_batch(axes: Any, points: list[Point]) -> None:
     label='CPU time of an image, the least',
   )
   axes.set(xlabel='images of a step', ylabel='ms an image')
-  axes.set(yscale='linear')
-  axes.margins(y=0.3)
-  axes.set_ylim(bottom=0)
+  _from_zero(axes)
 
 
 def draw_data(axes: Any, points: list[Point]) -> None:
   counts = [p['work'] for p in points]
   for name, key in (
     ('open the index', 'open_seconds'),
-    ('draw 1,000 places', 'draw_seconds'),
+    ('draw 1,000 indices', 'draw_seconds'),
     ('read these 1,000', 'read_seconds'),
   ):
     axes.plot(counts, [1e3 * p[key] for p in points], 'o-', label=name)
@@ -303,6 +290,11 @@ def draw_devices(axes: Any, points: list[Point]) -> None:
       label=name if name in PARTS else 'at least',
     )
   axes.set(xlabel='chips, 16 images each', ylabel='ms of a step')
+  _from_zero(axes)
+
+
+def _from_zero(axes: Any) -> None:
+  """A linear vertical axis, with room for the legend."""
   axes.set(yscale='linear')
   axes.margins(y=0.3)
   axes.set_ylim(bottom=0)

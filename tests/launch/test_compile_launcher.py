@@ -63,7 +63,7 @@ def test_rows_of_the_tables():
     chip=dict(flops=459e12, hbm_rate=2765e9),
   )
   row = 'XL', 'v5p:4x4x4', 2048, []
-  assert ' | '.join(tool['network_line'](row, report)) == (
+  assert ' | '.join(tool['network_line'](row, report | dict(slices=1))) == (
     'XL | v5p:4x4x4 | data 16, fsdp 4 | 2048 | matmuls, full | 11.58 | 3.00 '
     '| 11.5% | 104 ms (compute) | 62% | 98 s'
   )
