@@ -66,17 +66,16 @@ class ConvRelu(nnx.Module):
     # Without padding XLA takes 2.3 to 4.6 times as long on CPUs: a row and a
     # column of zeros, and what sees them is cut off.
     # findings/xla_cpu_convolution_without_padding_is_slow.sh
-    self.cut = padding == 'VALID'
+    self.valid = padding == 'VALID'
     self.conv = nnx.Conv(
       d_in,
       d_out,
       kernel,
       stride,
-      padding=[(0, 1), (0, 1)] if self.cut else padding,
+      padding=[(0, 1), (0, 1)] if self.valid else padding,
       precision=PRECISION,
       rngs=rngs,
     )
-    self.reach, self.stride = kernel[0] - stride, stride
 
   def __call__(self, x):
     return jax.nn.relu(self._convolve(x))
@@ -87,10 +86,11 @@ class ConvRelu(nnx.Module):
 
   def _convolve(self, x):
     out = self.conv(x)
-    if self.cut:
-      rows, columns = ((n - self.reach) // self.stride for n in x.shape[1:3])
-      out = out[:, :rows, :columns]
-    return out
+    if not self.valid:
+      return out
+    size, stride = self.conv.kernel_size[0], self.conv.strides
+    rows, columns = ((n - size) // stride + 1 for n in x.shape[1:3])
+    return out[:, :rows, :columns]
 
 
 def _neighbours(x, axis, combine, edge, stride=1, padded=True):
