@@ -31,8 +31,8 @@ _ALL = 2**62  # bytes: more than any buffer has
 # or it is part of a collective, whose traffic is the interconnect's.
 _NO_READ = ('tuple', 'parameter', *COLLECTIVES)
 _SLICES = ('dynamic-slice', 'slice', 'gather')
-# Of a fusion that gives its only operand other tiles where it lies: a TPU7x
-# program has one before each slice and each update of stacked layers.
+# Of a fusion that gives its only operand another tiled layout, moving nothing:
+# a TPU7x program has one before each slice and each update of stacked layers.
 _SAME_BYTES = 'output_to_operand_aliasing={{}: (0, {})}'
 
 
