@@ -177,6 +177,17 @@ def read_json(
   return parse_json(read_text(path), path, kind, form)
 
 
+def read_bytes(path: str | os.PathLike) -> bytes:
+  """Reads a file that another process may replace: all of one moment.
+
+  Raises:
+    FileNotFoundError: it is absent.
+  """
+  if buckets.is_bucket(path):
+    return buckets.read_bytes(path)
+  return epath.Path(path).read_bytes()
+
+
 def read_text(path: str | os.PathLike, encoding: str = 'utf-8') -> str:
   """Reads a file of text.
 
@@ -185,7 +196,7 @@ def read_text(path: str | os.PathLike, encoding: str = 'utf-8') -> str:
     UserError: its bytes are no text in this encoding.
   """
   try:
-    return epath.Path(path).read_bytes().decode(encoding)
+    return read_bytes(path).decode(encoding)
   except UnicodeDecodeError as error:
     raise UserError(
       f'{path} is no text in UTF-8 ({error.reason} at byte {error.start}): '

@@ -7,6 +7,7 @@ which keeps the files of others, and makes a lock of an `Object`.
 """
 
 import concurrent.futures
+import errno
 import functools
 import os
 import pathlib
@@ -110,6 +111,22 @@ def below(path: str | os.PathLike) -> list[StoredObject]:
     if found.name == name or found.name.startswith(f'{name}/')
     if not found.name.endswith('/')  # what consoles make to show a folder
   ]
+
+
+def read_bytes(path: str | os.PathLike) -> bytes:
+  """What an object holds, of one moment: `epath` asks for its length before.
+
+  Where another process replaces it in between, s3fs raises, and gcsfs gives the
+  new bytes cut at the length of the old ones.
+
+  Raises:
+    FileNotFoundError: it is absent.
+  """
+  client, bucket, name = _of(path)
+  found = client.read(bucket, name)
+  if found is None:
+    raise FileNotFoundError(errno.ENOENT, 'no such object', os.fspath(path))
+  return found[0]
 
 
 def download(path: str, target: pathlib.Path) -> None:

@@ -1,5 +1,6 @@
 """Buckets are read and written as a disk, or refused in one line."""
 
+import concurrent.futures
 import http.server
 import sys
 import threading
@@ -62,6 +63,21 @@ def upload(bucket, folder, below):
     if path.is_file():
       name = f'{below}/{path.relative_to(folder)}'
       bucket.blob(name).upload_from_filename(path)
+
+
+def test_a_file_is_read_as_it_was_at_one_moment(any_bucket):
+  """Though another process replaces it: `epath` asks for the length before."""
+  path, contents = f'{any_bucket}/replaced.json', ['1' * 10, '2' * 1000]
+  files.write_text(path, contents[0])
+  with concurrent.futures.ThreadPoolExecutor(1) as pool:
+    written = pool.submit(
+      lambda: [files.write_text(path, text) for text in contents * 50]
+    )
+    while not written.done():
+      assert files.read_text(path) in contents
+    written.result()
+  with pytest.raises(FileNotFoundError):
+    files.read_text(f'{any_bucket}/absent.json')
 
 
 @pytest.fixture

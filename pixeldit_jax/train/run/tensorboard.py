@@ -159,7 +159,7 @@ def _hide(found: Events, step: int) -> None:
 
 def _events_of(path: epath.Path) -> Iterator[Event]:
   """A record is its length, a checksum, an `Event` and another checksum."""
-  data, start = path.read_bytes(), 0
+  data, start = files.read_bytes(path), 0
   while start + 12 <= len(data):
     (length,) = struct.unpack_from('<Q', data, start)
     end = start + 12 + length

@@ -313,8 +313,10 @@ def _read_lines(workdir: str, name: str, form: Any) -> list[dict[str, Any]]:
 
 
 def _append(workdir: str, name: str, line: Mapping[str, Any]) -> None:
+  if jax.process_index():
+    return  # it would read what process 0 is replacing
   path = epath.Path(workdir) / name
-  before = path.read_text() if path.is_file() else ''
+  before = files.read_text(path) if path.is_file() else ''
   _replace(workdir, name, before + json.dumps(line) + '\n')
 
 
