@@ -206,14 +206,16 @@ def _is_closed(connection: socket.socket) -> bool:
     connection.settimeout(5)
 
 
-def _explain_abort(first: socket.socket) -> None:
-  """Says it in words where JAX, which aborts without process 0, was quicker."""
+def _await_watch_in_abort() -> None:
+  """Has an abort wait until the watch has seen that process 0 is gone.
+
+  JAX aborts then, and may notice it first, or while the watch still says it.
+  """
   libc = ctypes.CDLL(None)
 
   @ctypes.CFUNCTYPE(None, ctypes.c_int)
   def aborted(number):
-    if _is_closed(first):
-      _end('process 0 died.')
+    time.sleep(_GRACE)
     libc.signal(number, signal.SIG_DFL)  # a bug: it goes on to abort
 
   # Python's own handlers run in the main thread, which may wait for ever.
@@ -234,7 +236,7 @@ class _Watch:
       connection.settimeout(5)
       self._selector.register(connection, selectors.EVENT_READ, number)
     if index:
-      _explain_abort(connections[0])
+      _await_watch_in_abort()
     # Before JAX's own, which waits for the others.
     atexit.register(self.tell, 'done')
     threading.Thread(target=self._run, daemon=True).start()

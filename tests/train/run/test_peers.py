@@ -123,17 +123,28 @@ peers._Watch.tell = tell_and_wait
 
 @pytest.mark.slow
 def test_an_abort_is_explained_where_process_0_is_gone(start):
-  """As JAX does it, when it notices before the watch; bugs abort as ever."""
-  first, lost, bug = start(
-    'time.sleep(2); os._exit(9)',
-    'time.sleep(4); os.abort()',
-    'os.abort()',
-    before='peers._Watch._run = lambda self: None',
+  """JAX aborts then, a little before the watch sees it or while it says it."""
+  grace = 'peers._GRACE = 5.0\n'
+  slow = """
+end = os._exit
+os._exit = lambda code: time.sleep(2.5) or end(code)
+"""  # between the words and the end
+  first, *others = start(
+    'time.sleep(2); end(9)',
+    'time.sleep(1.5); os.abort()',
+    'time.sleep(2.5); os.abort()',
+    before=grace + slow,
   )
-  bug.wait(timeout=60)
-  assert bug.returncode == -signal.SIGABRT
-  ends_lost(lost, 'process 0 died.')
+  for process in others:
+    ends_lost(process, 'process 0 died.')
   assert first.wait(timeout=60) == 9
+
+
+def test_a_bug_aborts_as_ever(start):
+  first, other, bug = start(WORK, WORK, 'os.abort()')
+  assert bug.wait(timeout=60) == -signal.SIGABRT
+  for process in first, other:
+    ends_lost(process, 'process 2 died.')
 
 
 def test_those_that_end_first_are_not_lost(start):
