@@ -8,6 +8,7 @@ hear of errors, and end too (`train.run.peers`).
 
 import contextlib
 import errno
+import gc
 import glob
 import importlib.util
 import os
@@ -34,6 +35,7 @@ from pixeldit_jax.storage import buckets
 from pixeldit_jax.train.run import peers
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}  # of a disk
+_OBJECTS = 20_000  # new ones after which Python looks for garbage
 _HELP = {'--help', '-help', '-h', '-?', '--helpshort'}
 _FULL_HELP = {'--helpfull', '-helpfull'}
 
@@ -44,6 +46,8 @@ def run(main: Callable[[], None]) -> None:
   Args:
     main: the function of a module of launch/.
   """
+  # Imports and traces leave little to collect: a tenth of a short command.
+  gc.set_threshold(_OBJECTS)
   name = _command_name(main)
   _hide_launch_folder()
   _pass_over_absent_tpu()
