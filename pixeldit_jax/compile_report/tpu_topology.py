@@ -123,6 +123,8 @@ def make_topology(name: str, slices: int = 1) -> list[jax.Device]:
   more: dict[str, Any] = {'num_slices': slices} if slices > 1 else {}
   if name.startswith('v4:'):  # whose devices would be the two cores of a chip
     more['chip_config_name'] = 'megacore'
+  if re.fullmatch(r'\w+:1(x1)+', name):  # a host is taken to have four chips
+    more['chips_per_host_bounds'] = (1, 1, 1)
   try:
     return topologies.get_topology_desc(
       name, platform='tpu', wrap=_wrapped_axes(name), **more

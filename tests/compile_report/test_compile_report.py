@@ -72,6 +72,8 @@ def test_shares_of_whole_tiles_are_gathered_and_scattered():
   'topology, slices, mesh, kind',
   [
     ('v4:2x2x2', 1, dict(fsdp=8), 'TPU v4'),
+    ('v5e:1x1', 1, {}, 'TPU v5 lite'),
+    ('v6e-1', 1, {}, 'TPU v6 lite'),
     ('v5p:4x4x4', 1, dict(fsdp=32, tensor=2), 'TPU v5'),
     ('v6e:8x8', 1, dict(data=16, fsdp=4), 'TPU v6 lite'),
     ('tpu7x:2x2x1', 1, dict(fsdp=8), 'TPU7x'),  # two devices a chip
