@@ -90,22 +90,24 @@ def _splash_flops(instruction: Instruction, computation: Computation) -> int:
 
   Each product of queries [B, N, L, K] with keys [B, N, S, K], or of the scores
   with either, has B N L S K multiply-adds. Two make the output. The gradients
-  take five in one kernel, which has dq in parts as its result of five axes, or
+  take five in one kernel, where dq comes in parts and has one axis more, or
   four for keys and values and three for queries in two kernels.
   """
   phase = re.match(r'splash_m[hq]a_(fwd|dkv|dq)_', instruction.name)
   if phase is None:
     return 0
-  ranks = [len(buffer.shape) for buffer in instruction.result]
-  products = {'fwd': 2, 'dq': 3, 'dkv': 5 if 5 in ranks else 4}[phase[1]]
   operands = (
     computation.instructions[name].result[0]
     for name in instruction.operands
     if name in computation.instructions
   )
-  # Before them are the indices of blocks. The axes of a pair may be swapped.
-  q, k, *_ = (b.shape for b in operands if len(b.shape) == 4)
-  head_size = next(b.shape[-1] for b in instruction.result if len(b.shape) > 3)
+  # Before them are the indices of blocks. The axes of a pair may be swapped,
+  # and that of the images is missing if there is one.
+  q, k, *_ = (b.shape for b in operands if 'f' in b.dtype)
+  shapes = [b.shape for b in instruction.result if len(b.shape) >= len(q)]
+  is_fused = any(len(shape) > len(q) for shape in shapes)
+  products = {'fwd': 2, 'dq': 3, 'dkv': 5 if is_fused else 4}[phase[1]]
+  head_size = shapes[0][-1]
   tokens = math.prod(k[-2:]) // head_size
   return 2 * products * math.prod(q) * tokens
 
