@@ -25,17 +25,17 @@ case ${1:-} in
 --all)
   shift
   needed_mb=8000
-  requirements=('.[browser,dask,demo,features,gcs,hdf5,mds,notebook,s3,studio,test,text,torch,transformers]' torch-fidelity)
+  requirements=('.[browser,dask,demo,features,fp8,gcs,hdf5,mds,notebook,s3,studio,test,text,torch,transformers]' torch-fidelity)
   # The TPU compiler is for 64-bit x86 Linux alone; its tests skip elsewhere.
   case $(uname -sm) in
-  'Linux x86_64') requirements[0]='.[browser,dask,demo,features,gcs,hdf5,mds,notebook,s3,studio,test,text,torch,transformers,tpu]' ;;
+  'Linux x86_64') requirements[0]='.[browser,dask,demo,features,fp8,gcs,hdf5,mds,notebook,s3,studio,test,text,torch,transformers,tpu]' ;;
   esac
   # On Linux the usual torch brings 3 GB of CUDA. This one does not:
   # PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu
   ;;
 *)
   needed_mb=2000
-  requirements=('.[dask,demo,gcs,s3,test]')
+  requirements=('.[dask,demo,fp8,gcs,s3,test]')
   set -- -m 'not slow' "$@"
   ;;
 esac

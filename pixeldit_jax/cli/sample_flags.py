@@ -54,6 +54,9 @@ OVERWRITE = flags.DEFINE_bool(
   'overwrite', False, 'Samples of other settings in --out make room.'
 )
 
+# What may differ from the run that is sampled.
+_FREE = ('sampler.', 'grounding.encoder', 'model.products')
+
 
 def _read_config(workdir: str) -> ConfigDict:
   """The run's configuration, with the sampler and seed of the flags.
@@ -71,11 +74,11 @@ def _read_config(workdir: str) -> ConfigDict:
     config.sampler.update(CONFIG.value.sampler)
   for key, value in overrides.items():
     there = settings.flatten(config.to_dict()).get(key, settings.ABSENT)
-    free = key.startswith('sampler.') or key == 'grounding.encoder'
-    if not free and value != there:
+    if not key.startswith(_FREE) and value != there:
       raise UserError(
         f'--config.{key}: only --config.sampler values may differ from the '
-        'run that is sampled, and where --config.grounding.encoder is.'
+        'run that is sampled, where --config.grounding.encoder is, and '
+        '--config.model.products.'
       )
     config.update_from_flattened_dict({key: value})
   config.seed = SEED.value

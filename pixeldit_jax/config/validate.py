@@ -22,6 +22,7 @@ from pixeldit_jax.metrics.table import (
   metrics_in_training,
 )
 from pixeldit_jax.model.config import ModelConfig
+from pixeldit_jax.model.quantized_product import check_installed
 from pixeldit_jax.samplers.guidance import check_interval
 from pixeldit_jax.settings import flatten
 
@@ -30,10 +31,12 @@ def validate(config: ConfigDict) -> None:
   """Checks all that can be known before anything is built.
 
   Raises:
-    UserError: the first key whose value cannot be, and what would do.
+    UserError: the first key whose value cannot be, and what would do; or a
+      package that it needs is not installed.
   """
   _check_values(config)
   model = model_config(config)
+  check_installed(model.products)
   model.grid(config.data.resolution, config.data.resolution)
   sharding.make_rules(config.mesh)
   check_interval(config.sampler.interval)

@@ -1,14 +1,17 @@
 """Layers with named axes: linear, norms, SwiGLU and GELU perceptrons."""
 
 import contextlib
+import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from pixeldit_jax.model.bfloat16_product import bfloat16_product
 from pixeldit_jax.model.config import ModelConfig
+from pixeldit_jax.model.quantized_product import QUANTIZED, quantized_product
 from pixeldit_jax.sharding import platform
 from pixeldit_jax.typing import Array, Float, Key
 
@@ -44,7 +47,8 @@ class Linear(nnx.Module):
   """x @ kernel + bias, over one or several axes at either end.
 
   The kernel has shape [*inputs, *outputs]: the last axes of x, as many as
-  `inputs`, are contracted. Weights are float32, the product is in `dtype`.
+  `inputs`, are contracted. Weights are float32, the result is in `dtype`, and
+  so is the product, unless `products` names another type.
   Kernel and bias start uniform within 1/sqrt(fan in), the release's default;
   with init='xavier' the kernel within sqrt(6 / (fan in + fan out)), with
   'narrow' normal of 0.32 / sqrt(fan in), the bias 0.
@@ -88,10 +92,10 @@ class Linear(nnx.Module):
     self.contracted = len(inputs)
     self.dtype = dtype
     self.lora_scale = 0.0
+    self.products = 'dtype'  # or as `set_products` has it
 
   def __call__(self, x: Float[Array, '...']) -> Float[Array, '...']:
-    kernel = self._kernel()
-    y = _product(x.astype(self.dtype), kernel, self.contracted)
+    y = self._product(x.astype(self.dtype), self._kernel())
     if self.has_bias:
       y += self.bias[...].astype(self.dtype)
     return y
@@ -115,34 +119,67 @@ class Linear(nnx.Module):
     """
     x, kernel = x.astype(self.dtype), self._kernel()
     kernels = _indices(kernel, self.contracted)
-    outputs = [_product(x, k, self.contracted) for k in kernels]
+    outputs = [self._product(x, k) for k in kernels]
     if self.has_bias:
       biases = _indices(self.bias[...].astype(self.dtype), 0)
       outputs = [y + bias for y, bias in zip(outputs, biases)]
     return outputs
+
+  def _product(
+    self, x: Float[Array, '...'], kernel: Float[Array, '...']
+  ) -> Float[Array, '...']:
+    """x @ kernel over the last axes of x and the first of the kernel.
+
+    For a CPU as a product of matrices: in the backward pass of any other XLA
+    moves the entire kernel, element by element, before it multiplies, which
+    took a fourth of a step. Elsewhere the axes stay apart, as the mesh splits
+    them.
+    """
+    multiply = _PRODUCTS[self.products]
+    axes = self.contracted
+    if platform() != 'cpu':
+      return multiply(x, kernel, axes)
+    outputs = kernel.shape[axes:]
+    leading = x.shape[: x.ndim - axes]
+    size = math.prod(kernel.shape[:axes])
+    y = multiply(x.reshape(*leading, size), kernel.reshape(size, -1), 1)
+    return y.reshape(*leading, *outputs)
+
+
+# By `ModelConfig.products`.
+_PRODUCTS: dict[str, Callable[..., jax.Array]] = {
+  'dtype': jnp.tensordot,
+  'bfloat16': bfloat16_product,
+  'fp8': functools.partial(quantized_product, 'fp8'),
+  'int8': functools.partial(quantized_product, 'int8'),
+}
+BLOCKS = ('patch_blocks', 'pixel_blocks')
+
+
+def linears_of_blocks(model: nnx.Module) -> Iterator[tuple[str, Linear]]:
+  """The linear layers of all `BLOCKS` of a network, with their names."""
+  for blocks in (getattr(model, name, None) for name in BLOCKS):
+    if blocks is not None:
+      for path, layer in nnx.iter_graph(blocks):
+        if isinstance(layer, Linear):
+          yield str(path[-1]), layer
+
+
+def set_products(model: nnx.Module, products: str) -> None:
+  """Has the linear layers of all blocks multiply in a type.
+
+  Those of the modulation are never rounded to 8 bits: what they round to is
+  multiplied with every token.
+  """
+  for name, layer in linears_of_blocks(model):
+    if name != 'adaln' or products not in QUANTIZED:
+      layer.products = products
 
 
 def _indices(x: Float[Array, '...'], axis: int) -> list[Float[Array, '...']]:
   """x[..., i, ...] for all i; see `stack.unstack` for why by `split`."""
   parts = jax.lax.split(x, (1,) * x.shape[axis], axis)
   return [part.squeeze(axis) for part in parts]
-
-
-def _product(x: Float[Array, '...'], kernel: Float[Array, '...'], axes: int):
-  """x @ kernel over the last axes of x, as many as `axes`, and the kernel's
-  first.
-
-  For a CPU as a product of matrices: in the backward pass of any other XLA
-  moves the entire kernel, element by element, before it multiplies, which took
-  a fourth of a step. Elsewhere the axes stay apart, as the mesh splits them.
-  """
-  if platform() != 'cpu':
-    return jnp.tensordot(x, kernel, axes)
-  outputs = kernel.shape[axes:]
-  leading = x.shape[: x.ndim - axes]
-  size = math.prod(kernel.shape[:axes])
-  y = jnp.tensordot(x.reshape(*leading, size), kernel.reshape(size, -1), 1)
-  return y.reshape(*leading, *outputs)
 
 
 class RMSNorm(nnx.Module):

@@ -16,10 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from pixeldit_jax.model.layers import LORA, Linear
+from pixeldit_jax.model.layers import LORA, linears_of_blocks
 from pixeldit_jax.typing import AnyArray, Float, PyTree
-
-ADAPTED = ('patch_blocks', 'pixel_blocks')
 
 
 def add_adapters(
@@ -28,30 +26,27 @@ def add_adapters(
   """Gives adapters to the linear layers of the stacked blocks of a network.
 
   Args:
-    model: with `ADAPTED` stacks, of `stack.stack_blocks`; changed.
+    model: with `layers.BLOCKS`, of `stack.stack_blocks`; changed.
     rank: of A B.
     alpha: over the rank, what A B is multiplied by.
     classes: whether something is added to a table of classes, too.
     rngs: for A.
   """
-  for stack in (getattr(model, n) for n in ADAPTED if hasattr(model, n)):
-    for _, found in nnx.iter_graph(stack):
-      if not isinstance(found, Linear):
-        continue
-      layer: Any = found  # it has no adapters until here
-      shape, axes = layer.kernel.shape, layer.kernel.get_metadata('axes')
-      end = 1 + layer.contracted  # layers first, then inputs
-      fan_in = math.prod(shape[1:end])
-      a = jax.random.normal(rngs.params(), (*shape[:end], rank), jnp.float32)
-      layer.lora_a = nnx.Param(
-        a / math.sqrt(fan_in), axes=(*axes[:end], None), inputs=end - 1
-      )
-      layer.lora_b = nnx.Param(
-        jnp.zeros((shape[0], rank, *shape[end:]), jnp.float32),
-        axes=(axes[0], None, *axes[end:]),
-        inputs=1,
-      )
-      layer.lora_scale = alpha / rank
+  layer: Any  # it has no adapters until here
+  for _, layer in linears_of_blocks(model):
+    shape, axes = layer.kernel.shape, layer.kernel.get_metadata('axes')
+    end = 1 + layer.contracted  # layers first, then inputs
+    fan_in = math.prod(shape[1:end])
+    a = jax.random.normal(rngs.params(), (*shape[:end], rank), jnp.float32)
+    layer.lora_a = nnx.Param(
+      a / math.sqrt(fan_in), axes=(*axes[:end], None), inputs=end - 1
+    )
+    layer.lora_b = nnx.Param(
+      jnp.zeros((shape[0], rank, *shape[end:]), jnp.float32),
+      axes=(axes[0], None, *axes[end:]),
+      inputs=1,
+    )
+    layer.lora_scale = alpha / rank
   if classes and hasattr(model, 'class_embed'):
     embed, table = model.class_embed, model.class_embed.table
     embed.has_added_rows = True

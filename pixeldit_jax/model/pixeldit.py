@@ -39,7 +39,7 @@ from pixeldit_jax.model.embed import (
   unpatchify,
 )
 from pixeldit_jax.model.grounding import GroundingProjector
-from pixeldit_jax.model.layers import Linear, matmul_precision
+from pixeldit_jax.model.layers import Linear, matmul_precision, set_products
 from pixeldit_jax.model.lora import add_adapters
 from pixeldit_jax.model.mean_flow import PixelMeanFlow, Step, StepEmbed
 from pixeldit_jax.model.mmdit_block import MMDiTBlock
@@ -117,6 +117,7 @@ class PixelDiT(nnx.Module):
     if config.lora_rank:
       alpha = config.lora_alpha or config.lora_rank
       add_adapters(self, config.lora_rank, alpha, config.lora_classes, rngs)
+    set_products(self, config.products)
 
   def _add_decoder(self, config: ModelConfig, rngs: nnx.Rngs) -> None:
     """The layers from patch tokens to pixels."""

@@ -36,6 +36,8 @@ def image_settings(
     more |= dict(weak_step=weak[0].step)
   if config.model.size_embed:
     more |= dict(stages=config.flow.stages)
+  if config.model.products != 'dtype':
+    more |= dict(products=config.model.products)
   return dict(
     sampler=sampler,
     seed=config.seed,

@@ -52,6 +52,7 @@ def config():
     ('steps', [0, 10**12]),
     ('data.batch_size', [0, 10**9]),
     ('data.resolution', [10**6]),
+    ('model.products', ['fp4', 'float8', '']),
     ('seed', [-1]),
   ],
 )

@@ -50,6 +50,7 @@ RUN_IDENTITY_KEYS = (
 # Except these, which change speed, memory or the schedule of a loss only.
 PERFORMANCE_KEYS = (
   'model.dtype',
+  'model.products',
   'model.attention',
   'model.scan',
   'model.patch_remat',
