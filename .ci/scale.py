@@ -312,7 +312,7 @@ PANELS: dict[str, Panel] = {
   'tokens': Panel([256, 1024, 4096, 16384], measure_tokens, draw_tokens),
   'batch': Panel([2**k for k in range(7)], measure_batch, draw_batch),
   'data': Panel([10**k for k in range(4, 9)], measure_data, draw_data),
-  'devices': Panel([4, 64, 256], measure_devices, draw_devices),
+  'devices': Panel([1, 4, 16, 64, 256], measure_devices, draw_devices),
 }
 
 
