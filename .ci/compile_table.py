@@ -55,6 +55,16 @@ NETWORKS: list[Row] = [
     ],
   ),
   (
+    'XL-256, all pixels attend',
+    'v5e:4x4',
+    16,
+    [
+      *PLAIN_256,
+      '--config.model.pixel_attention=full',
+      '--config.mesh.sequence=4',
+    ],
+  ),
+  (
     'DiT-XL/2 at 256',
     'v5e:4x4',
     256,
