@@ -9,8 +9,8 @@
 #
 # What happens: jit(lambda x, w: (x @ w).T) adds in bfloat16. Its root mean
 # square error is 12 to 18 times that of x @ w, for sums of 768 and of 65,536
-# products, and it takes 4 to 12 times as long. XLA leaves the product to YNNPACK in
-# bfloat16, then makes one product of another layout of it and the
+# products, and it takes 2 to 12 times as long. XLA leaves the product to
+# YNNPACK in bfloat16, then makes one product of another layout of it and the
 # transposition, for which it has only Eigen's kernel. With an
 # optimization_barrier in between the values are those of x @ w.
 set -euo pipefail
