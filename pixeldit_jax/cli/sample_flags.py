@@ -54,8 +54,8 @@ OVERWRITE = flags.DEFINE_bool(
   'overwrite', False, 'Samples of other settings in --out make room.'
 )
 
-# What may differ from the run that is sampled.
-_FREE = ('sampler.', 'grounding.encoder', 'model.products')
+# What may differ from the run that is sampled, as all of its sampler may.
+_FREE = ('grounding.encoder', 'model.products')
 
 
 def _read_config(workdir: str) -> ConfigDict:
@@ -74,7 +74,8 @@ def _read_config(workdir: str) -> ConfigDict:
     config.sampler.update(CONFIG.value.sampler)
   for key, value in overrides.items():
     there = settings.flatten(config.to_dict()).get(key, settings.ABSENT)
-    if not key.startswith(_FREE) and value != there:
+    free = key.startswith('sampler.') or key in _FREE
+    if not free and value != there:
       raise UserError(
         f'--config.{key}: only --config.sampler values may differ from the '
         'run that is sampled, where --config.grounding.encoder is, and '
