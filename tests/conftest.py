@@ -168,6 +168,13 @@ def relative_error(actual, expected) -> float:
 
 
 @pytest.fixture
+def standard_promotion():
+  """Types may mix, for qwix multiplies float8 as if it were bfloat16."""
+  with jax.numpy_dtype_promotion('standard'):
+    yield
+
+
+@pytest.fixture
 def assert_close():
   """f(actual, expected): within 1e-4, relative to the largest value."""
 

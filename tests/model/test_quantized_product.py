@@ -18,6 +18,9 @@ from pixeldit_jax.model.layers import Linear
 from pixeldit_jax.model.pixeldit import abstract_model, make_model, weights_of
 from pixeldit_jax.model.quantized_product import quantized_product
 
+pytest.importorskip('qwix')
+pytestmark = pytest.mark.usefixtures('standard_promotion')
+
 SMALL = dict(
   num_classes=10,
   patch_size=4,
@@ -27,14 +30,6 @@ SMALL = dict(
   pixel_width=8,
   pixel_depth=1,
 )
-
-
-@pytest.fixture(autouse=True)
-def standard_promotion():
-  """qwix multiplies float8 as if it were bfloat16."""
-  pytest.importorskip('qwix')
-  with jax.numpy_dtype_promotion('standard'):
-    yield
 
 
 def operands(dtype, inputs=(4, 8), outputs=(3, 5)):

