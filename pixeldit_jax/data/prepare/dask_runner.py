@@ -11,6 +11,7 @@ import logging
 import os
 import pickle
 import socket
+import threading
 from collections.abc import Generator, Iterator, Sequence
 from typing import Any
 
@@ -73,7 +74,39 @@ def connect(cluster: str) -> Iterator[tuple[Runner, int]]:
     threads = _threads(client)
     if not threads:
       log.warning('%s has no worker yet: waiting for one', cluster)
-    yield lambda task, indices: _run(client, task, indices), threads
+    with _told_without_workers(client, threads):
+      yield lambda task, indices: _run(client, task, indices), threads
+
+
+@contextlib.contextmanager
+def _told_without_workers(client: Any, threads: int) -> Iterator[None]:
+  """Has the log say when the last worker is gone.
+
+  Dask starts no worker again that ends before the process above it has read its
+  address (distributed 2026.8.0, `Nanny._on_worker_exit`), as one does that is
+  given a deadly shard at once: a cluster can lose all its workers so.
+  """
+  ended = threading.Event()
+
+  def watch() -> None:
+    before = threads
+    with contextlib.suppress(UserError):  # a lost scheduler: `_run` says so
+      while not ended.wait(_SECONDS):
+        now = _threads(client)
+        if before and not now:
+          log.warning(
+            'no worker of the cluster is left: waiting for one; Dask starts '
+            'none again that ends as soon as it starts'
+          )
+        before = now
+
+  watching = threading.Thread(target=watch, daemon=True)
+  watching.start()
+  try:
+    yield
+  finally:
+    ended.set()
+    watching.join(_SECONDS)
 
 
 def _run(

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 import types
 
 import cloudpickle
@@ -15,6 +16,7 @@ import dask
 import distributed
 import numpy as np
 import pytest
+from distributed.core import Status
 from flax import nnx
 from PIL import Image
 
@@ -88,10 +90,16 @@ def content(folder):
 
 
 def pids(cluster):
+  """The workers that Dask would start again."""
   with distributed.Client(cluster) as client:
     while True:  # one that was killed may not be missed yet
       found = client.run(os.getpid, on_error='ignore')
-      if alive := [pid for pid in found.values() if isinstance(pid, int)]:
+      running = [
+        nanny.pid
+        for nanny in cluster.workers.values()
+        if nanny.process and nanny.process.status is Status.running
+      ]
+      if alive := [pid for pid in found.values() if pid in running]:
         return alive
 
 
@@ -193,6 +201,12 @@ def test_another_process_opens_the_same_teacher_again(tmp_path):
     pickle.loads(sent)(images)
 
 
+def end_worker():
+  """Ends this process, once Dask would start it again (see `dask_runner`)."""
+  time.sleep(2)
+  os._exit(1)
+
+
 @dataclasses.dataclass(frozen=True)
 class Deadly(shard_job.ShardTask):
   """Shard 1 ends its worker."""
@@ -201,7 +215,7 @@ class Deadly(shard_job.ShardTask):
 
   def write(self, index):
     if index == 1:
-      os._exit(1)
+      end_worker()
     path = f'{self.folder}/{index}.txt'
     files.write_text(path, f'{index}')
     return files.entry_of(path)
@@ -238,7 +252,7 @@ class DeadlyToLoad(Deadly):
     loads = len(list(pathlib.Path(self.folder).glob('load*')))
     if loads < 2:
       pathlib.Path(self.folder, f'load{loads}').touch()
-      os._exit(1)
+      end_worker()
 
 
 @pytest.mark.slow
@@ -249,6 +263,21 @@ def test_workers_that_die_while_they_load_the_task_cost_no_shard(
   with dask_runner.connect(cluster.scheduler_address) as (runner, _):
     assert sorted(i for i, _ in runner(task, [2, 3, 4])) == [2, 3, 4]
   assert len(list(tmp_path.glob('load*'))) == 2
+
+
+def test_the_log_says_when_no_worker_is_left(tmp_path, monkeypatch, caplog):
+  monkeypatch.setattr(dask_runner, '_SECONDS', 1)
+  with (
+    distributed.LocalCluster(
+      n_workers=1, processes=False, dashboard_address=None
+    ) as cluster,
+    dask_runner.connect(cluster.scheduler_address) as (runner, _),
+  ):
+    assert len(list(runner(Deadly(str(tmp_path)), [2, 3]))) == 2
+    assert 'no worker' not in caplog.text
+    cluster.scale(0)
+    while 'no worker of the cluster is left: waiting' not in caplog.text:
+      time.sleep(0.1)
 
 
 def test_what_workers_cannot_see_is_refused(cluster, tmp_path):
