@@ -1,5 +1,6 @@
 """A cluster writes the shards of one process, whatever dies on the way."""
 
+import contextlib
 import dataclasses
 import os
 import pathlib
@@ -8,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 import types
 
@@ -16,7 +18,6 @@ import dask
 import distributed
 import numpy as np
 import pytest
-from distributed.core import Status
 from flax import nnx
 from PIL import Image
 
@@ -41,6 +42,34 @@ from pixeldit_jax.errors import UserError
 from pixeldit_jax.model.pixeldit import weights_of
 
 
+class Workers:
+  """Two worker processes, each started again when it ends.
+
+  Dask's own nannies give up on a worker that ends as it starts.
+  """
+
+  def __init__(self, scheduler):
+    self._command = [sys.executable, '-m', 'distributed.cli.dask_worker']
+    self._command += [scheduler, '--no-nanny', '--nthreads=1', '--no-dashboard']
+    self._processes = [subprocess.Popen(self._command) for _ in range(2)]
+    self._ended = threading.Event()
+    self._watching = threading.Thread(target=self._watch)
+    self._watching.start()
+
+  def _watch(self):
+    while not self._ended.wait(0.1):
+      for k, process in enumerate(self._processes):
+        if process.poll() is not None:
+          self._processes[k] = subprocess.Popen(self._command)
+
+  def close(self):
+    self._ended.set()
+    self._watching.join()
+    for process in self._processes:
+      process.kill()
+      process.wait()
+
+
 @pytest.fixture(scope='module')
 def cluster(google_cloud, amazon_s3):
   """Two real worker processes; a shard is tried once more where one dies.
@@ -54,10 +83,11 @@ def cluster(google_cloud, amazon_s3):
         'distributed.comm.timeouts.connect': '2s',  # to a dead worker
       }
     ),
-    distributed.LocalCluster(
-      n_workers=2, threads_per_worker=1, dashboard_address=None
-    ) as started,
+    distributed.LocalCluster(n_workers=0, dashboard_address=None) as started,
+    contextlib.closing(Workers(started.scheduler_address)),
   ):
+    with distributed.Client(started) as client:
+      client.wait_for_workers(2)
     yield started
 
 
@@ -90,16 +120,10 @@ def content(folder):
 
 
 def pids(cluster):
-  """The workers that Dask would start again."""
   with distributed.Client(cluster) as client:
     while True:  # one that was killed may not be missed yet
       found = client.run(os.getpid, on_error='ignore')
-      running = [
-        nanny.pid
-        for nanny in cluster.workers.values()
-        if nanny.process and nanny.process.status is Status.running
-      ]
-      if alive := [pid for pid in found.values() if pid in running]:
+      if alive := [pid for pid in found.values() if isinstance(pid, int)]:
         return alive
 
 
@@ -201,12 +225,6 @@ def test_another_process_opens_the_same_teacher_again(tmp_path):
     pickle.loads(sent)(images)
 
 
-def end_worker():
-  """Ends this process, once Dask would start it again (see `dask_runner`)."""
-  time.sleep(2)
-  os._exit(1)
-
-
 @dataclasses.dataclass(frozen=True)
 class Deadly(shard_job.ShardTask):
   """Shard 1 ends its worker."""
@@ -215,7 +233,7 @@ class Deadly(shard_job.ShardTask):
 
   def write(self, index):
     if index == 1:
-      end_worker()
+      os._exit(1)
     path = f'{self.folder}/{index}.txt'
     files.write_text(path, f'{index}')
     return files.entry_of(path)
@@ -252,7 +270,7 @@ class DeadlyToLoad(Deadly):
     loads = len(list(pathlib.Path(self.folder).glob('load*')))
     if loads < 2:
       pathlib.Path(self.folder, f'load{loads}').touch()
-      end_worker()
+      os._exit(1)
 
 
 @pytest.mark.slow
